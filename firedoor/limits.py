@@ -1,0 +1,96 @@
+"""Every bound of the protocol, in one place, each with its reason.
+
+What hostile input can make larger stands here; what an administrator sets stands in settings.
+"""
+
+from firedoor.units import KIB, MIB, Span
+
+# A halt is about 250 bytes; the reason is the only part a person types. One UDP datagram holds it.
+ORDER_BYTES_MAX = 1200
+
+# A reason is a sentence for the person who reads `firedoor status` at 4 a.m.
+REASON_BYTES_MAX = 400
+
+# A resume names the halts that it lifts; 16 ids of 32 bytes still fit one datagram.
+RESUMED_IDS_MAX = 16
+
+# Signatures under one order: thresholds in practice are 1 to 3; 8 leaves room for rotation.
+SIGNATURES_MAX = 8
+
+# Orders that no beacon has named yet, held for each signing key: a thief of one key cannot fill
+# memory, and an operator in the field will never type so many (halt.md, Paths).
+UNRECORDED_PER_KEY_MAX = 64
+
+# All orders of a fleet between two compactions. 4,096 ids are 128 KiB, below FRAME_BYTES_MAX.
+ORDERS_MAX = 4096
+
+# One WebSocket frame. A roster of 1,024 peers and an id list of 4,096 orders fit.
+FRAME_BYTES_MAX = 512 * KIB
+
+# Items in one list of one message, whatever it lists.
+LIST_ITEMS_MAX = 8192
+
+# A manifest: about 120 bytes a file and 45 a piece; 64 MiB is a million pieces.
+MANIFEST_BYTES_MAX = 64 * MIB
+
+# Files in one release. A Linux distribution's root holds some 300,000.
+FILES_MAX = 500_000
+
+# A path inside a release, in UTF-8. Windows allows 260 characters without opting in to more, Linux
+# 4,096 bytes; a deep node_modules reaches 300.
+PATH_BYTES_MAX = 1024
+
+# The size of a file's pieces grows with the file so that a bitfield stays small (delivery.md).
+PIECE_BYTES_MIN = 256 * KIB
+PIECE_BYTES_MAX = 4 * MIB
+
+# Pieces of one release; its bitfield is then 128 KiB.
+PIECES_MAX = 1_000_000
+
+# Metadata files of TUF. The largest, a publisher's list of releases, is about 400 bytes a release.
+METADATA_BYTES_MAX = 16 * MIB
+
+# Peers named in one roster: more neighbours than a site has endpoints help nobody.
+ROSTER_MAX = 1024
+
+# Certificate requests are 300 bytes.
+ENROLMENT_BYTES_MAX = 8 * KIB
+
+# A gate is asked again before each so many bytes; it bounds what leaves after a halt (halt.md).
+GATE_BYTES = 64 * KIB
+
+# A range request asks for at least this much where it can: below 256 KiB Python's fixed cost of a
+# request (69 microseconds and a TLS record) dominates (facts.md).
+BATCH_BYTES = 1 * MIB
+
+# Pieces in one range request, so that a release of tiny files does not make one endless request.
+BATCH_PIECES_MAX = 256
+
+# Requests in flight to one peer: one being answered, one on its way.
+REQUESTS_PER_PEER_MAX = 2
+
+# Requests in flight in all: 16 MiB of buffers at most, half the memory an agent may use.
+REQUESTS_MAX = 16
+
+# Connections that an agent dials to neighbours beside its mirrors (the contract of agent.toml).
+NEIGHBOURS_DIALLED_MAX = 4
+
+# Frames that wait for a slow peer before it is dropped; a dropped peer comes back and syncs anew.
+OUTBOX_FRAMES_MAX = 1024
+
+# Transfers that a program serves at once; more would only share the same line.
+TRANSFERS_MAX = 64
+
+# How long an agent that knows of mirrors waits for one before a peer may reconcile it.
+MIRROR_PATIENCE = Span(5.0)
+
+# A request that has not ended after this long is asked elsewhere, however slow the peer was before.
+REQUEST_SPAN_MIN = Span(4.0)
+REQUEST_SPAN_MAX = Span(120.0)
+
+# How long an endpoint waits for a neighbour to bring a piece before it takes it from the mirror
+# itself: two round trips of a flapping radio link, and short beside a piece's own time there.
+OWNER_PATIENCE = Span(1.0)
+
+# A peer that was asked too early (its side of the sync is still on its way) is asked again then.
+RETRY_SPAN = Span(0.1)

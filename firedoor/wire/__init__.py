@@ -1,0 +1,1 @@
+"""Bytes to records and back: msgpack, strict, capped before anything is allocated."""

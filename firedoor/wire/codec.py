@@ -1,0 +1,97 @@
+"""One strict way from bytes to a frozen record and back.
+
+* The size is checked before the first byte is parsed; every container inside has the same cap.
+* Map keys are text, a key twice is refused, an unknown or a missing field is refused.
+* Types are exact: no text for a number, no float for an integer, no bytes for text.
+
+It does not know any message; messages.py, order.py and manifest.py bring their own records.
+Source: msgpack specification; msgspec `convert` with `strict=True` for the types.
+"""
+
+from collections.abc import Callable
+from dataclasses import asdict, fields, is_dataclass
+from typing import Any, TypeVar, cast
+
+import msgpack
+import msgspec
+
+from firedoor.errors import Malformed, TooLarge
+
+R = TypeVar("R")
+
+
+def pack(value: object) -> bytes:
+    """`value`, built of None, bool, int, float, str, bytes, list, tuple and dict, as msgpack."""
+    return cast("bytes", msgpack.packb(value, use_bin_type=True))
+
+
+def unpack(data: bytes, *, what: str, limit: int) -> object:
+    """The one msgpack value that `data` holds, whole and with no tail.
+
+    Raises:
+        TooLarge: `data` is longer than `limit` bytes.
+        Malformed: it is not msgpack, has a tail, a key twice, or a key that is not text.
+    """
+    if len(data) > limit:
+        raise TooLarge(what, limit=limit, size=len(data))
+    try:
+        return cast(
+            "object",
+            msgpack.unpackb(data, raw=False, strict_map_key=True, object_pairs_hook=_once),
+        )
+    # msgpack documents ValueError for all bad input (UnpackException is one but for OutOfData) and
+    # RecursionError-like StackError, a ValueError too; a hook's own error passes through.
+    except (ValueError, msgpack.UnpackException) as error:
+        raise Malformed(what, wanted="one msgpack value", got=_brief(error)) from error
+
+
+def record(kind: type[R], value: object, *, what: str) -> R:
+    """`value`, a map of exactly the fields of the dataclass `kind`, as that record.
+
+    A field that has a default may be missing.
+
+    Raises:
+        Malformed: not a map, an unknown or missing field, or a field of another type or range.
+    """
+    if not isinstance(value, dict):
+        raise Malformed(what, wanted="a map", got=type(value).__name__)
+    unknown = sorted(set(value) - {field.name for field in fields(cast("Any", kind))})
+    if unknown:
+        raise Malformed(what, wanted="known fields only", got=", ".join(unknown)[:80])
+    try:
+        return msgspec.convert(value, kind, strict=True)
+    except msgspec.ValidationError as error:
+        raise Malformed(what, wanted=f"a {kind.__name__}", got=_brief(error)) from error
+
+
+def decode(kind: type[R], data: bytes, *, what: str, limit: int) -> R:
+    """`unpack` and `record` in one step.
+
+    Raises:
+        TooLarge: `data` is longer than `limit` bytes.
+        Malformed: as `unpack` and `record` say.
+    """
+    return record(kind, unpack(data, what=what, limit=limit), what=what)
+
+
+def encode(value: object) -> bytes:
+    """A dataclass record as the bytes that `decode` takes."""
+    if not is_dataclass(value) or isinstance(value, type):
+        raise ValueError(f"encode: wanted a record, got {type(value).__name__}")
+    return pack(asdict(value))
+
+
+def _once(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    table = dict(pairs)
+    if len(table) != len(pairs):
+        raise ValueError("a key twice")
+    if not all(isinstance(key, str) for key in table):
+        raise ValueError("a key that is not text")
+    return table
+
+
+def _brief(error: Exception) -> str:
+    return (str(error) or type(error).__name__)[:120]
+
+
+Decoder = Callable[[bytes], object]
