@@ -1,0 +1,198 @@
+"""`firedoor-agent`: run the endpoint, show its status, or fetch one release without installing it."""
+
+import argparse
+import asyncio
+import json
+import sys
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+from agent.daemon import AgentDaemon
+from agent.fetch import fetch_release
+from agent.handlers.files import FilesHandler
+from agent.installer import Installer
+from agent.journal import Journal
+from firedoor import __version__
+from firedoor.dice import Dice
+from firedoor.errors import FiredoorError, Unavailable
+from firedoor.identity import PeerId, Role
+from firedoor.runtime import logs
+from firedoor.runtime.clocks import Clock
+from firedoor.runtime.discovery import Discovery
+from firedoor.runtime.pacing import Budget
+from firedoor.runtime.peer_client import PeerClient
+from firedoor.runtime.peer_server import build_app, serve
+from firedoor.runtime.program import (
+    Person,
+    StateLock,
+    guarded,
+    make_host,
+    read_identity,
+    read_root,
+    run_loop,
+)
+from firedoor.runtime.service import Service
+from firedoor.runtime.settings import AgentSettings, read_agent, split_address
+from firedoor.runtime.tls import server_context
+
+# What a status answer may weigh: a few hundred bytes a release and an endpoint.
+STATUS_BYTES_MAX = 64 << 20
+
+
+def main() -> int:
+    """Run the program; the exit code."""
+    parser = argparse.ArgumentParser(prog="firedoor-agent", description="Keep this endpoint updated.")
+    parser.add_argument("--version", action="version", version=f"firedoor-agent {__version__}")
+    parser.add_argument("--config", type=Path, required=True, metavar="FILE")
+    parser.add_argument("--check-config", action="store_true", help="read the settings and stop")
+    commands = parser.add_subparsers(dest="command")
+    status = commands.add_parser("status", help="what the running agent has and does")
+    status.add_argument("--json", action="store_true")
+    fetch = commands.add_parser("fetch", help="fetch and verify one release; install nothing")
+    fetch.add_argument("release", metavar="PRODUCT[==VERSION]")
+    fetch.add_argument("--out", type=Path, required=True, metavar="DIR")
+    fetch.add_argument("--linger", type=float, default=0.0, metavar="S", help="then serve others")
+    arguments = parser.parse_args()
+    return guarded("firedoor-agent", lambda: _start(arguments))
+
+
+def _start(arguments: argparse.Namespace) -> None:
+    settings = read_agent(arguments.config)
+    if arguments.check_config:
+        print(f"{arguments.config}: good")  # noqa: T201  # the answer to --check-config
+        return
+    if arguments.command == "status":
+        run_loop(_status(settings, is_json=arguments.json))
+        return
+    logs.setup()
+    state = Path(settings.state).expanduser()
+    lock = StateLock(state)
+    try:
+        if arguments.command == "fetch":
+            name, _, version = arguments.release.partition("==")
+            wanted = (name, version, arguments.out, arguments.linger)
+            run_loop(_run(settings, state, lambda daemon: fetch_release(daemon.host, *wanted)))
+        else:
+            run_loop(_run(settings, state, None))
+    finally:
+        lock.close()
+
+
+def _person(settings: AgentSettings, clock: Clock) -> Person:
+    path = Path(settings.state).expanduser() / "identity.key"
+    return read_identity(path, Role.AGENT, clock, _no_passphrase)
+
+
+async def _run(
+    settings: AgentSettings,
+    state: Path,
+    errand: Callable[[AgentDaemon], Awaitable[None]] | None,
+) -> None:
+    clock = Clock()
+    person = _person(settings, clock)
+    has_mirrors = bool(settings.mirrors or settings.mdns)
+    host = make_host(
+        person,
+        state,
+        root_path=settings.fleet_root,
+        port=split_address(settings.listen)[1],
+        limits=settings.limits,
+        clock=clock,
+        has_mirrors=has_mirrors,
+    )
+    daemon = AgentDaemon(host, settings, Dice(clock.seed()))
+    journal = Journal(state / "journal.db")
+    for name, product in settings.products.items() if errand is None else ():
+        handler = FilesHandler(Path(product.root).expanduser())
+        daemon.installers.append(
+            Installer(
+                host, name, product, journal=journal, handler=handler, on_change=daemon.changed
+            )
+        )
+    try:
+        await _serve(settings, person, daemon, errand)
+    finally:
+        journal.close()
+        await host.client.close()
+        host.log.close()
+
+
+async def _serve(
+    settings: AgentSettings,
+    person: Person,
+    daemon: AgentDaemon,
+    errand: Callable[[AgentDaemon], Awaitable[None]] | None,
+) -> None:
+    host = daemon.host
+    app = build_app(
+        Service(host, daemon.more_status),
+        transfers=host.transfers,
+        budget=Budget(settings.limits.send_bytes_per_s),
+        clock=host.clock,
+    )
+    server = await serve(app, settings.listen, server_context(person.credentials))
+    _, fleet = read_root(Path(settings.fleet_root))
+    discovery = Discovery(
+        fleet,
+        person.peer.id,
+        role=Role.AGENT,
+        site=person.peer.site,
+        port=server.port,
+        interfaces=settings.mdns,
+        on_found=lambda peer, role, address: daemon.neighbours.found(peer, address, role),
+        on_lost=daemon.neighbours.lost,
+    )
+    logs.log("agent-started", port=server.port, peer=person.peer.id)
+    try:
+        async with discovery:
+            if errand is None:
+                await daemon.run()
+            else:
+                await _until_done(daemon, errand)
+    finally:
+        await server.close()
+
+
+async def _until_done(
+    daemon: AgentDaemon, errand: Callable[[AgentDaemon], Awaitable[None]]
+) -> None:
+    running = asyncio.ensure_future(daemon.run())
+    work = asyncio.ensure_future(errand(daemon))
+    await asyncio.wait({running, work}, return_when=asyncio.FIRST_COMPLETED)
+    running.cancel()
+    await asyncio.wait({running})
+    await work
+
+
+async def _status(settings: AgentSettings, *, is_json: bool) -> None:
+    clock = Clock()
+    person = _person(settings, clock)
+    client = PeerClient(person.credentials, clock, Budget(0))
+    host, port = split_address(settings.listen)
+    address = "127.0.0.1" if host in {"0.0.0.0", "::"} else host  # noqa: S104  # compared, not bound
+    try:
+        body = await client.get(
+            address, port, "/v1/status", expect=PeerId(person.peer.id), limit=STATUS_BYTES_MAX
+        )
+    except FiredoorError as error:
+        raise Unavailable("the agent on this machine", why=str(error)) from error
+    finally:
+        await client.close()
+    table = json.loads(body)
+    if is_json:
+        print(json.dumps(table, indent=2))  # noqa: T201  # the answer
+        return
+    for product in table["products"]:
+        line = f"{product['product']}: {product['version'] or 'nothing'} ({product['phase']})"
+        print(line + (f": {product['detail']}" if product["detail"] else ""))  # noqa: T201
+    for order in table["orders"]:
+        if order.get("is_in_force"):
+            print(f"halted: {order['scope']} at level {order['level']}: {order['reason']}")  # noqa: T201
+
+
+def _no_passphrase() -> str:
+    raise Unavailable("identity.key", why="it is sealed; an agent's key must open by itself")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,84 @@
+"""What a core asks its host to do. Data, in order; nothing in a core acts.
+
+A host finishes a `Keep` before it reports that order as recorded; everything else may run at once.
+Hosts dispatch with `match` and `assert_never`.
+"""
+
+from dataclasses import dataclass
+
+from firedoor.identity import PeerId
+
+
+@dataclass(frozen=True, slots=True)
+class Send:
+    """Put one message (a record of wire/messages.py) on the standing connection to `peer`."""
+
+    peer: PeerId
+    message: object
+
+
+@dataclass(frozen=True, slots=True)
+class Keep:
+    """Record one order durably, then call `Node.recorded`."""
+
+    order: bytes
+    record: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class KeepBeacon:
+    """Record what a beacon names durably."""
+
+    record: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """The brake has changed: reset every transfer and abort every step that it now denies."""
+
+    order: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Fetch:
+    """Ask `peer` for the pieces `first` up to but without `last` of a release's piece map."""
+
+    number: int
+    peer: PeerId
+    manifest: str
+    first: int
+    last: int
+
+
+@dataclass(frozen=True, slots=True)
+class Cancel:
+    """Give up the fetch with this number."""
+
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
+class Drop:
+    """Close the connection to a peer; `is_banned`: do not let it in again."""
+
+    peer: PeerId
+    why: str
+    is_banned: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Complete:
+    """Every piece of this release is here."""
+
+    manifest: str
+
+
+@dataclass(frozen=True, slots=True)
+class Tell:
+    """A change of state that a person or a test may want to know."""
+
+    event: str
+    facts: tuple[tuple[str, str | int | float], ...] = ()
+
+
+Effect = Send | Keep | KeepBeacon | Cut | Fetch | Cancel | Drop | Complete | Tell

@@ -1,0 +1,1 @@
+"""The brake: signed orders, the set of them, and what they deny."""

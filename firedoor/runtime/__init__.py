@@ -1,0 +1,1 @@
+"""Sockets, files, clocks and dice: everything that acts, shared by all programs."""

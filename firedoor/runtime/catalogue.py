@@ -1,0 +1,163 @@
+"""What this peer knows of releases: signed metadata, the list of releases, their manifests.
+
+* Metadata is believed by python-tuf's client alone (trust_client.py); this file moves the bytes,
+  keeps them for those who sync from here, and turns the result into records.
+* A file is served only after the refresh that fetched it has succeeded, timestamp.json last.
+* A manifest is kept under the digest that the signed metadata gave, and read back against it.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from hashlib import sha256
+from pathlib import Path
+
+from firedoor.errors import FiredoorError, Unavailable, Untrusted
+from firedoor.identity import FleetId
+from firedoor.limits import MANIFEST_BYTES_MAX
+from firedoor.pieces.manifest import Manifest, decode_manifest
+from firedoor.runtime.clocks import Clock
+from firedoor.runtime.files import durable_write
+from firedoor.runtime.trust_client import ReleaseEntry, TrustClient
+from firedoor.trust.keys import Authority
+
+# One file of metadata over the thinnest branch; beyond this another mirror is asked.
+METADATA_SPAN_S = 30.0
+
+Get = Callable[[str, int], Awaitable[bytes]]
+"""Fetches a /v1 path of at most so many bytes from some mirror; raises Unavailable or Refused."""
+
+
+class Catalogue:
+    """Metadata, releases and manifests under one state folder."""
+
+    def __init__(self, folder: Path, *, root: bytes, fleet: FleetId, clock: Clock) -> None:
+        self._clock = clock
+        self._served = folder / "served"
+        self._manifests = folder / "manifests"
+        self._fresh: dict[str, bytes] = {}
+        self._get: Get | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._lock = asyncio.Lock()
+        for each in (self._served, self._manifests, folder / "trusted"):
+            each.mkdir(parents=True, exist_ok=True)
+        if not (self._served / "1.root.json").exists():
+            durable_write(self._served / "1.root.json", root)
+        self._trust = TrustClient(folder / "trusted", fleet, self._fetch, root)
+        self.authority: Authority | None = None
+        self.releases: tuple[ReleaseEntry, ...] = ()
+        self.timestamp = 0
+
+    def load(self) -> None:
+        """Believe what an earlier run kept, without asking anybody; nothing kept is no error."""
+        try:
+            self.authority = self._trust.authority(self._clock.unix())
+        except FiredoorError:
+            return
+
+    async def refresh(self, get: Get, targets: int = 0) -> None:
+        """Fetch and verify all metadata through `get`.
+
+        `targets`: the version that the peer announced. When dates fail, a wrong clock here or an
+        old mirror there, the keys of that version still serve to verify halts.
+
+        Raises:
+            Unavailable, Refused: nothing new is believed; what was trusted stays.
+        """
+        async with self._lock:
+            self._get, self._loop = get, asyncio.get_running_loop()
+            self._fresh = {}
+            try:
+                self.releases = tuple(await asyncio.to_thread(self._refresh))
+                await asyncio.to_thread(self._publish_fresh)
+            except FiredoorError:
+                if not await asyncio.to_thread(self._refresh_authority, targets):
+                    raise
+            finally:
+                self._get = None
+
+    def served(self, name: str) -> bytes | None:
+        """One metadata file for those who sync from here."""
+        if "/" in name or "\\" in name or name.startswith("."):
+            return None
+        path = self._served / name
+        return path.read_bytes() if path.is_file() else None
+
+    def entry(self, manifest: str) -> ReleaseEntry | None:
+        """The release whose manifest has this digest, if signed metadata lists it."""
+        return next((entry for entry in self.releases if entry.manifest == manifest), None)
+
+    def manifest_bytes(self, manifest: str) -> bytes | None:
+        """A manifest that is held here and still has its digest."""
+        if len(manifest) != 64 or not manifest.isalnum():  # noqa: PLR2004  # hex of SHA-256
+            return None
+        path = self._manifests / manifest
+        data = path.read_bytes() if path.is_file() else None
+        return data if data is not None and sha256(data).hexdigest() == manifest else None
+
+    def keep_manifest(self, manifest: str, data: bytes) -> Manifest:
+        """Check a manifest against its digest, read it, and keep it durably.
+
+        Raises:
+            Untrusted: the bytes have another digest.
+            Malformed, TooLarge: it is no manifest.
+        """
+        digest = sha256(data).hexdigest()
+        if digest != manifest:
+            raise Untrusted("manifest", wanted=manifest[:12], got=digest[:12])
+        read = decode_manifest(data)
+        durable_write(self._manifests / manifest, data)
+        return read
+
+    async def manifest(self, entry: ReleaseEntry, get: Get) -> Manifest:
+        """The manifest of a release, from here or through `get`.
+
+        Raises:
+            Unavailable, Refused: it cannot be had.
+        """
+        held = await asyncio.to_thread(self.manifest_bytes, entry.manifest)
+        if held is not None:
+            return await asyncio.to_thread(decode_manifest, held)
+        path = f"/v1/targets/releases/{entry.product}/{entry.manifest}.{entry.version}"
+        data = await get(path, min(entry.length, MANIFEST_BYTES_MAX))
+        return await asyncio.to_thread(self.keep_manifest, entry.manifest, data)
+
+    def _refresh(self) -> list[ReleaseEntry]:
+        self._trust.refresh()
+        self.authority = self._trust.authority(self._clock.unix())
+        self.timestamp = self._trust.timestamp_version()
+        return self._trust.releases(self._clock.unix())
+
+    def _refresh_authority(self, targets: int) -> bool:
+        """Whether keys for halts could be had without regard to dates."""
+        if not targets:
+            return self.authority is not None and not self.authority.is_fresh
+        try:
+            self._trust.refresh_authority(targets)
+            self.authority = self._trust.authority(self._clock.unix())
+        except FiredoorError:
+            return False
+        return not self.authority.is_fresh
+
+    def _publish_fresh(self) -> None:
+        last = self._fresh.pop("timestamp.json", None)
+        for name, data in self._fresh.items():
+            durable_write(self._served / name, data)
+        if last is not None:
+            durable_write(self._served / "timestamp.json", last)
+
+    def _fetch(self, name: str, limit: int) -> bytes:
+        assert self._get is not None
+        assert self._loop is not None
+        work = self._get(f"/v1/metadata/{name}", limit)
+        waiting = asyncio.run_coroutine_threadsafe(_awaited(work), self._loop)
+        try:
+            data = waiting.result(METADATA_SPAN_S)
+        except TimeoutError as error:
+            waiting.cancel()
+            raise Unavailable(name, why=f"no answer within {METADATA_SPAN_S:.0f} s") from error
+        self._fresh[name] = data
+        return data
+
+
+async def _awaited(work: Awaitable[bytes]) -> bytes:
+    return await work

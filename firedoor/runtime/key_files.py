@@ -1,0 +1,128 @@
+"""Private keys in files, sealed with a passphrase: argon2id and secretbox of PyNaCl.
+
+A key file holds all that its owner needs at 4 a.m. on a strange machine: the signing key, a TLS
+identity with its certificate, the fleet's CA, and where to find the fleet.
+"""
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import nacl.pwhash.argon2id as kdf
+from nacl.exceptions import CryptoError
+from nacl.secret import SecretBox
+from nacl.utils import random as random_bytes
+
+from firedoor.errors import Malformed, Unavailable, Untrusted
+from firedoor.runtime.files import durable_write
+from firedoor.wire.codec import record
+
+FORMAT = "firedoor-key-1"
+
+# Costs in a file are its writer's word; ours are 64 and 256 MiB, and a file may not ask for more.
+_MEMORY_BYTES_MAX = 1 << 30
+_OPERATIONS_MAX = 8
+
+_SEED_BYTES = 32
+_KEY_FILE_BYTES_MAX = 1 << 16
+
+
+@dataclass(frozen=True, slots=True)
+class Sealed:
+    """A secret under a passphrase; texts are hex."""
+
+    opslimit: int
+    memlimit: int
+    salt: str
+    box: str
+
+
+@dataclass(frozen=True, slots=True)
+class KeyFile:
+    """One key with its identity. `secret`: 64 bytes in hex, signing seed and TLS seed."""
+
+    role: str
+    name: str
+    fleet: str
+    keyid: str
+    public: str
+    secret: str = ""
+    certificate: str = ""
+    ca: str = ""
+    origin: str = ""
+    mdns: tuple[str, ...] = ()
+    sealed: Sealed | None = None
+    format: str = FORMAT
+
+    @property
+    def signing_seed(self) -> bytes:
+        """The seed that signs metadata and orders."""
+        return bytes.fromhex(self.secret)[:_SEED_BYTES]
+
+    @property
+    def tls_seed(self) -> bytes:
+        """The seed of the TLS identity."""
+        return bytes.fromhex(self.secret)[_SEED_BYTES:]
+
+
+def write_key_file(path: Path, key: KeyFile, passphrase: str | None) -> None:
+    """Write `key` durably with mode 0600, sealed unless `passphrase` is None."""
+    if passphrase is not None:
+        key = replace(key, secret="", sealed=_seal(bytes.fromhex(key.secret), key.role, passphrase))
+    table = {name: value for name, value in asdict(key).items() if value is not None}
+    durable_write(path, json.dumps(table, indent=1).encode(), 0o600)
+
+
+def read_key_file(path: Path, passphrase: Callable[[], str]) -> KeyFile:
+    """The key in a file; `passphrase` is called only if it is sealed.
+
+    Raises:
+        Unavailable: the file cannot be read.
+        Malformed: it is no key file of this version.
+        Untrusted: the passphrase does not open it.
+    """
+    try:
+        data = path.read_bytes()[:_KEY_FILE_BYTES_MAX]
+        table = json.loads(data)
+    except OSError as error:
+        raise Unavailable(str(path), why=error.strerror or "cannot be read") from error
+    except ValueError as error:
+        raise Malformed(str(path), wanted="a key file", got=str(error)[:80]) from error
+    key = record(KeyFile, table, what=str(path))
+    if key.format != FORMAT:
+        raise Malformed(str(path), wanted=FORMAT, got=key.format[:40])
+    if key.sealed is not None:
+        key = replace(key, secret=_open(path, key.sealed, passphrase()).hex(), sealed=None)
+    try:
+        is_whole = len(bytes.fromhex(key.secret)) == 2 * _SEED_BYTES
+    except ValueError:
+        is_whole = False
+    if not is_whole:
+        raise Malformed(str(path), wanted="two 32-byte seeds in hex", got="something else")
+    return key
+
+
+def _seal(secret: bytes, role: str, passphrase: str) -> Sealed:
+    # Root keys are used rarely and matter most; a halt key must open fast at 4 a.m. (facts.md).
+    is_root = role == "root"
+    opslimit = kdf.OPSLIMIT_MODERATE if is_root else kdf.OPSLIMIT_INTERACTIVE
+    memlimit = kdf.MEMLIMIT_MODERATE if is_root else kdf.MEMLIMIT_INTERACTIVE
+    salt = random_bytes(kdf.SALTBYTES)
+    key = kdf.kdf(SecretBox.KEY_SIZE, passphrase.encode(), salt, opslimit, memlimit)
+    return Sealed(opslimit, memlimit, salt.hex(), bytes(SecretBox(key).encrypt(secret)).hex())
+
+
+def _open(path: Path, sealed: Sealed, passphrase: str) -> bytes:
+    if sealed.memlimit > _MEMORY_BYTES_MAX or sealed.opslimit > _OPERATIONS_MAX:
+        raise Malformed(str(path), wanted="bearable key costs", got=f"{sealed.memlimit} bytes")
+    try:
+        salt, box = bytes.fromhex(sealed.salt), bytes.fromhex(sealed.box)
+        key = kdf.kdf(
+            SecretBox.KEY_SIZE, passphrase.encode(), salt, sealed.opslimit, sealed.memlimit
+        )
+        return bytes(SecretBox(key).decrypt(box))
+    except CryptoError as error:
+        raise Untrusted(str(path), wanted="its passphrase", got="another one") from error
+    except ValueError as error:
+        raise Malformed(str(path), wanted="a sealed key", got=str(error)[:80]) from error

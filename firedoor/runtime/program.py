@@ -1,0 +1,207 @@
+"""What both daemons do around their work: arguments, files, sockets, signals and one exit code.
+
+uvloop where there is one, asyncio elsewhere. Exit codes: 0, 1 failed, 2 usage.
+"""
+
+import argparse
+import asyncio
+import ctypes
+import os
+import signal
+import sys
+from collections.abc import Callable, Coroutine
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from firedoor import __version__
+from firedoor.errors import FiredoorError, Malformed, Unavailable
+from firedoor.identity import FleetId, Peer, PeerId, Role
+from firedoor.node import NodeSettings
+from firedoor.runtime.catalogue import Catalogue
+from firedoor.runtime.clocks import Clock
+from firedoor.runtime.host import Host
+from firedoor.runtime.key_files import KeyFile, read_key_file
+from firedoor.runtime.pacing import Budget
+from firedoor.runtime.peer_client import PeerClient
+from firedoor.runtime.settings import LimitSettings
+from firedoor.runtime.tls import Credentials, credentials_of, peer_of_certificate
+from firedoor.runtime.trust_client import fleet_of
+
+# mallopt(3) parameters: keep piece buffers on the heap, where glibc would map and unmap each one,
+# the largest single cost of a Python HTTP client (facts.md: 0.77 to 0.34 CPU-seconds a GB).
+_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3
+_MIB = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Person:
+    """Who this program is: its peer facts and what proves them."""
+
+    peer: Peer
+    credentials: Credentials
+    key: KeyFile
+
+
+def main_of(name: str, description: str, start: Callable[[Path, bool], None]) -> int:
+    """Run a daemon's command line. `start(config, is_check)` does the work.
+
+    Returns the exit code; every FiredoorError is one sentence on stderr.
+    """
+    parser = argparse.ArgumentParser(prog=name, description=description)
+    parser.add_argument("--version", action="version", version=f"{name} {__version__}")
+    parser.add_argument("--config", type=Path, required=True, metavar="FILE")
+    parser.add_argument("--check-config", action="store_true", help="read the settings and stop")
+    arguments = parser.parse_args()
+    return guarded(name, lambda: start(arguments.config, arguments.check_config))
+
+
+def guarded(name: str, work: Callable[[], None]) -> int:
+    """Run `work`; its FiredoorError becomes a sentence and exit code 1."""
+    try:
+        work()
+    except FiredoorError as error:
+        print(f"{name}: {error}", file=sys.stderr)  # noqa: T201  # the program's answer
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+def run_loop(work: Coroutine[Any, Any, None]) -> None:
+    """Run `work` until it ends or SIGTERM or SIGINT asks it to stop."""
+    _tune_allocator()
+    if sys.platform != "win32":
+        import uvloop  # noqa: PLC0415  # not on Windows
+
+        runner = asyncio.Runner(loop_factory=uvloop.new_event_loop)
+    else:
+        runner = asyncio.Runner()
+    with runner:
+        runner.run(_until_signalled(work))
+
+
+async def _until_signalled(work: Coroutine[Any, Any, None]) -> None:
+    task = asyncio.ensure_future(work)
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        # Windows has no signal handlers in a loop; Ctrl-C raises KeyboardInterrupt there.
+        with suppress(NotImplementedError):
+            loop.add_signal_handler(number, task.cancel)
+    try:
+        await task
+    except asyncio.CancelledError:
+        return
+    except BaseExceptionGroup as group:
+        _, rest = group.split(asyncio.CancelledError)
+        if rest is not None:
+            raise_first(rest)
+
+
+def raise_first(group: BaseException) -> None:
+    """Raise the first plain error inside nested groups."""
+    while isinstance(group, BaseExceptionGroup):
+        group = group.exceptions[0]
+    raise group
+
+
+def read_root(path: Path) -> tuple[bytes, FleetId]:
+    """A fleet's first root.json and the fleet id that it makes.
+
+    Raises:
+        Unavailable: it cannot be read.
+    """
+    try:
+        data = path.expanduser().read_bytes()
+    except OSError as error:
+        raise Unavailable(str(path), why=error.strerror or "cannot be read") from error
+    return data, fleet_of(data)
+
+
+def read_identity(path: Path, role: Role, clock: Clock, passphrase: Callable[[], str]) -> Person:
+    """The key and certificate of this program.
+
+    Raises:
+        Unavailable, Malformed, Untrusted: the file is missing, odd, or of another role.
+    """
+    if not path.is_file():
+        raise Unavailable(str(path), why="no identity yet; run `firedoor enrol TOKEN --state DIR`")
+    key = read_key_file(path, passphrase)
+    credentials = credentials_of(key)
+    peer = peer_of_certificate(credentials.certificate, clock.unix())
+    if peer.role is not role:
+        raise Malformed(str(path), wanted=f"a certificate of role {role.value}", got=peer.role.value)
+    return Person(peer, credentials, key)
+
+
+def make_host(
+    person: Person,
+    state: Path,
+    *,
+    root_path: str,
+    port: int,
+    limits: LimitSettings,
+    clock: Clock,
+    is_origin: bool = False,
+    has_mirrors: bool = True,
+) -> Host:
+    """A host on this state folder."""
+    root, fleet = read_root(Path(root_path))
+    catalogue = Catalogue(state / "metadata", root=root, fleet=fleet, clock=clock)
+    client = PeerClient(person.credentials, clock, Budget(limits.receive_bytes_per_s))
+    settings = NodeSettings(
+        me=PeerId(person.peer.id),
+        role=person.peer.role,
+        site=person.peer.site,
+        port=port,
+        is_origin=is_origin,
+        has_mirrors=has_mirrors,
+    )
+    return Host(settings, state, catalogue=catalogue, client=client, clock=clock)
+
+
+class StateLock:
+    """Only one program may use a state folder; the file holds its process id."""
+
+    def __init__(self, state: Path) -> None:
+        state.mkdir(parents=True, exist_ok=True)
+        self._path = state / "lock"
+        self._file = self._path.open("a+", encoding="ascii")
+        try:
+            _lock(self._file.fileno())
+        except OSError as error:
+            self._file.seek(0)
+            owner = self._file.read().strip() or "unknown"
+            self._file.close()
+            raise Unavailable(str(state), why=f"in use by process {owner}") from error
+        self._file.truncate(0)
+        self._file.write(str(os.getpid()))
+        self._file.flush()
+
+    def close(self) -> None:
+        """Let go of the folder."""
+        self._file.close()
+
+
+def _lock(descriptor: int) -> None:
+    if sys.platform == "win32":
+        import msvcrt  # noqa: PLC0415  # Windows only
+
+        msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
+    else:
+        import fcntl  # noqa: PLC0415  # POSIX only
+
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def _tune_allocator() -> None:
+    if not sys.platform.startswith("linux"):
+        return
+    try:
+        libc = ctypes.CDLL("libc.so.6")
+    except OSError:
+        return  # Another C library: no harm, only slower.
+    libc.mallopt(_M_MMAP_THRESHOLD, 64 * _MIB)
+    libc.mallopt(_M_TRIM_THRESHOLD, 128 * _MIB)
+    libc.mallopt(_M_TOP_PAD, 16 * _MIB)

@@ -1,0 +1,133 @@
+"""What a peer answers on /v1: the server's questions, put to the host.
+
+Status is for operators, mirrors and the peer itself: what a fleet runs, and what is halted in it,
+is of use to a thief of one endpoint's certificate.
+"""
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+from firedoor import __version__
+from firedoor.errors import Untrusted
+from firedoor.halt.brake import Gate
+from firedoor.halt.order import Halt
+from firedoor.identity import Peer, Role
+from firedoor.runtime.host import Host
+from firedoor.runtime.peer_server import Conversation
+
+Table = dict[str, Any]
+
+
+class Service:
+    """The `Backend` of peer_server.py over one host."""
+
+    def __init__(self, host: Host, more: Callable[[], Table]) -> None:
+        self._host = host
+        self._more = more
+
+    async def converse(self, peer: Peer, host: str, socket: Conversation) -> None:
+        """Talk with a peer that dialled us, until it ends."""
+        await self._host.converse(peer, host=host, port=0, socket=socket, is_mine=False)
+
+    def pieces(self, peer: Peer, manifest: str, start: int, end: int) -> tuple[bytes, ...]:
+        """The digests in a range of a release's payload; raises as `Node.serve`."""
+        return self._host.node.serve(peer, manifest, start, end)
+
+    def permits(self, manifest: str) -> bool:
+        """Whether the release may still leave this node."""
+        return self._host.node.permits(Gate.SERVE, manifest)
+
+    async def piece(self, digest: bytes) -> bytes | None:
+        """One stored piece, verified since this program started."""
+        return await asyncio.to_thread(self._host.store.get, digest)
+
+    async def metadata(self, name: str) -> bytes | None:
+        """One file of signed metadata."""
+        return await asyncio.to_thread(self._host.catalogue.served, name)
+
+    async def target(self, digest: str) -> bytes | None:
+        """A manifest, unless its release may not be announced."""
+        if not self.permits(digest):
+            return None
+        return await asyncio.to_thread(self._host.catalogue.manifest_bytes, digest)
+
+    def sent(self, peer: Peer, count: int) -> None:
+        """Account for bytes of pieces that went out."""
+        del peer
+        self._host.counters.sent += count
+
+    def status(self, peer: Peer) -> Table:
+        """What this peer has and does. Keys are only ever added (README.md lists them).
+
+        Raises:
+            Untrusted: the asker is an agent other than this one.
+        """
+        if peer.role is Role.AGENT and peer.id != self._host.settings.me:
+            raise Untrusted("status", wanted="an operator, a mirror or this agent", got="an agent")
+        return status_of(self._host) | self._more()
+
+
+def status_of(host: Host) -> Table:
+    """The part of a status that mirrors and agents share."""
+    node, settings, counters = host.node, host.settings, host.counters
+    return {
+        "version": __version__,
+        "id": settings.me,
+        "role": settings.role.value,
+        "site": settings.site,
+        "is_origin": settings.is_origin,
+        "is_reconciled": node.is_reconciled,
+        "is_trust_fresh": bool(host.catalogue.authority and host.catalogue.authority.is_fresh),
+        "releases": [_release(host, manifest) for manifest in sorted(node.subjects)],
+        "orders": [_order(host, order_id) for order_id in node.orders.ids()],
+        "order_set": node.orders.digest().hex(),
+        "refusals": dict(node.refusals),
+        "peers": [
+            {"id": line.peer.id, "role": line.peer.role.value, "host": line.host}
+            for line in host.lines.values()
+        ],
+        "bytes": {**counters.received, "sent": counters.sent},
+        "covered": {"bytes": counters.covered_bytes, "last_at": counters.covered_last_at},
+        "now": host.clock.now(),
+    }
+
+
+def _release(host: Host, manifest: str) -> Table:
+    subject = host.node.subjects[manifest]
+    have, total = host.node.progress(manifest)
+    entry = host.catalogue.entry(manifest)
+    return {
+        "product": subject.product,
+        "version": subject.version,
+        "manifest": manifest,
+        "content": subject.content.hex(),
+        "counter": int(entry.custom.get("counter", 0)) if entry else 0,
+        "level": host.node.brake.level(subject),
+        "pieces_have": have,
+        "pieces_total": total,
+    }
+
+
+def _order(host: Host, order_id: bytes) -> Table:
+    node = host.node
+    order = node.orders.get(order_id)
+    assert order is not None
+    times = host.order_times.get(order_id.hex())
+    table: Table = {
+        "id": order_id.hex(),
+        "kind": "halt" if isinstance(order, Halt) else "resume",
+        "reason": order.reason,
+        "issued_at": order.issued_at,
+        "is_recorded": order_id in node.durable,
+        "is_named": node.orders.is_named(order_id),
+        "closed_at": times.closed_at if times else None,
+        "recorded_at": times.recorded_at if times else None,
+    }
+    if isinstance(order, Halt):
+        scope = order.scope
+        text = scope.product + (f"=={scope.version}" if scope.version else "")
+        text = text or (f"digest:{scope.digest.hex()}" if scope.digest else "everything")
+        in_force = any(halt.id == order_id for halt in node.brake.halts)
+        return table | {"scope": text, "level": order.level, "is_in_force": in_force}
+    return table | {"halts": sorted(halt.hex() for halt in order.halts)}

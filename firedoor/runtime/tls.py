@@ -1,0 +1,133 @@
+"""mTLS 1.3 between all peers, with the fleet's CA and nobody else's.
+
+Chain and role are verified by TLS; dates are not (X509_V_FLAG_NO_CHECK_TIME): a certificate past
+its dates must still exchange orders and renew. `Peer.is_current` carries the dates to the rules
+that need them. Source: facts.md, mTLS with aiohttp.
+"""
+
+import re
+import ssl
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cryptography import x509
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from firedoor.errors import Malformed, Untrusted
+from firedoor.identity import Peer, PeerId, Role
+from firedoor.runtime.key_files import KeyFile
+from firedoor.units import UnixTime
+
+_NO_CHECK_TIME = 0x200000
+_NAME = re.compile(r"firedoor:role=(mirror|agent|operator);site=([^;]+);id=([0-9a-f]{32})")
+
+
+@dataclass(frozen=True, slots=True)
+class Credentials:
+    """A certificate, its key and the fleet's CA, each as PEM."""
+
+    certificate: bytes
+    key: bytes
+    ca: bytes
+
+
+def credentials_of(key: KeyFile) -> Credentials:
+    """The TLS identity in a key file.
+
+    Raises:
+        Malformed: the file carries no certificate.
+    """
+    if not key.certificate or not key.ca:
+        raise Malformed(f"key {key.name}", wanted="a certificate and a CA inside", got="none")
+    private = Ed25519PrivateKey.from_private_bytes(key.tls_seed).private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.PKCS8,
+        serialization.NoEncryption(),
+    )
+    return Credentials(key.certificate.encode(), private, key.ca.encode())
+
+
+def server_context(credentials: Credentials) -> ssl.SSLContext:
+    """For the one port of a program: nobody without a certificate of the fleet gets in."""
+    context = _context(ssl.PROTOCOL_TLS_SERVER, credentials)
+    context.verify_mode = ssl.CERT_REQUIRED
+    return context
+
+
+def client_context(credentials: Credentials) -> ssl.SSLContext:
+    """For dialling: the server proves the fleet's CA and the name that was asked for."""
+    return _context(ssl.PROTOCOL_TLS_CLIENT, credentials)
+
+
+def enrolment_server_context(credentials: Credentials) -> ssl.SSLContext:
+    """For the enrolment listener: the only one that a machine without a certificate can use."""
+    context = _context(ssl.PROTOCOL_TLS_SERVER, credentials)
+    context.verify_mode = ssl.CERT_NONE
+    return context
+
+
+def server_name(peer: PeerId) -> str:
+    """The name by which one peer is verified."""
+    return f"{peer}.id.firedoor.internal"
+
+
+def role_name(role: Role) -> str:
+    """The name by which any peer of a role is verified."""
+    return f"{role.value}.role.firedoor.internal"
+
+
+def peer_of(certificate: Mapping[str, Any] | None, now: UnixTime) -> Peer:
+    """The peer that a verified certificate (`getpeercert()`) names.
+
+    Raises:
+        Untrusted: there is none, or it names nobody.
+    """
+    if not certificate:
+        raise Untrusted("peer", wanted="a certificate of this fleet", got="none")
+    uris = [value for kind, value in certificate.get("subjectAltName", ()) if kind == "URI"]
+    since = ssl.cert_time_to_seconds(str(certificate["notBefore"]))
+    until = ssl.cert_time_to_seconds(str(certificate["notAfter"]))
+    return _peer(uris, is_current=since <= now < until)
+
+
+def peer_of_certificate(pem: bytes, now: UnixTime) -> Peer:
+    """The peer that a certificate file names.
+
+    Raises:
+        Malformed: no certificate.
+        Untrusted: it names nobody.
+    """
+    try:
+        certificate = x509.load_pem_x509_certificate(pem)
+        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except (ValueError, x509.ExtensionNotFound) as error:
+        raise Malformed("certificate", wanted="PEM with names", got=str(error)[:80]) from error
+    since = certificate.not_valid_before_utc.timestamp()
+    until = certificate.not_valid_after_utc.timestamp()
+    uris = names.get_values_for_type(x509.UniformResourceIdentifier)
+    return _peer(uris, is_current=since <= now < until)
+
+
+def _peer(uris: list[str], *, is_current: bool) -> Peer:
+    found = _NAME.fullmatch(uris[0]) if len(uris) == 1 else None
+    if found is None:
+        raise Untrusted("peer", wanted="role, site and id in its certificate", got=str(uris)[:80])
+    return Peer(PeerId(found[3]), Role(found[1]), found[2], is_current)
+
+
+def _context(protocol: int, credentials: Credentials) -> ssl.SSLContext:
+    context = ssl.SSLContext(protocol)
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    context.load_verify_locations(cadata=credentials.ca.decode())
+    context.verify_flags |= _NO_CHECK_TIME
+    # The ssl module reads keys from files only; the folder is 0700 and gone at once.
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "identity.pem"
+        path.touch(0o600)
+        path.write_bytes(credentials.key + credentials.certificate)
+        context.load_cert_chain(path)
+    return context

@@ -1,0 +1,202 @@
+"""What peers say to one another on their standing connection.
+
+A frame is one msgpack list `[tag, fields]`. Nothing here says who speaks: that is in the
+certificate. Orders and beacons travel as the signed bytes they came in, opaque to this file.
+"""
+
+from dataclasses import asdict, dataclass
+from typing import Annotated
+
+from msgspec import Meta
+
+from firedoor.errors import Malformed
+from firedoor.limits import FRAME_BYTES_MAX, LIST_ITEMS_MAX, ORDER_BYTES_MAX, ORDERS_MAX, ROSTER_MAX
+from firedoor.wire.codec import pack, record, unpack
+
+Digest = Annotated[bytes, Meta(min_length=32, max_length=32)]
+# \Z, not $: the latter lets a line break through at the end.
+ManifestId = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]
+Id = Annotated[str, Meta(pattern=r"^[0-9a-f]{32}\Z")]
+Record = Annotated[bytes, Meta(max_length=ORDER_BYTES_MAX)]
+# A beacon of this version lists its ids, so it is as large as the set may be.
+BeaconRecord = Annotated[bytes, Meta(max_length=ORDERS_MAX * 40 + ORDER_BYTES_MAX)]
+Count = Annotated[int, Meta(ge=0, le=2**40)]
+Text = Annotated[str, Meta(max_length=400)]
+
+
+@dataclass(frozen=True, slots=True)
+class Hello:
+    """First on every connection. `orders`: digest of the order set; `port`: where I listen."""
+
+    orders: Digest
+    port: Annotated[int, Meta(ge=0, le=65535)]
+
+
+@dataclass(frozen=True, slots=True)
+class OrderIds:
+    """Every order that the sender holds; sent when the digests in the hellos differ."""
+
+    ids: Annotated[tuple[Digest, ...], Meta(max_length=ORDERS_MAX)]
+
+
+@dataclass(frozen=True, slots=True)
+class Orders:
+    """Signed orders, as they came."""
+
+    records: Annotated[tuple[Record, ...], Meta(max_length=ORDERS_MAX)]
+
+
+@dataclass(frozen=True, slots=True)
+class OrdersDone:
+    """The sender has sent every order that the receiver lacked when it sent its ids."""
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """These orders are durable at the sender."""
+
+    ids: Annotated[tuple[Digest, ...], Meta(max_length=ORDERS_MAX)]
+
+
+@dataclass(frozen=True, slots=True)
+class Beacon:
+    """What the origin has recorded, signed by it."""
+
+    record: BeaconRecord
+
+
+@dataclass(frozen=True, slots=True)
+class Announce:
+    """The sender serves signed metadata of these versions."""
+
+    timestamp: Count
+    targets: Count
+
+
+@dataclass(frozen=True, slots=True)
+class Interest:
+    """The sender wants to know what the receiver holds of these releases, now and later."""
+
+    manifests: Annotated[tuple[ManifestId, ...], Meta(max_length=256)]
+
+
+@dataclass(frozen=True, slots=True)
+class Bitfield:
+    """Which pieces of a release the sender holds."""
+
+    manifest: ManifestId
+    bits: Annotated[bytes, Meta(max_length=131072)]
+
+
+@dataclass(frozen=True, slots=True)
+class Have:
+    """Pieces of a release that the sender has verified since its bitfield."""
+
+    manifest: ManifestId
+    pieces: Annotated[tuple[Count, ...], Meta(max_length=LIST_ITEMS_MAX)]
+
+
+@dataclass(frozen=True, slots=True)
+class RosterEntry:
+    """One endpoint of the site and where it listens."""
+
+    id: Id
+    host: Annotated[str, Meta(max_length=64)]
+    port: Annotated[int, Meta(ge=1, le=65535)]
+
+
+@dataclass(frozen=True, slots=True)
+class Roster:
+    """The endpoints connected to this mirror."""
+
+    entries: Annotated[tuple[RosterEntry, ...], Meta(max_length=ROSTER_MAX)]
+
+
+@dataclass(frozen=True, slots=True)
+class ProductHealth:
+    """What one endpoint has of one product. `phase` is of agent/lifecycle.py."""
+
+    product: Text
+    version: Text
+    manifest: Text
+    phase: Text
+    detail: Text = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """The health of one peer: claims, not proofs. `orders`: order ids durable there, in hex."""
+
+    id: Id
+    role: Text
+    site: Text
+    products: Annotated[tuple[ProductHealth, ...], Meta(max_length=256)]
+    orders: Annotated[tuple[Text, ...], Meta(max_length=256)]
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    """Reports of the sender and of those whom it speaks for."""
+
+    reports: Annotated[tuple[Report, ...], Meta(max_length=ROSTER_MAX)]
+
+
+Message = (
+    Hello
+    | OrderIds
+    | Orders
+    | OrdersDone
+    | Recorded
+    | Beacon
+    | Announce
+    | Interest
+    | Bitfield
+    | Have
+    | Roster
+    | Health
+)
+
+# The tags are the protocol: never renumbered, only added to.
+TAGS: dict[int, type[Message]] = {
+    1: Hello,
+    2: OrderIds,
+    3: Orders,
+    4: OrdersDone,
+    5: Recorded,
+    6: Beacon,
+    7: Announce,
+    8: Interest,
+    9: Bitfield,
+    10: Have,
+    11: Roster,
+    12: Health,
+}
+_TAG_OF: dict[type[object], int] = {kind: tag for tag, kind in TAGS.items()}
+
+
+def encode_message(message: object) -> bytes:
+    """One message as a frame; a frame of our own making is never above the limit."""
+    tag = _TAG_OF.get(type(message))
+    if tag is None:
+        raise ValueError(f"message: wanted one of wire/messages.py, got {type(message).__name__}")
+    return pack([tag, asdict(message)])  # type: ignore[call-overload]  # TAGS holds records only
+
+
+def decode_message(frame: bytes) -> Message:
+    """The message in a frame.
+
+    Raises:
+        TooLarge: the frame is above FRAME_BYTES_MAX.
+        Malformed: not a frame, an unknown tag, or fields out of their range.
+    """
+    value = unpack(frame, what="frame", limit=FRAME_BYTES_MAX)
+    if not isinstance(value, list) or len(value) != 2:  # noqa: PLR2004  # tag and fields
+        raise Malformed("frame", wanted="[tag, fields]", got=type(value).__name__)
+    tag, body = value
+    # repr of anything but a number may be deep enough to exhaust the stack.
+    if type(tag) is not int:
+        raise Malformed("frame", wanted="a known tag", got=type(tag).__name__)
+    kind = TAGS.get(tag)
+    if kind is None:
+        raise Malformed("frame", wanted="a known tag", got=str(tag))
+    return record(kind, body, what=kind.__name__)

@@ -1,0 +1,214 @@
+"""The mirror: syncs everything from its upstream and relays it to its site; or is the origin.
+
+The origin differs in three things only: its metadata comes from its own folder, it signs a beacon
+when an order is durable, and it answers publishers and enrolments.
+"""
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+from firedoor.dice import Dice
+from firedoor.errors import FiredoorError, Unavailable
+from firedoor.halt.brake import Gate
+from firedoor.identity import PeerId, Role
+from firedoor.limits import ROSTER_MAX
+from firedoor.runtime.dialling import Neighbours, keep_dialling
+from firedoor.runtime.host import Host
+from firedoor.runtime.logs import log
+from firedoor.runtime.settings import split_address
+from firedoor.wire.messages import Announce, Health, Message, Recorded, Report
+from mirror.origin import Origin
+
+# The timestamp is looked at this often; mirror/origin.py signs it anew long before it expires.
+RESIGN_LOOK_S = 600.0
+
+# After a failed sync from upstream, beyond what its next announcement will start anyway.
+SYNC_AGAIN_S = 2.0
+
+
+class MirrorDaemon:
+    """One mirror's workers over its host."""
+
+    def __init__(
+        self, host: Host, *, upstream: tuple[str, ...], origin: Origin | None, dice: Dice
+    ) -> None:
+        self._host = host
+        self._upstream = upstream
+        self._origin = origin
+        self._dice = dice
+        self._sync_wanted = asyncio.Event()
+        self._announced_targets = 0
+        self.reports: dict[str, tuple[Report, float]] = {}
+        self.neighbours = Neighbours(host, dice, dialled_max=ROSTER_MAX)
+
+    async def run(self) -> None:
+        """Serve until cancelled."""
+        addresses = [split_address(text) for text in self._upstream]
+        dials = [keep_dialling(self._host, each, Role.MIRROR, self._dice) for each in addresses]
+        origin = [self._resign()] if self._origin is not None else []
+        self._sync_wanted.set()
+        await self._host.run(self, self._sync(), self.neighbours.run(), *dials, *origin)
+
+    # --- Program -------------------------------------------------------------------------------
+
+    def on_message(self, message: Message, sender: PeerId) -> None:
+        """An announcement from upstream, a report from below, or an order made durable here."""
+        match message:
+            case Announce(timestamp, targets):
+                if sender in self._upstream_ids() and timestamp != self._host.catalogue.timestamp:
+                    self._announced_targets = targets
+                    self._sync_wanted.set()
+            case Health(reports):
+                self._take(reports)
+            case Recorded() if sender == self._host.settings.me and self._origin is not None:
+                self._sign_beacon()
+            case _:
+                pass
+
+    def on_synced(self, peer: PeerId) -> None:
+        """Tell a new peer what there is; an upstream also gets what is known of the site."""
+        self._announce(peer)
+        if peer in self._upstream_ids():
+            self._sync_wanted.set()
+            reports = tuple(report for report, _ in self.reports.values())
+            self._host.send(peer, Health(reports[:ROSTER_MAX]))
+
+    def on_cut(self) -> None:
+        """A resume may let a release move again."""
+        self._sync_wanted.set()
+
+    async def on_complete(self, manifest: str) -> None:
+        """A release has arrived whole; its pieces were relayed as they came."""
+        log("release-complete", manifest=manifest[:12])
+
+    # --- inside --------------------------------------------------------------------------------
+
+    def published(self) -> None:
+        """The origin has taken in a release: announce it at once."""
+        self._sync_wanted.set()
+
+    def _upstream_ids(self) -> set[PeerId]:
+        me = self._host.settings.me
+        return {
+            line.peer.id
+            for line in self._host.lines.values()
+            if line.peer.role is Role.MIRROR and line.dialler == me
+        }
+
+    def _announce(self, peer: PeerId | None = None) -> None:
+        authority = self._host.catalogue.authority
+        if authority is None:
+            return
+        notice = Announce(self._host.catalogue.timestamp, authority.targets_version)
+        for each in [peer] if peer else list(self._host.lines):
+            if each not in self._upstream_ids():
+                self._host.send(each, notice)
+
+    async def _sync(self) -> None:
+        while True:
+            await self._sync_wanted.wait()
+            self._sync_wanted.clear()
+            try:
+                await self._sync_once()
+            except FiredoorError as error:
+                log("sync-failed", level="warning", why=str(error))
+                await asyncio.sleep(SYNC_AGAIN_S)
+                self._sync_wanted.set()
+
+    async def _sync_once(self) -> None:
+        before = self._host.catalogue.timestamp
+        await self._host.catalogue.refresh(await self._get(), self._announced_targets)
+        self._host.believe()
+        if self._host.catalogue.timestamp != before:
+            self._announce()
+        for entry in sorted(self._host.catalogue.releases, key=_newest_first):
+            have, total = self._host.node.progress(entry.manifest)
+            is_whole = total > 0 and have == total
+            if is_whole or entry.manifest in self._host.node.swarm.wanted():
+                continue
+            if self._host.node.permits(Gate.FETCH, entry.manifest):
+                await self._host.acquire(entry, None)
+
+    async def _get(self) -> Any:
+        if self._origin is not None:
+            return self._origin.get
+        if self._upstream_ids():
+            return self._host.getter(None)
+        # Before the first sync there are no keys to check orders with, so no conversation either:
+        # metadata, which proves itself, comes first.
+        for text in self._upstream:
+            host, port = split_address(text)
+            return FirstContact(self._host, host, port)
+        raise Unavailable("metadata", why="no upstream is configured")
+
+    def _sign_beacon(self) -> None:
+        assert self._origin is not None
+        ids = tuple(sorted(self._host.node.durable))
+        record = self._origin.make_beacon(ids)
+        self._host.apply(self._host.node.beacon(record, self._host.clock.now()))
+
+    async def _resign(self) -> None:
+        assert self._origin is not None
+        while True:
+            if await asyncio.to_thread(self._origin.resign_timestamp):
+                self._sync_wanted.set()
+            await asyncio.sleep(RESIGN_LOOK_S)
+
+    def _take(self, reports: tuple[Report, ...]) -> None:
+        now = self._host.clock.unix()
+        for report in reports:
+            if len(self.reports) < ROSTER_MAX * 64 or report.id in self.reports:
+                self.reports[report.id] = (report, now)
+        for upstream in self._upstream_ids():
+            self._host.send(upstream, Health(reports))
+
+    def more_status(self) -> dict[str, Any]:
+        """What a mirror's status has beside the common part."""
+        return {
+            "endpoints": [
+                {
+                    "id": report.id,
+                    "site": report.site,
+                    "seen_at": seen,
+                    "is_connected": report.id in self._host.lines,
+                    "orders": list(report.orders),
+                    "products": [
+                        {
+                            "product": product.product,
+                            "version": product.version,
+                            "manifest": product.manifest,
+                            "phase": product.phase,
+                            "detail": product.detail,
+                        }
+                        for product in report.products
+                    ],
+                }
+                for report, seen in sorted(self.reports.values(), key=lambda pair: pair[0].id)
+            ]
+        }
+
+
+class FirstContact:
+    """A `Get` from a configured mirror whose id is not known yet; its role is in its name."""
+
+    def __init__(self, host: Host, address: str, port: int) -> None:
+        self._host = host
+        self._address = address
+        self._port = port
+
+    async def __call__(self, path: str, limit: int) -> bytes:
+        """The body at `path`; raises Unavailable or Refused."""
+        client = self._host.client
+        return await client.get(self._address, self._port, path, role=Role.MIRROR, limit=limit)
+
+
+def _newest_first(entry: Any) -> int:
+    return -int(entry.custom.get("counter", 0))
+
+
+def state_folder(text: str) -> Path:
+    """The state folder of a settings file, made if missing."""
+    folder = Path(text).expanduser()
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
