@@ -44,9 +44,7 @@ class Brake:
 
     def halts_on(self, subject: Subject) -> list[Halt]:
         """The halts in force that cover `subject`."""
-        return [
-            halt for halt in self._halts if halt.scope.covers(subject, self._contents[halt.id])
-        ]
+        return [halt for halt in self._halts if halt.scope.covers(subject, self._contents[halt.id])]
 
     def level(self, subject: Subject) -> int:
         """The highest level in force for `subject`; 0 when nothing covers it."""
@@ -62,7 +60,9 @@ class Brake:
         return self._halts
 
     def _resolve(self) -> None:
-        self._contents = {halt.id: halt.contents | self._named_contents(halt) for halt in self._halts}
+        self._contents = {
+            halt.id: halt.contents | self._named_contents(halt) for halt in self._halts
+        }
 
     def _named_contents(self, halt: Halt) -> frozenset[bytes]:
         if halt.scope.kind is not ScopeKind.RELEASE:

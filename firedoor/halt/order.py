@@ -16,7 +16,7 @@ from typing import Annotated
 
 from msgspec import Meta
 
-from firedoor.errors import FiredoorError, Malformed, Untrusted
+from firedoor.errors import FiredoorError, Malformed, TooLarge, Untrusted
 from firedoor.halt.scope import Scope, ScopeKind, parse_scope
 from firedoor.identity import FleetId
 from firedoor.limits import (
@@ -39,6 +39,9 @@ LEVEL_IN_DOUBT = 4
 # Quarantine and roll back change what an endpoint runs; a wide one could push a fleet onto an old
 # hole, so they take a scope that names bytes (halt.md, Authority).
 LEVEL_NARROW = 5
+
+# A beacon lists every id of the set.
+_BEACON_BYTES_MAX = ORDERS_MAX * 40 + ORDER_BYTES_MAX
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,11 +126,22 @@ Order = Halt | Resume
 def seal(
     kind: str, payload: object, *, fleet: FleetId, keys: Mapping[str, bytes]
 ) -> tuple[bytes, bytes]:
-    """Sign `payload` with each of `keys` (key id to seed). Returns the id and the record."""
+    """Sign `payload` with each of `keys` (key id to seed). Returns the id and the record.
+
+    Raises:
+        TooLarge: readers would refuse a record of this size.
+        Malformed: a field is out of its range.
+    """
+    limit = _BEACON_BYTES_MAX if kind == "beacon" else ORDER_BYTES_MAX
     body = encode(payload)
+    # A signed halt that nobody can read stops everything: a reason too long must not do that.
+    decode(type(payload), body, what=kind, limit=limit)
     message = signed_bytes(fleet, kind, body)
     signatures = tuple(Signature(keyid, sign(seed, message)) for keyid, seed in keys.items())
-    return sha256(message).digest(), encode(Envelope(kind, body, signatures))
+    record = encode(Envelope(kind, body, signatures))
+    if len(record) > limit:
+        raise TooLarge(kind, limit=limit, size=len(record))
+    return sha256(message).digest(), record
 
 
 def check_halt(scope: Scope, level: int) -> None:
@@ -168,12 +182,11 @@ def read_beacon(record: bytes, authority: Authority) -> frozenset[bytes]:
     Raises:
         TooLarge, Malformed, Untrusted: as `read_order`.
     """
-    limit = ORDERS_MAX * 40 + ORDER_BYTES_MAX
-    envelope = decode(Envelope, record, what="beacon", limit=limit)
+    envelope = decode(Envelope, record, what="beacon", limit=_BEACON_BYTES_MAX)
     if envelope.kind != "beacon":
         raise Malformed("beacon", wanted="kind beacon", got=repr(envelope.kind))
     verify(envelope, authority, limit_of="beacon")
-    payload = decode(BeaconPayload, envelope.payload, what="beacon", limit=limit)
+    payload = decode(BeaconPayload, envelope.payload, what="beacon", limit=_BEACON_BYTES_MAX)
     return frozenset(payload.ids)
 
 

@@ -1,0 +1,1 @@
+"""What is moved: manifests, pieces, and who holds which."""

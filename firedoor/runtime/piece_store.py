@@ -1,0 +1,79 @@
+"""Stored pieces in a folder, each under its digest.
+
+A piece is verified before it is written, and one found on the disk at start is verified again
+before its first use: a power cut may leave a file short. Nobody gets an unverified byte.
+"""
+
+import errno
+import os
+import threading
+from pathlib import Path
+
+from blake3 import blake3
+
+from firedoor.errors import Unavailable, Untrusted
+
+
+class PieceStore:
+    """One folder of pieces; blocking, so callers use a thread."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._verified: set[bytes] = set()
+        self._number = 0
+        self._lock = threading.Lock()
+        folder.mkdir(parents=True, exist_ok=True)
+        for left_over in folder.glob("*/.new-*"):
+            left_over.unlink(missing_ok=True)
+
+    def put(self, digest: bytes, stored: bytes) -> None:
+        """Keep one piece.
+
+        Raises:
+            Untrusted: the bytes have another digest; nothing is written.
+            Unavailable: the disk is full or fails; nothing half-written is left.
+        """
+        found = blake3(stored).digest()
+        if found != digest:
+            raise Untrusted("piece", wanted=digest.hex()[:12], got=found.hex()[:12])
+        path = self._path(digest)
+        with self._lock:
+            self._number += 1
+            temporary = path.parent / f".new-{os.getpid()}-{self._number}"
+        try:
+            path.parent.mkdir(exist_ok=True)
+            temporary.write_bytes(stored)
+            temporary.replace(path)
+        except OSError as error:
+            temporary.unlink(missing_ok=True)
+            full = error.errno in {errno.ENOSPC, errno.EDQUOT}
+            why = "the disk is full" if full else str(error)
+            raise Unavailable(f"keeping a piece in {self._folder}", why=why) from error
+        self._verified.add(digest)
+
+    def get(self, digest: bytes) -> bytes | None:
+        """One piece, or None when it is not here whole; a damaged one is removed."""
+        path = self._path(digest)
+        try:
+            stored = path.read_bytes()
+        except FileNotFoundError:
+            return None
+        if digest not in self._verified:
+            if blake3(stored).digest() != digest:
+                path.unlink(missing_ok=True)
+                return None
+            self._verified.add(digest)
+        return stored
+
+    def has(self, digest: bytes) -> bool:
+        """Whether the piece is here whole."""
+        return digest in self._verified or self.get(digest) is not None
+
+    def remove(self, digest: bytes) -> None:
+        """Forget one piece."""
+        self._verified.discard(digest)
+        self._path(digest).unlink(missing_ok=True)
+
+    def _path(self, digest: bytes) -> Path:
+        name = digest.hex()
+        return self._folder / name[:2] / name[2:]

@@ -1,0 +1,153 @@
+"""A release's tree of files: read at the publisher, written at the endpoint.
+
+Reading refuses what cannot mean the same everywhere. Writing builds a fresh folder that nothing
+points at yet, asks before each piece whether it may go on, and leaves nothing half-made.
+"""
+
+import os
+import shutil
+import stat
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+from blake3 import blake3
+
+from firedoor.errors import Malformed, Unavailable, Untrusted
+from firedoor.pieces.chunking import pack_piece, piece_bytes, unpack_piece
+from firedoor.pieces.manifest import FileEntry, Manifest, Piece, check_tree
+from firedoor.runtime.files import sync_folder
+
+Sink = Callable[[Piece, bytes], None]
+
+
+def read_tree(root: Path, sink: Sink) -> tuple[FileEntry, ...]:
+    """Cut a folder, or one file, into pieces; each stored piece goes to `sink`.
+
+    Raises:
+        Malformed: a device, socket or pipe, a name or link that a release cannot hold.
+        Unavailable: something cannot be read.
+    """
+    if not root.exists():
+        raise Unavailable(str(root), why="no such file or folder")
+    paths = sorted(_walk(root)) if root.is_dir() else [root]
+    base = root if root.is_dir() else root.parent
+    try:
+        files = tuple(_read_entry(path, path.relative_to(base).as_posix(), sink) for path in paths)
+    except OSError as error:
+        raise Unavailable(str(error.filename or root), why=error.strerror or "unreadable") from error
+    if not files:
+        raise Malformed(str(root), wanted="at least one file", got="none")
+    check_tree(files)
+    return files
+
+
+def write_tree(
+    manifest: Manifest,
+    store_get: Callable[[bytes], bytes | None],
+    *,
+    old: Mapping[bytes, Path],
+    target: Path,
+    may_go_on: Callable[[], None],
+) -> None:
+    """Build the release in `target`, which must not exist, durably.
+
+    `old`: files of other versions by their digest, copied instead of unpacked where they still
+    have it. `may_go_on` is called before each file and piece and raises to stop.
+
+    Raises:
+        Unavailable: a piece is missing, or the disk is full.
+        Untrusted: a file does not have its digest.
+        Halted: `may_go_on` says so. In every case `target` is gone again.
+    """
+    target.mkdir(parents=True)
+    try:
+        for file in manifest.files:
+            may_go_on()
+            _write_entry(file, target / file.path, store_get, old=old, may_go_on=may_go_on)
+        for folder, _, _ in os.walk(target):
+            sync_folder(Path(folder))
+        sync_folder(target.parent)
+    except OSError as error:
+        shutil.rmtree(target, ignore_errors=True)
+        raise Unavailable(f"writing {target}", why=error.strerror or str(error)) from error
+    except BaseException:
+        shutil.rmtree(target, ignore_errors=True)
+        raise
+
+
+def _walk(root: Path) -> Iterator[Path]:
+    for folder, folders, names in os.walk(root, followlinks=False):
+        for name in [*names, *(each for each in folders if (Path(folder) / each).is_symlink())]:
+            yield Path(folder) / name
+
+
+def _read_entry(path: Path, name: str, sink: Sink) -> FileEntry:
+    try:
+        name.encode()
+    except UnicodeEncodeError as error:
+        raise Malformed(repr(name), wanted="a name in UTF-8", got="other bytes") from error
+    found = path.lstat()
+    if stat.S_ISLNK(found.st_mode):
+        link = path.readlink().as_posix()
+        return FileEntry(name, 0o777, len(link.encode()), blake3(link.encode()).digest(), (), link)
+    if not stat.S_ISREG(found.st_mode):
+        raise Malformed(str(path), wanted="a file, folder or link", got="a device, socket or pipe")
+    hasher = blake3()
+    pieces: list[Piece] = []
+    size = 0
+    with path.open("rb") as file:
+        while raw := file.read(piece_bytes(found.st_size)):
+            hasher.update(raw)
+            size += len(raw)
+            piece, stored = pack_piece(raw)
+            sink(piece, stored)
+            pieces.append(piece)
+    # Only the bit that matters everywhere; owners and the rest are the endpoint's own.
+    mode = 0o755 if found.st_mode & stat.S_IXUSR else 0o644
+    return FileEntry(name, mode, size, hasher.digest(), tuple(pieces))
+
+
+def _write_entry(
+    file: FileEntry,
+    path: Path,
+    store_get: Callable[[bytes], bytes | None],
+    *,
+    old: Mapping[bytes, Path],
+    may_go_on: Callable[[], None],
+) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if file.link:
+        path.symlink_to(file.link)
+        return
+    source = old.get(file.digest)
+    hasher = blake3()
+    with path.open("xb") as output:
+        for raw in _old_bytes(source, file) or _unpacked(file, store_get, may_go_on):
+            hasher.update(raw)
+            output.write(raw)
+        output.flush()
+        os.fsync(output.fileno())
+    if hasher.digest() != file.digest:
+        raise Untrusted(file.path, wanted=file.digest.hex()[:12], got=hasher.hexdigest()[:12])
+    path.chmod(file.mode)
+
+
+def _old_bytes(source: Path | None, file: FileEntry) -> list[bytes] | None:
+    """The content of an older file, if it still is what its manifest said."""
+    if source is None or source.is_symlink() or not source.is_file():
+        return None
+    data = source.read_bytes()
+    return [data] if blake3(data).digest() == file.digest else None
+
+
+def _unpacked(
+    file: FileEntry,
+    store_get: Callable[[bytes], bytes | None],
+    may_go_on: Callable[[], None],
+) -> Iterator[bytes]:
+    for piece in file.pieces:
+        may_go_on()
+        stored = store_get(piece.digest)
+        if stored is None:
+            raise Unavailable(file.path, why=f"piece {piece.digest.hex()[:12]} is not here")
+        yield unpack_piece(piece, stored)

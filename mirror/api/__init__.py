@@ -1,0 +1,1 @@
+"""The HTTP of a mirror beside what every peer serves."""

@@ -1,0 +1,285 @@
+"""The architecture as tests: what may import what, what is pure, how large, and what is documented.
+
+Everything here reads source text; nothing is imported or run.
+"""
+
+import ast
+import re
+import sys
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGES = ("firedoor", "mirror", "agent", "simulator")
+
+# A layer is a name and the modules or packages in it.
+LAYERS = {
+    "base": ("firedoor.errors", "firedoor.units", "firedoor.limits", "firedoor.identity")
+    + ("firedoor.effects", "firedoor.dice"),
+    "wire": ("firedoor.wire",),
+    "trust": ("firedoor.trust",),
+    "pieces": ("firedoor.pieces",),
+    "gossip": ("firedoor.gossip",),
+    "halt": ("firedoor.halt",),
+    "swarm": ("firedoor.swarm",),
+    "node": ("firedoor.node",),
+    "agent decisions": ("agent.plan", "agent.lifecycle", "agent.verdict"),
+    "mirror decisions": ("mirror.rollout", "mirror.telemetry.summary"),
+    "runtime": ("firedoor.runtime",),
+    "cli": ("firedoor.cli",),
+    "agent": ("agent",),
+    "mirror": ("mirror",),
+    "simulator": ("simulator",),
+}
+LAYER_OF = {prefix: layer for layer, prefixes in LAYERS.items() for prefix in prefixes}
+
+# Which layers a layer may import beside itself. What is not here is refused: siblings above all.
+GROUND = {"base", "wire"}
+FACTS = GROUND | {"trust", "pieces", "gossip"}
+CORES = FACTS | {"halt", "swarm", "node"}
+PROGRAM = CORES | {"runtime"}
+MAY_IMPORT = {
+    "base": set[str](),
+    "wire": {"base"},
+    "trust": GROUND,
+    "pieces": GROUND,
+    "gossip": GROUND,
+    "halt": FACTS,
+    "swarm": FACTS,
+    "node": CORES,
+    "agent decisions": CORES,
+    "mirror decisions": CORES,
+    "runtime": CORES,
+    "cli": PROGRAM,
+    "agent": PROGRAM | {"agent decisions"},
+    "mirror": PROGRAM | {"mirror decisions"},
+    "simulator": CORES | {"agent decisions", "mirror decisions"},
+}
+
+PURE = CORES | {"agent decisions", "mirror decisions"}
+IMPURE_MODULES = set(
+    "asyncio socket ssl os pathlib tempfile subprocess threading time random secrets uuid logging"
+    " aiohttp zeroconf uvloop".split()
+)
+# id() and hash() differ between two runs; the rest touches the world.
+IMPURE_CALLS = {"open", "input", "print", "id", "hash", "exec", "eval"}
+IMPURE_METHODS = {"now", "utcnow", "today"}
+
+FUNCTION_LINES_MAX = 70
+MODULE_LINES_MAX = 500
+PARAMETERS_MAX = 5
+# Today's exceptions by name, with today's size. May only shrink.
+TOO_LARGE: dict[str, int] = {}
+
+
+@cache
+def sources() -> dict[str, tuple[Path, ast.Module]]:
+    """Every module of ours by its dotted name."""
+    found = {}
+    for path in sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py")):
+        parts = path.relative_to(ROOT).with_suffix("").parts
+        name = ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+        found[name] = (path, ast.parse(path.read_text("utf-8"), str(path)))
+    return found
+
+
+def layer_of(module: str) -> str:
+    # The package itself holds its version and nothing else; a new module in it must find a layer.
+    if module == "firedoor":
+        return "base"
+    parts = module.split(".")
+    prefixes = [".".join(parts[:size]) for size in range(len(parts), 0, -1)]
+    layer = next((LAYER_OF[prefix] for prefix in prefixes if prefix in LAYER_OF), None)
+    assert layer is not None, f"{module}: no layer in LAYERS"
+    return layer
+
+
+def imports(tree: ast.Module) -> Iterator[tuple[int, str]]:
+    """Line and dotted name of each import, wherever in the module it stands."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from ((node.lineno, alias.name) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield node.lineno, "." * node.level + (node.module or "")
+            yield from ((node.lineno, f"{node.module}.{alias.name}") for alias in node.names)
+
+
+def functions(tree: ast.AST, prefix: str) -> Iterator[tuple[str, ast.FunctionDef, bool]]:
+    """Name, function and whether it is a method, for each function that stands in no other."""
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.ClassDef):
+            yield from functions(node, f"{prefix}.{node.name}")
+        elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            yield f"{prefix}.{node.name}", node, isinstance(tree, ast.ClassDef)  # type: ignore[misc]  # the two kinds of function have the same fields
+        elif not isinstance(node, ast.expr):
+            yield from functions(node, prefix)
+
+
+def sizes() -> dict[str, int]:
+    """Whatever is larger than it may be, by name."""
+    large = {}
+    for module, (path, tree) in sources().items():
+        lines = len(path.read_text("utf-8").splitlines())
+        if lines > MODULE_LINES_MAX:
+            large[module] = lines
+        for name, function, is_method in functions(tree, module):
+            lines = (function.end_lineno or function.lineno) - function.lineno + 1
+            if lines > FUNCTION_LINES_MAX:
+                large[f"{name}()"] = lines
+            decorators = {ast.unparse(decorator) for decorator in function.decorator_list}
+            has_self = is_method and "staticmethod" not in decorators
+            count = len(function.args.posonlyargs) + len(function.args.args) - has_self
+            if count > PARAMETERS_MAX:
+                large[f"{name}(...)"] = count
+    return large
+
+
+def test_imports_point_downwards() -> None:
+    wrong = []
+    for module, (path, tree) in sources().items():
+        here = layer_of(module)
+        for line, name in imports(tree):
+            known = name.split(".")[0] in PACKAGES
+            # `from firedoor import __version__` names no module of its own.
+            if not known or name.startswith("firedoor.__"):
+                continue
+            layer = layer_of(name)
+            if layer != here and layer not in MAY_IMPORT[here]:
+                wrong.append(f"{path.relative_to(ROOT)}:{line}: {here} imports {layer} ({name})")
+    assert not wrong, "\n".join(wrong)
+
+
+def test_imports_are_absolute() -> None:
+    wrong = [
+        f"{module}:{line}"
+        for module, (_, tree) in sources().items()
+        for line, name in imports(tree)
+        if name.startswith(".")
+    ]
+    assert not wrong
+
+
+def test_decisions_touch_no_world() -> None:
+    wrong = []
+    for module, (path, tree) in sources().items():
+        if layer_of(module) not in PURE:
+            continue
+        here = path.relative_to(ROOT)
+        for line, name in imports(tree):
+            if name.split(".")[0] in IMPURE_MODULES:
+                wrong.append(f"{here}:{line}: imports {name}")
+        for node in ast.walk(tree):
+            match node:
+                case ast.Call(func=ast.Name(id=name)) if name in IMPURE_CALLS:
+                    wrong.append(f"{here}:{node.lineno}: calls {name}()")
+                case ast.Call(func=ast.Attribute(value=owner, attr=name)) if (
+                    name in IMPURE_METHODS and ast.unparse(owner).split(".")[-1].startswith("date")
+                ):
+                    wrong.append(f"{here}:{node.lineno}: reads the clock")
+    assert not wrong, "\n".join(wrong)
+
+
+def test_nothing_outgrows_a_screen_or_a_thought() -> None:
+    large = sizes()
+    grown = {name: size for name, size in large.items() if size > TOO_LARGE.get(name, 0)}
+    assert not grown, f"too large: {grown}"
+    shrunk = {name: size for name, size in TOO_LARGE.items() if large.get(name, 0) < size}
+    assert not shrunk, f"smaller than TOO_LARGE says, so lower it there: {shrunk}"
+
+
+def test_public_names_are_documented() -> None:
+    bare = []
+    for module, (_, tree) in sources().items():
+        if not ast.get_docstring(tree):
+            bare.append(module)
+        for node in tree.body:
+            if isinstance(node, ast.ClassDef) and not ast.get_docstring(node):
+                bare.append(f"{module}.{node.name}")
+        bare += [
+            name for name, function, _ in functions(tree, module) if not ast.get_docstring(function)
+        ]
+    public = [name for name in bare if not re.search(r"\._", name.replace(".__main__", ""))]
+    assert not public
+
+
+def test_every_limit_has_its_reason_above_it() -> None:
+    path, tree = sources()["firedoor.limits"]
+    lines = path.read_text("utf-8").splitlines()
+    limits = [node for node in tree.body if isinstance(node, ast.Assign | ast.AnnAssign)]
+    starts = {node.lineno for node in limits}
+    bare = []
+    for node in limits:
+        line = node.lineno - 1
+        # A pair such as MIN and MAX shares one comment.
+        while line in starts:
+            line -= 1
+        if not lines[line - 1].startswith("#"):
+            bare.append(lines[node.lineno - 1])
+    assert limits
+    assert not bare
+
+
+def test_no_name_hides_the_standard_library() -> None:
+    names = {path.stem for path in ROOT.iterdir() if path.is_dir() or path.suffix == ".py"}
+    assert not names & sys.stdlib_module_names
+
+
+def test_every_error_appears_in_a_test() -> None:
+    _, tree = sources()["firedoor.errors"]
+    errors = {node.name for node in tree.body if isinstance(node, ast.ClassDef)}
+    here = Path(__file__)
+    text = "\n".join(
+        path.read_text("utf-8") for path in here.parent.rglob("test_*.py") if path != here
+    )
+    assert errors
+    assert not {name for name in errors if not re.search(rf"\b{name}\b", text)}
+
+
+def test_every_setting_is_explained_in_config_d() -> None:
+    settings = ROOT / "firedoor" / "runtime" / "settings.py"
+    if not settings.exists():
+        pytest.skip("firedoor/runtime/settings.py does not exist yet")
+    keys = {
+        field.target.id
+        for node in ast.parse(settings.read_text("utf-8")).body
+        if isinstance(node, ast.ClassDef)
+        for field in node.body
+        if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name)
+    }
+    explained = set()
+    for path in (ROOT / "deploy" / "config.d").glob("*.toml"):
+        text = path.read_text("utf-8")
+        # A key or the head of a table, in use or as a commented-out example, below a comment.
+        explained |= set(re.findall(r"^#.*\n(?:# ?)?\[?([a-z_]+)(?: =|[\].])", text, re.MULTILINE))
+    assert keys
+    assert not keys - explained
+
+
+def test_the_code_map_in_the_readme_is_the_tree_on_disk() -> None:
+    text = (ROOT / "README.md").read_text("utf-8")
+    block = re.search(r"^.*Code map.*$(?:\n(?!```).*)*\n```.*\n((?:.*\n)*?)```", text, re.MULTILINE)
+    assert block is not None, "README.md: wanted a line `Code map` and a fenced block below it"
+    listed = set(re.findall(r"^\s*((?:[\w.-]+/)+)(?:\s|$)", block[1], re.MULTILINE))
+    packages = {
+        f"{init.parent.relative_to(ROOT).as_posix()}/"
+        for pattern in ("*/__init__.py", "*/*/__init__.py")
+        for init in ROOT.glob(pattern)
+        if init.relative_to(ROOT).parts[0] in PACKAGES
+    }
+    assert not packages - listed
+    assert not {folder for folder in listed if not (ROOT / folder).is_dir()}
+
+
+def test_the_locks_name_packages_only() -> None:
+    # An index, a mirror or a folder of one machine in a lock breaks it on every other.
+    place = re.compile(r"://|--(extra-)?index|--find-links|file:|(^|[\s@=])(~?/|[A-Za-z]:\\)")
+    wrong = [
+        f"{path.name}:{number}: {line}"
+        for path in ROOT.glob("requirements*.txt")
+        for number, line in enumerate(path.read_text("utf-8").splitlines(), 1)
+        if place.search(line)
+    ]
+    assert not wrong
