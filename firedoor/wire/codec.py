@@ -8,7 +8,7 @@ It does not know any message; messages.py, order.py and manifest.py bring their 
 Source: msgpack specification; msgspec `convert` with `strict=True` for the types.
 """
 
-from collections.abc import Callable
+
 from dataclasses import asdict, fields, is_dataclass
 from typing import Any, TypeVar, cast
 
@@ -94,4 +94,3 @@ def _brief(error: Exception) -> str:
     return (str(error) or type(error).__name__)[:120]
 
 
-Decoder = Callable[[bytes], object]

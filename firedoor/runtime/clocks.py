@@ -1,0 +1,24 @@
+"""The only place that reads a clock or the system's dice."""
+
+import os
+import time
+
+from firedoor.units import Instant, UnixTime
+
+
+class Clock:
+    """The real clocks. Tests inject a fake with the same three methods."""
+
+    def now(self) -> Instant:
+        """The suspend-aware clock: it goes on while the machine sleeps, where the system has one."""
+        if hasattr(time, "CLOCK_BOOTTIME"):
+            return Instant(time.clock_gettime(time.CLOCK_BOOTTIME))
+        return Instant(time.monotonic())
+
+    def unix(self) -> UnixTime:
+        """The wall clock; it may be wrong."""
+        return UnixTime(int(time.time()))
+
+    def seed(self) -> int:
+        """A seed for dice, from the operating system."""
+        return int.from_bytes(os.urandom(8), "big")

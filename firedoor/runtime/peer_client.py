@@ -1,0 +1,265 @@
+"""Dialling other peers: a standing connection, small files, and runs of pieces.
+
+Orders and pieces never share a connection. The server is verified by the name of the peer or role
+that was meant. A piece is handed on only after its digest has been checked.
+"""
+
+import asyncio
+import json
+import socket
+from collections.abc import AsyncIterator, Callable, Sequence
+from ssl import SSLError
+from typing import Any
+
+import aiohttp
+from blake3 import blake3
+
+from firedoor.errors import FiredoorError, Halted, Malformed, TooLarge, Unavailable, Untrusted
+from firedoor.identity import Peer, PeerId, Role
+from firedoor.limits import FRAME_BYTES_MAX, GATE_BYTES
+from firedoor.runtime.clocks import Clock
+from firedoor.runtime.pacing import Budget
+from firedoor.runtime.peer_server import HEARTBEAT_S, Conversation
+from firedoor.runtime.tls import Credentials, client_context, peer_of, role_name, server_name
+
+# TCP and TLS over a line with a second of delay take four; a dead address must not cost more.
+CONNECT_S = 8.0
+
+# A peer that sends nothing of a response for this long is gone.
+READ_S = 30.0
+
+# A paced receiver keeps little in the kernel: what lies there was sent before any halt.
+_RECEIVE_BUFFER_BYTES = 64 * 1024
+
+
+class PeerClient:
+    """The dialling side of one identity."""
+
+    def __init__(self, credentials: Credentials, clock: Clock, budget: Budget) -> None:
+        self._context = client_context(credentials)
+        self._clock = clock
+        self._budget = budget
+        self._talk: aiohttp.ClientSession | None = None
+        self._move: aiohttp.ClientSession | None = None
+
+    async def close(self) -> None:
+        """End every connection."""
+        for session in (self._talk, self._move):
+            if session is not None:
+                await session.close()
+
+    async def dial(
+        self, host: str, port: int, *, expect: PeerId | None = None, role: Role | None = None
+    ) -> tuple[Peer, Conversation]:
+        """Open the standing connection; the peer is the one in the server's certificate.
+
+        Raises:
+            Unavailable: nobody answers, or one side's certificate was not accepted.
+        """
+        name = _name(expect, role)
+        try:
+            async with asyncio.timeout(CONNECT_S):
+                ws = await self._talking().ws_connect(
+                    _url(host, port, "/v1/peer"),
+                    ssl=self._context,
+                    server_hostname=name,
+                    heartbeat=HEARTBEAT_S,
+                    max_msg_size=FRAME_BYTES_MAX,
+                )
+        except (aiohttp.ClientError, OSError, TimeoutError, SSLError) as error:
+            raise _unavailable(host, port, error) from error
+        return peer_of(ws.get_extra_info("peercert"), self._clock.unix()), Conversation(ws)
+
+    async def get(
+        self,
+        host: str,
+        port: int,
+        path: str,
+        *,
+        limit: int,
+        expect: PeerId | None = None,
+        role: Role | None = None,
+    ) -> bytes:
+        """The body at `path`.
+
+        Raises:
+            Unavailable: nobody answers, or not now.
+            Refused, Halted: the peer says no, in its own sentence.
+        """
+        name = _name(expect, role)
+        return await self._ask("GET", _url(host, port, path), name, limit=limit)
+
+    async def post(
+        self,
+        host: str,
+        port: int,
+        path: str,
+        body: bytes,
+        *,
+        limit: int,
+        role: Role = Role.MIRROR,
+        headers: dict[str, str] | None = None,
+    ) -> bytes:
+        """The answer to `body` at `path`; raises as `get`."""
+        url, name = _url(host, port, path), role_name(role)
+        return await self._ask("POST", url, name, limit=limit, body=body, headers=headers)
+
+    async def fetch_range(
+        self,
+        host: str,
+        port: int,
+        *,
+        expect: PeerId,
+        manifest: str,
+        pieces: Sequence[tuple[bytes, int]],
+        start: int,
+        end: int,
+        on_bytes: Callable[[int], None],
+    ) -> AsyncIterator[tuple[int, bytes]]:
+        """The pieces of a range (digest and size each), whole and verified, as they arrive.
+
+        Raises:
+            Untrusted: bytes that are not the piece.
+            Unavailable: not now (`sync` first), or a body that ended early.
+            Halted: the peer's brake is closed.
+        """
+        url = _url(host, port, f"/v1/releases/{manifest}/payload")
+        headers = {"Range": f"bytes={start}-{end - 1}"}
+        request = self._moving().get(
+            url, headers=headers, ssl=self._context, server_hostname=server_name(expect)
+        )
+        try:
+            async with request as response:
+                await _check(response)
+                for index, (digest, size) in enumerate(pieces):
+                    stored = await self._read_piece(response, size, on_bytes)
+                    if blake3(stored).digest() != digest:
+                        raise Untrusted("piece", wanted=digest.hex()[:12], got="other bytes")
+                    yield index, stored
+        except (aiohttp.ClientError, OSError, TimeoutError, SSLError) as error:
+            raise _unavailable(host, port, error) from error
+
+    async def _read_piece(
+        self, response: aiohttp.ClientResponse, size: int, on_bytes: Callable[[int], None]
+    ) -> bytes:
+        parts: list[bytes] = []
+        missing = size
+        while missing:
+            part = await response.content.read(min(missing, GATE_BYTES))
+            if not part:
+                raise Unavailable("pieces", why="the body ended early")
+            on_bytes(len(part))
+            await self._budget.take(len(part))
+            parts.append(part)
+            missing -= len(part)
+        return b"".join(parts)
+
+    async def _ask(
+        self,
+        method: str,
+        url: str,
+        name: str,
+        *,
+        limit: int,
+        body: bytes | None = None,
+        headers: dict[str, str] | None = None,
+    ) -> bytes:
+        try:
+            request = self._talking().request(
+                method, url, data=body, headers=headers, ssl=self._context, server_hostname=name
+            )
+            async with asyncio.timeout(READ_S), request as response:
+                await _check(response)
+                return await read_at_most(response, limit)
+        except (aiohttp.ClientError, OSError, TimeoutError, SSLError) as error:
+            raise Unavailable(url, why=_words(error)) from error
+
+    def _talking(self) -> aiohttp.ClientSession:
+        if self._talk is None:
+            self._talk = _session()
+        return self._talk
+
+    def _moving(self) -> aiohttp.ClientSession:
+        if self._move is None:
+            is_paced = bool(self._budget.bytes_per_s)
+            self._move = _session(_small_socket if is_paced else None)
+        return self._move
+
+
+async def read_at_most(response: aiohttp.ClientResponse, limit: int) -> bytes:
+    """The body, if it has at most `limit` bytes.
+
+    Raises:
+        TooLarge: it has more; the rest is not read.
+    """
+    parts: list[bytes] = []
+    size = 0
+    async for part in response.content.iter_chunked(GATE_BYTES):
+        size += len(part)
+        if size > limit:
+            raise TooLarge(str(response.url.path), limit=limit, size=size)
+        parts.append(part)
+    return b"".join(parts)
+
+
+def _session(factory: Any = None) -> aiohttp.ClientSession:
+    connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=30, socket_factory=factory)
+    timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_S, sock_read=READ_S)
+    return aiohttp.ClientSession(
+        connector=connector, timeout=timeout, auto_decompress=False, read_bufsize=GATE_BYTES
+    )
+
+
+def _small_socket(address: Any) -> socket.socket:
+    family, kind, protocol, _, _ = address
+    made = socket.socket(family, kind, protocol)
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE_BUFFER_BYTES)
+    made.setblocking(False)  # noqa: FBT003  # the standard library's signature
+    return made
+
+
+async def _check(response: aiohttp.ClientResponse) -> None:
+    if response.status in {200, 206}:
+        return
+    try:
+        said = json.loads(await read_at_most(response, GATE_BYTES))
+        code, sentence = str(said["code"]), str(said["error"])[:400]
+    except (ValueError, KeyError, TypeError, FiredoorError):
+        code, sentence = "", f"HTTP {response.status}"
+    match response.status:
+        case 451:
+            raise Halted(sentence, level=1)
+        case 403 | 401:
+            raise Malformed("request", wanted="leave", got=sentence)
+        case 425 | 404 | 500 | 502 | 503:
+            raise Unavailable(response.url.path, why=sentence)
+        case _:
+            raise Malformed(code or "request", wanted="acceptance", got=sentence)
+
+
+def _name(expect: PeerId | None, role: Role | None) -> str:
+    if expect is not None:
+        return server_name(expect)
+    if role is None:
+        raise ValueError("dial: wanted a peer or a role to verify, got neither")
+    return role_name(role)
+
+
+def _url(host: str, port: int, path: str) -> str:
+    return f"https://{f'[{host}]' if ':' in host else host}:{port}{path}"
+
+
+def _unavailable(host: str, port: int, error: Exception) -> Unavailable:
+    return Unavailable(f"{host}:{port}", why=_words(error))
+
+
+def _words(error: Exception) -> str:
+    if isinstance(error, TimeoutError):
+        return "no answer in time"
+    if isinstance(error, aiohttp.ClientConnectorCertificateError):
+        return f"its certificate is not of this fleet or not of the expected peer ({error})"
+    if isinstance(error, aiohttp.ServerDisconnectedError | ConnectionResetError):
+        return "it closed the connection; a likely cause is that it refused our certificate"
+    return f"{type(error).__name__}: {error}"[:200]
+
+

@@ -1,0 +1,297 @@
+"""The one mTLS port of a program: /v1 over aiohttp, with a range handler of our own.
+
+Who asks is read from the certificate. The gate is asked before each 64 KiB and a closed one resets
+the connection. No response is cached, compressed or buffered outside the gate.
+"""
+
+import asyncio
+import re
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from ssl import SSLContext
+from typing import Any, Protocol
+
+from aiohttp import WSMsgType, web
+from aiohttp.client_ws import ClientWebSocketResponse
+
+from firedoor.errors import (
+    FiredoorError,
+    Halted,
+    Malformed,
+    Refused,
+    TooLarge,
+    Unavailable,
+    Untrusted,
+)
+from firedoor.identity import Peer
+from firedoor.limits import FRAME_BYTES_MAX, GATE_BYTES, OUTBOX_FRAMES_MAX, TRANSFERS_MAX
+from firedoor.runtime.clocks import Clock
+from firedoor.runtime.metrics import Metrics
+from firedoor.runtime.pacing import Budget
+from firedoor.runtime.settings import split_address
+from firedoor.runtime.tls import peer_of
+from firedoor.runtime.transfers import Transfer, Transfers
+
+# A peer that answers no ping within twice this is gone; mirror beats of 1 s come with leases.
+HEARTBEAT_S = 5.0
+
+_RANGE = re.compile(r"bytes=(\d{1,15})-(\d{1,15})")
+
+# 425 Too Early: ask again after the order sync. 451: the brake says no.
+STATUS_OF: tuple[tuple[type[FiredoorError], int], ...] = (
+    (Halted, 451),
+    (Unavailable, 425),
+    (Untrusted, 403),
+    (TooLarge, 413),
+    (Malformed, 416),
+    (Refused, 400),
+)
+
+
+class Conversation:
+    """A WebSocket of either direction: frames out through a bounded outbox, frames in."""
+
+    def __init__(self, socket: web.WebSocketResponse | ClientWebSocketResponse) -> None:
+        self._socket = socket
+        self._outbox: asyncio.Queue[bytes | None] = asyncio.Queue(OUTBOX_FRAMES_MAX)
+        self._is_closing = False
+
+    def send(self, frame: bytes) -> bool:
+        """Queue one frame. False, and the conversation ends, when the peer takes none."""
+        if self._is_closing:
+            return False
+        try:
+            self._outbox.put_nowait(frame)
+        except asyncio.QueueFull:
+            self.close()
+            return False
+        return True
+
+    def close(self) -> None:
+        """End the conversation; `frames` then stops."""
+        self._is_closing = True
+        while self._outbox.full():
+            self._outbox.get_nowait()
+        self._outbox.put_nowait(None)
+
+    async def frames(self) -> AsyncIterator[bytes]:
+        """Every binary frame until either side ends; anything else ends it."""
+        writer = asyncio.ensure_future(self._write())
+        try:
+            async for message in self._socket:
+                if message.type is not WSMsgType.BINARY:
+                    return
+                yield message.data
+        finally:
+            writer.cancel()
+            await asyncio.gather(writer, return_exceptions=True)
+            await self._socket.close()
+
+    async def _write(self) -> None:
+        try:
+            while (frame := await self._outbox.get()) is not None:
+                await self._socket.send_bytes(frame)
+        except (ConnectionError, RuntimeError):
+            self._is_closing = True
+        await self._socket.close()
+
+
+class Backend(Protocol):
+    """What the server asks of the program."""
+
+    async def converse(self, peer: Peer, host: str, socket: Conversation) -> None:
+        """Talk until the conversation ends."""
+
+    def pieces(self, peer: Peer, manifest: str, start: int, end: int) -> tuple[bytes, ...]:
+        """The digests in a range; raises why not, KeyError when the release is not held."""
+
+    def permits(self, manifest: str) -> bool:
+        """Whether bytes of the release may still leave."""
+
+    async def piece(self, digest: bytes) -> bytes | None:
+        """One stored piece."""
+
+    async def metadata(self, name: str) -> bytes | None:
+        """One file of signed metadata."""
+
+    async def target(self, digest: str) -> bytes | None:
+        """One manifest."""
+
+    def status(self, peer: Peer) -> dict[str, Any]:
+        """What `peer` may know of this program."""
+
+    def sent(self, peer: Peer, count: int) -> None:
+        """So many bytes of pieces went out."""
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """A running listener."""
+
+    runner: web.AppRunner
+    port: int
+
+    async def close(self) -> None:
+        """Stop listening and end what is under way."""
+        await self.runner.cleanup()
+
+
+class PeerApi:
+    """The handlers of /v1 over one backend."""
+
+    def __init__(
+        self, backend: Backend, *, transfers: Transfers, budget: Budget, clock: Clock
+    ) -> None:
+        self._backend = backend
+        self._transfers = transfers
+        self._budget = budget
+        self._clock = clock
+        self._metrics = Metrics()
+
+    def routes(self) -> list[web.RouteDef]:
+        """Every route of this file."""
+        return [
+            web.get("/v1/peer", self.converse),
+            web.get("/v1/metadata/{name}", self.metadata),
+            web.get("/v1/targets/{path:.+}", self.target),
+            web.get("/v1/releases/{manifest}/payload", self.payload),
+            web.get("/v1/status", self.status),
+            web.get("/v1/metrics", self.metrics),
+        ]
+
+    async def converse(self, request: web.Request) -> web.StreamResponse:
+        """The standing connection of one peer."""
+        peer = peer_of_request(request, self._clock)
+        socket = web.WebSocketResponse(
+            heartbeat=HEARTBEAT_S, max_msg_size=FRAME_BYTES_MAX, compress=False, timeout=1.0
+        )
+        await socket.prepare(request)
+        await self._backend.converse(peer, request.remote or "", Conversation(socket))
+        return socket
+
+    async def metadata(self, request: web.Request) -> web.Response:
+        """One file of signed metadata; public within the fleet and good past any date."""
+        data = await self._backend.metadata(request.match_info["name"])
+        return _found(data)
+
+    async def target(self, request: web.Request) -> web.Response:
+        """A manifest, by the digest that its consistent-snapshot name begins with."""
+        _current(peer_of_request(request, self._clock))
+        digest = request.match_info["path"].rpartition("/")[2].partition(".")[0]
+        return _found(await self._backend.target(digest))
+
+    async def status(self, request: web.Request) -> web.Response:
+        """What this program has and does."""
+        return web.json_response(self._backend.status(peer_of_request(request, self._clock)))
+
+    async def metrics(self, request: web.Request) -> web.Response:
+        """The same in numbers, for Prometheus."""
+        status = self._backend.status(peer_of_request(request, self._clock))
+        return web.Response(body=self._metrics.render(status), content_type="text/plain")
+
+    async def payload(self, request: web.Request) -> web.StreamResponse:
+        """A run of pieces, in the name of a release."""
+        peer = peer_of_request(request, self._clock)
+        manifest = request.match_info["manifest"]
+        found = _RANGE.fullmatch(request.headers.get("Range", ""))
+        if found is None:
+            raise Malformed("Range", wanted="bytes=FIRST-LAST", got="another or none")
+        start, end = int(found[1]), int(found[2]) + 1
+        digests = self._backend.pieces(peer, manifest, start, end)
+        if len(self._transfers) >= TRANSFERS_MAX:
+            raise Unavailable("pieces", why="all transfer places are taken; ask again")
+        response = web.StreamResponse(status=206)
+        response.content_length = end - start
+        assert request.transport is not None
+        with self._transfers.open(manifest, request.transport) as transfer:
+            await response.prepare(request)
+            for digest in digests:
+                await self._send_piece(response, transfer, peer, digest)
+            await response.write_eof()
+        return response
+
+    async def _send_piece(
+        self, response: web.StreamResponse, transfer: Transfer, peer: Peer, digest: bytes
+    ) -> None:
+        stored = await self._backend.piece(digest)
+        if stored is None:
+            transfer.reset()
+            raise ConnectionResetError("a piece is gone")
+        view = memoryview(stored)
+        for at in range(0, len(view), GATE_BYTES):
+            portion = view[at : at + GATE_BYTES]
+            await self._budget.take(len(portion))
+            if transfer.is_cut or not self._backend.permits(transfer.manifest):
+                transfer.reset()
+                raise ConnectionResetError("halted")
+            await response.write(portion)
+            self._backend.sent(peer, len(portion))
+
+
+def build_app(
+    backend: Backend,
+    *,
+    transfers: Transfers,
+    budget: Budget,
+    clock: Clock,
+    extra_routes: Sequence[web.RouteDef] = (),
+) -> web.Application:
+    """The application of one program; `extra_routes` are its own."""
+    app = web.Application(middlewares=[say_errors])
+    api = PeerApi(backend, transfers=transfers, budget=budget, clock=clock)
+    app.add_routes([*api.routes(), *extra_routes])
+    app["clock"] = clock
+    return app
+
+
+async def serve(app: web.Application, listen: str, context: SSLContext) -> Server:
+    """Listen at HOST:PORT (port 0 takes a free one).
+
+    Raises:
+        Unavailable: the address is taken or not this machine's.
+    """
+    runner = web.AppRunner(app, handler_cancellation=True, access_log=None, shutdown_timeout=1.0)
+    await runner.setup()
+    host, port = split_address(listen)
+    site = web.TCPSite(runner, host, port, ssl_context=context, reuse_address=True)
+    try:
+        await site.start()
+    except OSError as error:
+        await runner.cleanup()
+        raise Unavailable(f"listening on {listen}", why=error.strerror or str(error)) from error
+    return Server(runner, int(runner.addresses[0][1]))
+
+
+def peer_of_request(request: web.Request, clock: Clock) -> Peer:
+    """Who asks, from the certificate.
+
+    Raises:
+        Untrusted: a certificate that names nobody.
+    """
+    transport = request.transport
+    certificate = transport.get_extra_info("peercert") if transport is not None else None
+    return peer_of(certificate, clock.unix())
+
+
+@web.middleware
+async def say_errors(request: web.Request, handler: Any) -> web.StreamResponse:
+    """Turn our errors into a status and `{code, error}`."""
+    try:
+        response: web.StreamResponse = await handler(request)
+    except KeyError:
+        return web.json_response({"code": "unknown", "error": "no such release here"}, status=404)
+    except FiredoorError as error:
+        status = next((number for kind, number in STATUS_OF if isinstance(error, kind)), 400)
+        return web.json_response({"code": error.code, "error": str(error)}, status=status)
+    return response
+
+
+def _found(data: bytes | None) -> web.Response:
+    if data is None:
+        return web.json_response({"code": "unknown", "error": "no such file here"}, status=404)
+    return web.Response(body=data, content_type="application/octet-stream")
+
+
+def _current(peer: Peer) -> None:
+    if not peer.is_current:
+        raise Untrusted("certificate", wanted="one within its dates", got="an expired one")

@@ -1,0 +1,234 @@
+"""The origin: takes in releases and enrolments, and signs what must be signed online.
+
+* A release is believed as an endpoint would believe it, and only when all its pieces are here.
+* The keys here (CA, snapshot, timestamp, beacon) make nothing that an endpoint would run.
+* Nothing is answered before it is durable.
+
+It decides nothing about orders: the node does; a beacon only repeats what is recorded.
+"""
+
+import asyncio
+import json
+import threading
+import time
+from base64 import b64encode
+from collections.abc import Callable
+from hashlib import sha256
+from pathlib import Path
+from typing import Annotated
+
+from cryptography import x509
+from msgspec import Meta
+from dataclasses import dataclass
+
+from firedoor.errors import Malformed, Refused, Unavailable, Untrusted
+from firedoor.halt.order import BeaconPayload, seal
+from firedoor.identity import FleetId, PeerId, Role
+from firedoor.limits import ENROLMENT_BYTES_MAX, MANIFEST_BYTES_MAX, METADATA_BYTES_MAX
+from firedoor.runtime.certificates import issue, peer_id
+from firedoor.runtime.files import durable_write
+from firedoor.runtime.key_files import KeyFile, read_key_file
+from firedoor.runtime.piece_store import PieceStore
+from firedoor.trust.keys import NaclSigner
+from firedoor.units import UnixTime
+from firedoor.wire.codec import record
+from mirror.enrolments import Enrolments
+from mirror.metadata import MetadataFolder, check_offer
+
+_TARGET_DIGITS = 64
+
+
+@dataclass(frozen=True, slots=True)
+class EnrolmentRequest:
+    """What a new machine sends: the token's secret and a certificate request in PEM."""
+
+    secret: Annotated[str, Meta(max_length=128)]
+    request: Annotated[str, Meta(max_length=ENROLMENT_BYTES_MAX)]
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """A release that is in the repository now."""
+
+    product: str
+    version: str
+    manifest: str
+
+
+class Origin:
+    """The origin's folder, its online keys and its state; blocking but for what is `async`."""
+
+    def __init__(
+        self,
+        folder: Path,
+        state: Path,
+        *,
+        store: PieceStore,
+        passphrase: Callable[[], str],
+        unix: Callable[[], UnixTime] = lambda: UnixTime(int(time.time())),
+    ) -> None:
+        def key(name: str) -> KeyFile:
+            return read_key_file(folder / f"{name}.key", passphrase)
+
+        self._unix = unix
+        self._store = store
+        self._manifests = folder / "targets"
+        self._manifests.mkdir(exist_ok=True)
+        self._beacon = key("beacon")
+        self._ca_seed = key("ca").signing_seed
+        self.ca = _read(folder / "ca.pem")
+        self.root = _read(folder / "root.json")
+        self._metadata = MetadataFolder(
+            folder / "metadata",
+            snapshot=NaclSigner(key("snapshot").signing_seed),
+            timestamp=NaclSigner(key("timestamp").signing_seed),
+        )
+        self._enrolments = Enrolments(state / "origin.sqlite")
+        # One writer of the repository at a time; requests come in threads.
+        self._lock = threading.Lock()
+
+    def close(self) -> None:
+        """Let go of the state."""
+        self._enrolments.close()
+
+    # --- metadata ------------------------------------------------------------------------------
+
+    async def get(self, path: str, limit: int) -> bytes:
+        """The metadata file or manifest at a /v1 path, from the origin's own folder.
+
+        Raises:
+            Unavailable: there is none, or it is above `limit`.
+        """
+        return await asyncio.to_thread(self._get, path, limit)
+
+    def accept_release(self, role: str, metadata: bytes, manifest: bytes) -> Published:
+        """Add one release to the repository, durably.
+
+        Raises:
+            Refused: an endpoint would not believe it, or it is not the next version.
+            Unavailable: pieces are missing here, or the disk fails.
+        """
+        now = self._unix()
+        with self._lock:
+            repository = self._metadata.load()
+            old = self._metadata.current(repository, role)
+            offer = check_offer(
+                repository, old, role=role, data=metadata, manifest=manifest, now=now
+            )
+            missing = self.missing(
+                [piece.digest for file in offer.manifest.files for piece in file.pieces]
+            )
+            if missing:
+                raise Unavailable(offer.path, why=f"{len(missing)} piece(s) are not uploaded")
+            durable_write(self._manifests / offer.digest, manifest)
+            self._metadata.add(role, offer.version, metadata, now)
+        return Published(offer.manifest.product, offer.manifest.version, offer.digest)
+
+    def missing(self, digests: list[bytes]) -> list[bytes]:
+        """Those of `digests` that are not in the piece store, each once, in order."""
+        return [digest for digest in dict.fromkeys(digests) if not self._store.has(digest)]
+
+    def resign_timestamp(self) -> bool:
+        """Sign timestamp and snapshot anew when they are past half their life; whether any was."""
+        with self._lock:
+            return self._metadata.refresh(self._unix())
+
+    def make_beacon(self, ids: tuple[bytes, ...]) -> bytes:
+        """The signed record that says which orders are durable here."""
+        fleet = FleetId(self._beacon.fleet)
+        keys = {self._beacon.keyid: self._beacon.signing_seed}
+        _, beacon = seal("beacon", BeaconPayload(1, ids), fleet=fleet, keys=keys)
+        return beacon
+
+    # --- enrolment -----------------------------------------------------------------------------
+
+    def issue_token(self, role: Role, site: str, span_s: int) -> str:
+        """The secret of a new token; raises as `Enrolments.issue`."""
+        return self._enrolments.issue(role, site, span_s=span_s, now=self._unix())
+
+    async def enrol(self, body: bytes) -> bytes:
+        """The answer to an enrolment: certificate, CA, first root, role, site and id, as JSON.
+
+        Raises:
+            Malformed: no such request.
+            Untrusted: the token is not open.
+        """
+        return await asyncio.to_thread(self._enrol, body)
+
+    async def renew(self, body: bytes) -> bytes:
+        """A new certificate for the enrolled peer that signed this request, both as PEM.
+
+        Raises:
+            Malformed: no such request.
+            Untrusted: the key was never enrolled.
+        """
+        return await asyncio.to_thread(self._renew, body)
+
+    def _enrol(self, body: bytes) -> bytes:
+        try:
+            table = json.loads(body)
+        except ValueError as error:
+            raise Malformed("enrolment", wanted="JSON", got=str(error)[:80]) from error
+        asked = record(EnrolmentRequest, table, what="enrolment")
+        request = asked.request.encode()
+        now = self._unix()
+        # Read before the token is used up: a broken request must not cost one.
+        peer = _peer_of_request(request)
+        grant = self._enrolments.redeem(asked.secret, peer, now)
+        certificate = self._issue(request, grant.role, grant.site, now)
+        answer = {
+            "certificate": certificate.decode(),
+            "ca": self.ca.decode(),
+            "root": b64encode(self.root).decode(),
+            "role": grant.role.value,
+            "site": grant.site,
+            "id": peer,
+        }
+        return json.dumps(answer).encode()
+
+    def _renew(self, body: bytes) -> bytes:
+        now = self._unix()
+        grant = self._enrolments.renew(_peer_of_request(body), now)
+        return self._issue(body, grant.role, grant.site, now)
+
+    def _issue(self, request: bytes, role: Role, site: str, now: UnixTime) -> bytes:
+        return issue(
+            request, ca_pem=self.ca, ca_seed=self._ca_seed, role=role, site=site, now=now
+        )
+
+    def _get(self, path: str, limit: int) -> bytes:
+        folder, _, name = path.removeprefix("/v1/").partition("/")
+        if folder == "metadata":
+            data = self._metadata.read(name)
+        elif folder == "targets":
+            data = self._manifest(name.rpartition("/")[2].partition(".")[0])
+        else:
+            raise Unavailable(path, why="the origin has no such file")
+        if len(data) > min(limit, max(METADATA_BYTES_MAX, MANIFEST_BYTES_MAX)):
+            raise Unavailable(path, why=f"it is above {limit} bytes")
+        return data
+
+    def _manifest(self, digest: str) -> bytes:
+        if len(digest) != _TARGET_DIGITS or not set(digest) <= set("0123456789abcdef"):
+            raise Unavailable(f"manifest {digest[:12]!r}", why="the origin has no such file")
+        data = _read(self._manifests / digest)
+        found = sha256(data).hexdigest()
+        if found != digest:
+            raise Untrusted("manifest", wanted=digest[:12], got=found[:12])
+        return data
+
+
+def _peer_of_request(request: bytes) -> PeerId:
+    try:
+        public = x509.load_pem_x509_csr(request).public_key()
+        return peer_id(public.public_bytes_raw())  # type: ignore[union-attr]  # others are refused
+    except (ValueError, AttributeError, Refused) as error:
+        wanted = "an Ed25519 certificate request"
+        raise Malformed("certificate request", wanted=wanted, got=str(error)[:80]) from error
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise Unavailable(str(path), why=error.strerror or "cannot be read") from error
