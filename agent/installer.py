@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from agent.checks.command import run_check
 from agent.handlers.files import FilesHandler
 from agent.journal import Entry, Journal
-from agent.lifecycle import Phase
-from agent.plan import Offer, choose, wanted_of
+from agent.lifecycle import Phase, advance
+from agent.plan import Offer, choose
 from firedoor.errors import FiredoorError, Halted
 from firedoor.halt.brake import Gate
 from firedoor.pieces.manifest import Manifest
@@ -140,7 +140,7 @@ class Installer:
         ]
         active = self._handler.active()
         return choose(
-            wanted_of(self._settings.version),
+            self._settings.version,
             offers,
             active=active[1] if active else None,
             failed=self._journal.failed(),
@@ -286,7 +286,7 @@ class Installer:
     ) -> None:
         old = self._entry
         self._entry = Entry(
-            phase,
+            advance(old.phase, phase),
             old.manifest if manifest is None else manifest,
             old.previous if previous is None else previous,
             old.good if good is None else good,

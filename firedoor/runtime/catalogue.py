@@ -125,7 +125,7 @@ class Catalogue:
         self._trust.refresh()
         self.authority = self._trust.authority(self._clock.unix())
         self.timestamp = self._trust.timestamp_version()
-        return self._trust.releases(self._clock.unix())
+        return self._trust.releases()
 
     def _refresh_authority(self, targets: int) -> bool:
         """Whether keys for halts could be had without regard to dates."""

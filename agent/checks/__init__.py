@@ -1,0 +1,1 @@
+"""How an endpoint finds out whether what runs is well."""

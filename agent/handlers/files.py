@@ -1,0 +1,134 @@
+"""Handler `files`: versions side by side, and one switch.
+
+    root/versions/<version>-<manifest id>/   the release's files
+    root/current                             symbolic link to the one that runs
+    root/quarantine/                         evidence
+
+On Windows, where links need a privilege, `current.txt` names the version instead (untested there).
+Nothing else in `root` is ever touched.
+"""
+
+import os
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from firedoor.errors import Malformed
+from firedoor.pieces.manifest import Manifest
+from firedoor.runtime.files import durable_write, sync_folder
+from firedoor.runtime.tree import write_tree
+
+_ID_DIGITS = 64
+_HALF = ".half-"
+
+
+class FilesHandler:
+    """The versions of one product under one root."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self._versions = root / "versions"
+        self._quarantine = root / "quarantine"
+        self._versions.mkdir(parents=True, exist_ok=True)
+
+    def stage(
+        self,
+        manifest: Manifest,
+        manifest_id: str,
+        *,
+        store_get: Callable[[bytes], bytes | None],
+        may_go_on: Callable[[], None],
+    ) -> None:
+        """Put the release beside what runs; raises as `write_tree`. Staged already is no work."""
+        folder = self.folder_of(manifest.version, manifest_id)
+        if folder.is_dir():
+            return
+        half = self._versions / f"{_HALF}{manifest_id}"
+        if half.exists():
+            shutil.rmtree(half)
+        write_tree(manifest, store_get, old={}, target=half, may_go_on=may_go_on)
+        half.rename(folder)
+        sync_folder(self._versions)
+
+    def activate(self, version: str, manifest_id: str) -> None:
+        """Point the switch at a staged release.
+
+        Raises:
+            Malformed: that release is not staged here.
+        """
+        folder = self.folder_of(version, manifest_id)
+        if not folder.is_dir():
+            raise Malformed(str(folder), wanted="a staged release", got="nothing")
+        if sys.platform == "win32":
+            durable_write(self._root / "current.txt", folder.name.encode())
+            return
+        fresh = self._root / ".current-new"
+        fresh.unlink(missing_ok=True)
+        fresh.symlink_to(Path("versions") / folder.name)
+        fresh.replace(self._root / "current")
+        sync_folder(self._root)
+
+    def active(self) -> tuple[str, str] | None:
+        """The current release, if the switch points at one of ours."""
+        switch = self._root / "current"
+        try:
+            if sys.platform == "win32":
+                name = (self._root / "current.txt").read_text("utf-8")
+            else:
+                name = Path(os.readlink(switch)).name
+        except OSError:
+            return None
+        return _parse(name) if (self._versions / name).is_dir() else None
+
+    def staged(self) -> list[tuple[str, str]]:
+        """Every release under `versions`, sorted."""
+        found = [_parse(path.name) for path in sorted(self._versions.iterdir()) if path.is_dir()]
+        return [each for each in found if each is not None]
+
+    def unstage(self, version: str, manifest_id: str) -> None:
+        """Remove a release; the current one is refused.
+
+        Raises:
+            Malformed: it is the current one.
+        """
+        folder = self._idle_folder(version, manifest_id)
+        if folder.is_dir():
+            # Renamed first: a crash in mid-removal must not leave a release that looks whole.
+            half = self._versions / f"{_HALF}{manifest_id}"
+            folder.rename(half)
+            shutil.rmtree(half)
+            sync_folder(self._versions)
+
+    def quarantine(self, version: str, manifest_id: str) -> None:
+        """Rename a release aside; no file in it is opened or changed.
+
+        Raises:
+            Malformed: it is the current one.
+        """
+        folder = self._idle_folder(version, manifest_id)
+        if folder.is_dir():
+            self._quarantine.mkdir(exist_ok=True)
+            folder.rename(self._quarantine / folder.name)
+            sync_folder(self._quarantine)
+            sync_folder(self._versions)
+
+    def folder_of(self, version: str, manifest_id: str) -> Path:
+        """Where the files of a release are, or would be."""
+        return self._versions / f"{version}-{manifest_id}"
+
+    def sweep(self) -> None:
+        """Remove what a crash left half-staged or half-removed."""
+        for path in self._versions.glob(f"{_HALF}*"):
+            shutil.rmtree(path)
+
+    def _idle_folder(self, version: str, manifest_id: str) -> Path:
+        if self.active() == (version, manifest_id):
+            raise Malformed(version, wanted="a release that is not current", got="the current one")
+        return self.folder_of(version, manifest_id)
+
+
+def _parse(name: str) -> tuple[str, str] | None:
+    version, _, manifest_id = name.rpartition("-")
+    is_id = len(manifest_id) == _ID_DIGITS and set(manifest_id) <= set("0123456789abcdef")
+    return (version, manifest_id) if version and is_id and not name.startswith(".") else None

@@ -1,0 +1,231 @@
+"""The client side of trust: python-tuf's `Updater` behind our own fetcher, made durable.
+
+* One `Updater` per refresh: its reference time is fixed when it is made.
+* python-tuf never syncs; after each refresh the files that it wrote and their folder are synced.
+* Dates stop releases and resumes, never halts: `refresh_authority` takes newer keys from a targets
+  file that the root has signed, whatever the date.
+
+Blocking, so callers use a thread; no two share a folder. Source: TUF specification 5; facts.md.
+"""
+
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote, unquote
+
+from tuf.api.exceptions import DownloadError, DownloadHTTPError, RepositoryError
+from tuf.api.metadata import Metadata, Root, Snapshot, Targets, Timestamp
+from tuf.ngclient.config import UpdaterConfig
+from tuf.ngclient.fetcher import FetcherInterface
+from tuf.ngclient.updater import Updater
+
+from firedoor.errors import FiredoorError, Malformed, Refused, Stale, Unavailable, Untrusted
+from firedoor.identity import FleetId, checked_name
+from firedoor.limits import METADATA_BYTES_MAX
+from firedoor.runtime.files import durable_write, sync_folder
+from firedoor.trust.keys import Authority, authority_of, register
+from firedoor.units import UnixTime
+
+Fetch = Callable[[str, int], bytes]
+"""Returns the metadata file of that name, at most so many bytes; raises Unavailable or Refused."""
+
+_BASE = "https://mirror.invalid/"
+_RELEASES = "releases/"
+
+# Keys from a file that is past its dates; python-tuf's own targets.json stays python-tuf's.
+_DATELESS = "authority-targets.json"
+
+
+@dataclass(frozen=True, slots=True)
+class ReleaseEntry:
+    """One release in signed metadata. `manifest`: SHA-256 of its manifest in hex."""
+
+    product: str
+    version: str
+    manifest: str
+    length: int
+    custom: Mapping[str, Any]
+
+
+class TufFetcher(FetcherInterface):
+    """Hands python-tuf's requests to a plain function, by file name."""
+
+    def __init__(self, fetch: Fetch) -> None:
+        self._fetch_name = fetch
+
+    def _fetch(self, url: str) -> Iterator[bytes]:
+        name = unquote(url.removeprefix(_BASE)) if url.startswith(_BASE) else url
+        try:
+            yield self._fetch_name(name, METADATA_BYTES_MAX)
+        except (Unavailable, Refused) as error:
+            # python-tuf looks for the next root until one is missing; 404 is how it learns that.
+            raise DownloadHTTPError(str(error), 404) from error
+
+
+class TrustClient:
+    """What one program trusts, in one folder."""
+
+    def __init__(self, folder: Path, fleet: FleetId, fetch: Fetch, root: bytes) -> None:
+        register()
+        self._folder = folder
+        self._fleet = fleet
+        self._fetcher = TufFetcher(fetch)
+        self._root = root
+        self._updater: Updater | None = None
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def refresh(self) -> None:
+        """Bring the top-level metadata up to date.
+
+        Raises:
+            Unavailable: it could not be fetched.
+            Untrusted: it does not verify, or is past its dates.
+        """
+        self._updater = None
+        try:
+            updater = make_updater(self._folder, self._fetcher, self._root)
+            updater.refresh()
+        except DownloadError as error:
+            raise Unavailable("metadata", why=str(error)[:200]) from error
+        except (RepositoryError, ValueError) as error:
+            raise Untrusted("metadata", wanted="valid signatures", got=str(error)[:200]) from error
+        finally:
+            sync_all(self._folder)
+        self._updater = updater
+
+    def authority(self, now: UnixTime) -> Authority:
+        """The keys of the roles, from what is kept here; the newer of the two targets files.
+
+        Raises:
+            Unavailable: nothing is kept yet.
+            Untrusted, Malformed: what is kept is damaged.
+        """
+        root = Metadata[Root].from_bytes(self._kept("root.json"))
+        found = [name for name in ("targets.json", _DATELESS) if (self._folder / name).is_file()]
+        if not found:
+            raise Unavailable("keys", why="no signed metadata is kept here yet")
+        try:
+            kept = [Metadata[Targets].from_bytes(self._kept(name)) for name in found]
+        except RepositoryError as error:
+            raise Malformed(str(self._folder), wanted="metadata", got=str(error)[:200]) from error
+        newest = max(kept, key=lambda each: each.signed.version)
+        return authority_of(root, newest, fleet=self._fleet, now=now)
+
+    def refresh_authority(self, version: int) -> None:
+        """Take over the keys of a targets file of this version, whatever its dates.
+
+        Raises:
+            Stale: it is older than what is kept.
+            Unavailable, Untrusted, Malformed: it cannot be had or does not verify.
+        """
+        root = Metadata[Root].from_bytes(self._kept("root.json"))
+        data = b"".join(self._fetcher._fetch(_BASE + f"{version}.targets.json"))  # noqa: SLF001
+        try:
+            offered = Metadata[Targets].from_bytes(data)
+        except RepositoryError as error:
+            raise Malformed("targets", wanted="metadata", got=str(error)[:200]) from error
+        authority_of(root, offered, fleet=self._fleet, now=UnixTime(0))
+        try:
+            trusted = self.authority(UnixTime(0)).targets_version
+        except FiredoorError:
+            trusted = 0
+        if offered.signed.version < trusted:
+            raise Stale("targets", trusted=trusted, offered=offered.signed.version)
+        durable_write(self._folder / _DATELESS, data)
+
+    def timestamp_version(self) -> int:
+        """The version of the timestamp that is trusted now."""
+        return Metadata[Timestamp].from_bytes(self._kept("timestamp.json")).signed.version
+
+    def releases(self) -> list[ReleaseEntry]:
+        """Every release in signed metadata; `refresh` must have succeeded just before.
+
+        Raises:
+            Unavailable, Untrusted, Malformed: a publisher's list cannot be had or believed.
+        """
+        assert self._updater is not None
+        snapshot = Metadata[Snapshot].from_bytes(self._kept("snapshot.json"))
+        entries: list[ReleaseEntry] = []
+        for name in sorted(snapshot.signed.meta):
+            role = name.removesuffix(".json")
+            if role.startswith(_RELEASES):
+                entries += self._releases_of(role)
+        sync_all(self._folder)
+        return entries
+
+    def _releases_of(self, role: str) -> list[ReleaseEntry]:
+        try:
+            # Walks the delegations, and so verifies and keeps the role's file.
+            assert self._updater is not None
+            self._updater.get_targetinfo(f"{_RELEASES}-/-")
+            kept = Metadata[Targets].from_bytes(self._kept(f"{quote(role, safe='')}.json"))
+        except DownloadError as error:
+            raise Unavailable(role, why=str(error)[:200]) from error
+        except RepositoryError as error:
+            raise Untrusted(role, wanted="valid signatures", got=str(error)[:200]) from error
+        return [
+            _entry(path, target.hashes["sha256"], target.length, target.custom or {})
+            for path, target in sorted(kept.signed.targets.items())
+        ]
+
+    def _kept(self, name: str) -> bytes:
+        try:
+            return (self._folder / name).read_bytes()
+        except OSError as error:
+            raise Unavailable(name, why="not kept here yet") from error
+
+
+def make_updater(folder: Path, fetcher: FetcherInterface, root: bytes | None) -> Updater:
+    """An `Updater` on this folder; `root` is needed on first use only."""
+    config = UpdaterConfig(
+        root_max_length=METADATA_BYTES_MAX,
+        timestamp_max_length=METADATA_BYTES_MAX,
+        snapshot_max_length=METADATA_BYTES_MAX,
+        targets_max_length=METADATA_BYTES_MAX,
+    )
+    first = None if (folder / "root.json").exists() else root
+    return Updater(str(folder), _BASE, fetcher=fetcher, config=config, bootstrap=first)
+
+
+def sync_all(folder: Path) -> None:
+    """Make every file of a folder, and the folder, durable."""
+    if sys.platform != "win32":
+        for path in folder.iterdir():
+            if path.is_file():
+                descriptor = os.open(path, os.O_RDONLY)
+                try:
+                    os.fsync(descriptor)
+                finally:
+                    os.close(descriptor)
+    sync_folder(folder)
+
+
+def fleet_of(root: bytes) -> FleetId:
+    """The id of the fleet whose version 1 root.json this is.
+
+    Raises:
+        Malformed: it is no version 1 root.
+    """
+    try:
+        version = json.loads(root)["signed"]["version"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise Malformed("root.json", wanted="a TUF root", got="something else") from error
+    if version != 1:
+        raise Malformed("root.json", wanted="version 1", got=str(version))
+    return FleetId(sha256(root).hexdigest()[:32])
+
+
+def _entry(path: str, digest: str, length: int, custom: Mapping[str, Any]) -> ReleaseEntry:
+    parts = path.split("/")
+    if len(parts) != 3 or parts[0] != "releases":  # noqa: PLR2004  # releases/PRODUCT/VERSION
+        raise Malformed("target path", wanted="releases/PRODUCT/VERSION", got=repr(path[:80]))
+    product, version = checked_name("product", parts[1]), checked_name("version", parts[2])
+    content = custom.get("content")
+    if not isinstance(content, str) or len(content) != 64:  # noqa: PLR2004  # hex of BLAKE3
+        raise Malformed(path, wanted="a content digest", got=repr(content)[:80])
+    return ReleaseEntry(product, version, digest, length, custom)
