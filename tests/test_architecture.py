@@ -13,12 +13,14 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
+Function = ast.FunctionDef | ast.AsyncFunctionDef
 PACKAGES = ("firedoor", "mirror", "agent", "simulator")
 
 # A layer is a name and the modules or packages in it.
 LAYERS = {
-    "base": ("firedoor.errors", "firedoor.units", "firedoor.limits", "firedoor.identity")
-    + ("firedoor.effects", "firedoor.dice"),
+    "base": tuple(
+        f"firedoor.{name}" for name in ("errors", "units", "limits", "identity", "effects", "dice")
+    ),
     "wire": ("firedoor.wire",),
     "trust": ("firedoor.trust",),
     "pieces": ("firedoor.pieces",),
@@ -60,10 +62,9 @@ MAY_IMPORT = {
 }
 
 PURE = CORES | {"agent decisions", "mirror decisions"}
-IMPURE_MODULES = set(
-    "asyncio socket ssl os pathlib tempfile subprocess threading time random secrets uuid logging"
-    " aiohttp zeroconf uvloop".split()
-)
+IMPURE_MODULES = {"asyncio", "socket", "ssl", "os", "pathlib", "tempfile", "subprocess"} | {
+    *("threading", "time", "random", "secrets", "uuid", "logging", "aiohttp", "zeroconf", "uvloop")
+}
 # id() and hash() differ between two runs; the rest touches the world.
 IMPURE_CALLS = {"open", "input", "print", "id", "hash", "exec", "eval"}
 IMPURE_METHODS = {"now", "utcnow", "today"}
@@ -107,13 +108,13 @@ def imports(tree: ast.Module) -> Iterator[tuple[int, str]]:
             yield from ((node.lineno, f"{node.module}.{alias.name}") for alias in node.names)
 
 
-def functions(tree: ast.AST, prefix: str) -> Iterator[tuple[str, ast.FunctionDef, bool]]:
+def functions(tree: ast.AST, prefix: str) -> Iterator[tuple[str, Function, bool]]:
     """Name, function and whether it is a method, for each function that stands in no other."""
     for node in ast.iter_child_nodes(tree):
         if isinstance(node, ast.ClassDef):
             yield from functions(node, f"{prefix}.{node.name}")
-        elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-            yield f"{prefix}.{node.name}", node, isinstance(tree, ast.ClassDef)  # type: ignore[misc]  # the two kinds of function have the same fields
+        elif isinstance(node, Function):
+            yield f"{prefix}.{node.name}", node, isinstance(tree, ast.ClassDef)
         elif not isinstance(node, ast.expr):
             yield from functions(node, prefix)
 
@@ -195,12 +196,9 @@ def test_public_names_are_documented() -> None:
     for module, (_, tree) in sources().items():
         if not ast.get_docstring(tree):
             bare.append(module)
-        for node in tree.body:
-            if isinstance(node, ast.ClassDef) and not ast.get_docstring(node):
-                bare.append(f"{module}.{node.name}")
-        bare += [
-            name for name, function, _ in functions(tree, module) if not ast.get_docstring(function)
-        ]
+        classes = [(f"{module}.{n.name}", n) for n in tree.body if isinstance(n, ast.ClassDef)]
+        methods = [(name, function) for name, function, _ in functions(tree, module)]
+        bare += [name for name, node in (*classes, *methods) if not ast.get_docstring(node)]
     public = [name for name in bare if not re.search(r"\._", name.replace(".__main__", ""))]
     assert not public
 

@@ -77,7 +77,9 @@ class Catalogue:
 
     def served(self, name: str) -> bytes | None:
         """One metadata file for those who sync from here."""
-        if "/" in name or "\\" in name or name.startswith("."):
+        # TUF quotes a role's name in its file's name; HTTP unquotes it on the way.
+        name = name.replace("/", "%2F")
+        if "\\" in name or name.startswith("."):
             return None
         path = self._served / name
         return path.read_bytes() if path.is_file() else None

@@ -5,26 +5,32 @@ reach expired ones too. Source: halt.md, Authority; facts.md, mTLS.
 """
 
 import datetime
+import time
 from hashlib import sha256
 
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from firedoor.errors import Malformed
+from firedoor.errors import Malformed, Untrusted
 from firedoor.identity import PeerId, Role, checked_name
 from firedoor.units import UnixTime
 
+# A banned machine that the origin cannot reach stops being current within a week (halt.md).
 CERTIFICATE_DAYS = 7
+
+# The CA outlives the machines of its fleet; its key stays with the origin.
 _AUTHORITY_DAYS = 3650
 
 # A leaf is valid a little before its making, for machines whose clocks run behind.
 _BACKDATE = datetime.timedelta(hours=1)
 
 
-def make_authority(name: str, seed: bytes, now: UnixTime) -> bytes:
-    """A self-signed CA certificate, as PEM."""
+def make_authority(name: str, seed: bytes, now: UnixTime | None = None) -> bytes:
+    """A self-signed CA certificate for the key of `seed`, as PEM; it begins `now`, or today."""
+    now = UnixTime(int(time.time())) if now is None else now
     key = Ed25519PrivateKey.from_private_bytes(seed)
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"Firedoor {name}"[:60])])
     builder = _builder(subject, subject, key.public_key(), now, _AUTHORITY_DAYS)
@@ -53,16 +59,11 @@ def issue(
     """A leaf for the key in the request, as PEM. Role and site are the issuer's word.
 
     Raises:
-        Malformed: no Ed25519 request that its own key signed.
+        Malformed: no certificate request for an Ed25519 key, or no name for a site.
+        Untrusted: the request is not signed by its own key.
     """
-    try:
-        request = x509.load_pem_x509_csr(request_pem)
-    except ValueError as error:
-        raise Malformed("certificate request", wanted="PEM", got=str(error)) from error
-    public = request.public_key()
-    if not isinstance(public, Ed25519PublicKey) or not request.is_signature_valid:
-        raise Malformed("certificate request", wanted="a self-signed Ed25519 key", got="another")
     checked_name("site", site)
+    public = _requested_key(request_pem)
     peer = peer_id(public.public_bytes_raw())
     authority = x509.load_pem_x509_certificate(ca_pem)
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, peer)])
@@ -76,7 +77,9 @@ def issue(
     builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=False)
     builder = builder.add_extension(x509.ExtendedKeyUsage(usages), critical=False)
     builder = builder.add_extension(_usage(is_authority=False), critical=True)
-    builder = builder.add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+    builder = builder.add_extension(
+        x509.BasicConstraints(ca=False, path_length=None), critical=True
+    )
     return _pem(builder.sign(Ed25519PrivateKey.from_private_bytes(ca_seed), None))
 
 
@@ -89,6 +92,21 @@ def fingerprint(pem: bytes) -> str:
     """SHA-256 of a certificate's DER, in hex."""
     certificate = x509.load_pem_x509_certificate(pem)
     return sha256(certificate.public_bytes(serialization.Encoding.DER)).hexdigest()
+
+
+def _requested_key(request_pem: bytes) -> Ed25519PublicKey:
+    what = "certificate request"
+    try:
+        request = x509.load_pem_x509_csr(request_pem)
+        public = request.public_key()
+    except (ValueError, UnsupportedAlgorithm) as error:
+        raise Malformed(what, wanted="PEM", got=str(error)[:80]) from error
+    if not isinstance(public, Ed25519PublicKey):
+        raise Malformed(what, wanted="an Ed25519 key", got=type(public).__name__)
+    # Who cannot sign with the key does not hold it, and would take over its owner's id.
+    if not request.is_signature_valid:
+        raise Untrusted(what, wanted="a signature by its own key", got="another")
+    return public
 
 
 def _builder(

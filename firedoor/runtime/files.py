@@ -3,6 +3,7 @@
 import os
 import sys
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 
 from firedoor.errors import Unavailable
@@ -20,11 +21,12 @@ def durable_write(path: Path, data: bytes, mode: int = 0o644) -> None:
             with os.fdopen(descriptor, "wb") as file:
                 file.write(data)
                 file.flush()
+                Path(name).chmod(mode)
                 os.fsync(file.fileno())
-            Path(name).chmod(mode)
             Path(name).replace(path)
-        except OSError:
-            Path(name).unlink(missing_ok=True)
+        except BaseException:
+            with suppress(OSError):
+                Path(name).unlink()
             raise
         sync_folder(path.parent)
     except OSError as error:

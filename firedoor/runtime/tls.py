@@ -9,7 +9,7 @@ import re
 import ssl
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,20 +18,24 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from firedoor.errors import Malformed, Untrusted
-from firedoor.identity import Peer, PeerId, Role
+from firedoor.identity import NAME, Peer, PeerId, Role
 from firedoor.runtime.key_files import KeyFile
 from firedoor.units import UnixTime
 
+# X509_V_FLAG_NO_CHECK_TIME of OpenSSL; Python's ssl has no name for it.
 _NO_CHECK_TIME = 0x200000
-_NAME = re.compile(r"firedoor:role=(mirror|agent|operator);site=([^;]+);id=([0-9a-f]{32})")
+
+_URI = re.compile(
+    rf"firedoor:role=(mirror|agent|operator);site=({NAME.pattern});id=([0-9a-f]{{32}})"
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Credentials:
-    """A certificate, its key and the fleet's CA, each as PEM."""
+    """A certificate, its key (PKCS 8, unsealed) and the fleet's CA, each as PEM."""
 
     certificate: bytes
-    key: bytes
+    key: bytes = field(repr=False)
     ca: bytes
 
 
@@ -70,13 +74,13 @@ def enrolment_server_context(credentials: Credentials) -> ssl.SSLContext:
     return context
 
 
-def server_name(peer: PeerId) -> str:
-    """The name by which one peer is verified."""
-    return f"{peer}.id.firedoor.internal"
+def server_name(id: PeerId) -> str:  # noqa: A002  # the glossary's word
+    """The DNS name by which one dialled peer is verified."""
+    return f"{id}.id.firedoor.internal"
 
 
 def role_name(role: Role) -> str:
-    """The name by which any peer of a role is verified."""
+    """The DNS name by which any dialled peer of a role is verified."""
     return f"{role.value}.role.firedoor.internal"
 
 
@@ -84,13 +88,16 @@ def peer_of(certificate: Mapping[str, Any] | None, now: UnixTime) -> Peer:
     """The peer that a verified certificate (`getpeercert()`) names.
 
     Raises:
-        Untrusted: there is none, or it names nobody.
+        Untrusted: there is none, or it names nobody, or it has no dates.
     """
     if not certificate:
         raise Untrusted("peer", wanted="a certificate of this fleet", got="none")
     uris = [value for kind, value in certificate.get("subjectAltName", ()) if kind == "URI"]
-    since = ssl.cert_time_to_seconds(str(certificate["notBefore"]))
-    until = ssl.cert_time_to_seconds(str(certificate["notAfter"]))
+    try:
+        since = ssl.cert_time_to_seconds(str(certificate["notBefore"]))
+        until = ssl.cert_time_to_seconds(str(certificate["notAfter"]))
+    except (KeyError, ValueError) as error:
+        raise Untrusted("peer", wanted="dates in its certificate", got=str(error)[:80]) from error
     return _peer(uris, is_current=since <= now < until)
 
 
@@ -113,13 +120,14 @@ def peer_of_certificate(pem: bytes, now: UnixTime) -> Peer:
 
 
 def _peer(uris: list[str], *, is_current: bool) -> Peer:
-    found = _NAME.fullmatch(uris[0]) if len(uris) == 1 else None
+    found = _URI.fullmatch(uris[0]) if len(uris) == 1 else None
     if found is None:
         raise Untrusted("peer", wanted="role, site and id in its certificate", got=str(uris)[:80])
     return Peer(PeerId(found[3]), Role(found[1]), found[2], is_current)
 
 
 def _context(protocol: int, credentials: Credentials) -> ssl.SSLContext:
+    # A bare context trusts nobody; create_default_context would add the system's authorities.
     context = ssl.SSLContext(protocol)
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     context.load_verify_locations(cadata=credentials.ca.decode())

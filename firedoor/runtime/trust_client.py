@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote, unquote
+from urllib.parse import quote
 
 from tuf.api.exceptions import DownloadError, DownloadHTTPError, RepositoryError
 from tuf.api.metadata import Metadata, Root, Snapshot, Targets, Timestamp
@@ -59,7 +59,7 @@ class TufFetcher(FetcherInterface):
         self._fetch_name = fetch
 
     def _fetch(self, url: str) -> Iterator[bytes]:
-        name = unquote(url.removeprefix(_BASE)) if url.startswith(_BASE) else url
+        name = url.removeprefix(_BASE) if url.startswith(_BASE) else url
         try:
             yield self._fetch_name(name, METADATA_BYTES_MAX)
         except (Unavailable, Refused) as error:

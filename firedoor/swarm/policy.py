@@ -78,6 +78,14 @@ def doubtful_at(request: Request, *, is_mirror: bool) -> Instant:
     return after(request.started, ENDGAME_AGE)
 
 
+def begins_to_starve(demand: Demand, now: Instant) -> bool:
+    """Whether nobody has brought anything for OWNER_PATIENCE, but a mirror could."""
+    if demand.asked or demand.is_starving or now < after(demand.heard_at, OWNER_PATIENCE):
+        return False
+    mirrors = [offer for offer in demand.offers.values() if offer.is_mirror]
+    return any(offer.whole or offer.parts for offer in mirrors)
+
+
 def is_owner(digest: bytes, me: PeerId, others: Iterable[PeerId]) -> bool:
     """Whether `me` and none of `others` takes the batch that begins with this piece."""
     mine = (_weight(digest, me), me)

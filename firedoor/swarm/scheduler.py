@@ -17,7 +17,7 @@ from firedoor.identity import PeerId
 from firedoor.limits import OWNER_PATIENCE, REQUESTS_PER_PEER_MAX
 from firedoor.pieces.inventory import Bits, PieceMap
 from firedoor.swarm.demand import Demand
-from firedoor.swarm.policy import choose, doubtful_at, is_owner, second_source
+from firedoor.swarm.policy import begins_to_starve, choose, doubtful_at, is_owner, second_source
 from firedoor.swarm.requests import Requests
 from firedoor.swarm.standing import Standing
 from firedoor.units import Instant, Span, after
@@ -218,7 +218,7 @@ class Swarm:
                 self._done[manifest] = demand.have
                 del self._demands[manifest]
                 effects.append(Complete(manifest))
-            elif self._starves_from(demand, now):
+            elif begins_to_starve(demand, now):
                 demand.is_starving = True
                 effects.append(Tell("demand-starving", (("manifest", manifest),)))
                 only = None
@@ -230,10 +230,6 @@ class Swarm:
             due = self._next if due is None else min(due, self._next)
         self._next = due if self._demands else None
         return effects
-
-    def _starves_from(self, demand: Demand, now: Instant) -> bool:
-        is_quiet = not demand.asked and now >= after(demand.heard_at, OWNER_PATIENCE)
-        return is_quiet and not demand.is_starving and _mirror_helps(demand)
 
     def _ask_all(self, peers: list[Standing], now: Instant) -> list[Effect]:
         ready = sorted((one for one in peers if one.is_ready(now)), key=lambda one: -one.rate)
@@ -300,7 +296,3 @@ class Swarm:
 def _hear(demand: Demand, now: Instant) -> None:
     demand.heard_at = now
     demand.is_starving = False
-
-
-def _mirror_helps(demand: Demand) -> bool:
-    return any(offer.is_mirror and (offer.whole or offer.parts) for offer in demand.offers.values())

@@ -19,6 +19,9 @@ FIRST_RATE = 128.0 * KIB
 # The weight of the newest measurement: three of them outweigh all that was before.
 NEWEST_WEIGHT = 0.3
 
+# Before anything that happens.
+NEVER = Instant(0.0)
+
 # How many times longer than its rate promises a request may take: four halvings of TCP's window.
 SLACK = 4
 
@@ -34,9 +37,9 @@ class Standing:
     is_mirror: bool
     rate: float = FIRST_RATE
     in_flight: int = 0
-    not_before: Instant = Instant(0.0)
+    not_before: Instant = NEVER
     failures: int = 0
-    measured_at: Instant = Instant(0.0)
+    measured_at: Instant = NEVER
 
     def is_ready(self, now: Instant) -> bool:
         """Whether it is not left alone at the moment."""

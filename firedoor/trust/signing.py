@@ -1,4 +1,8 @@
-"""Signatures over domain-separated bytes: fleet and kind are part of what is signed."""
+"""Signatures over domain-separated bytes: fleet and kind are part of what is signed.
+
+It does not know thresholds' meaning or any record: halt/order.py counts what is returned here.
+Source: halt.md, Records.
+"""
 
 from collections.abc import Sequence
 
@@ -6,6 +10,7 @@ from nacl.exceptions import BadSignatureError
 from nacl.signing import SigningKey, VerifyKey
 
 from firedoor.identity import FleetId
+from firedoor.limits import SIGNATURES_MAX
 from firedoor.trust.keys import Authority
 
 
@@ -15,27 +20,32 @@ def signed_bytes(fleet: FleetId, kind: str, payload: bytes) -> bytes:
 
 
 def sign(seed: bytes, message: bytes) -> bytes:
-    """The 64-byte Ed25519 signature of `message`."""
+    """The 64-byte Ed25519 signature of `message` by the key of a 32-byte seed."""
     return SigningKey(seed).sign(message).signature
 
 
 def verified_keyids(
     authority: Authority, role: str, message: bytes, signatures: Sequence[tuple[str, bytes]]
 ) -> frozenset[str]:
-    """The keys of `role` whose signatures over `message` are right; never raises on bad input."""
-    keys = authority.roles.get(role)
-    if keys is None:
+    """The distinct keys of `role` whose signatures over `message` are right.
+
+    Unknown and wrong ones are ignored; looks at the first SIGNATURES_MAX only, because each costs
+    a verification, and never raises on hostile input.
+    """
+    role_keys = authority.roles.get(role)
+    if role_keys is None:
         return frozenset()
     return frozenset(
         keyid
-        for keyid, value in signatures
-        if keyid in keys.keys and _is_right(keys.keys[keyid], message, value)
+        for keyid, value in signatures[:SIGNATURES_MAX]
+        if keyid in role_keys.keys and _is_right(role_keys.keys[keyid], message, value)
     )
 
 
 def _is_right(public: bytes, message: bytes, value: bytes) -> bool:
     try:
         VerifyKey(public).verify(message, value)
+    # PyNaCl's own TypeError and ValueError, for wrong sizes, are also Python's.
     except (BadSignatureError, ValueError, TypeError):
         return False
     return True

@@ -1,0 +1,134 @@
+"""The signed metadata of a fleet: made once at `init`, grown at each publish, turned at rotation.
+
+Top-level targets has root's keys and threshold, stays offline, and holds nothing but delegations;
+so whoever signs releases cannot touch the brake (halt.md, Authority). Pure: dates are given.
+"""
+
+import datetime
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import Any
+
+from securesystemslib.signer import Key
+from tuf.api.metadata import (
+    DelegatedRole,
+    Delegations,
+    MetaFile,
+    Metadata,
+    Role,
+    Root,
+    Snapshot,
+    TargetFile,
+    Targets,
+    Timestamp,
+)
+
+from firedoor.errors import Malformed
+from firedoor.trust.keys import NaclSigner, key_of
+
+# The brake's roles sign records, not targets; a pattern of their own never meets a release.
+BRAKE_ROLES = ("halt", "resume", "promote", "beacon")
+
+
+@dataclass(frozen=True, slots=True)
+class RoleSeeds:
+    """The keys of one role at `init`, and how many of them must sign."""
+
+    seeds: tuple[bytes, ...]
+    threshold: int
+
+    @property
+    def keys(self) -> list[Key]:
+        """The public keys."""
+        return [key_of(seed) for seed in self.seeds]
+
+
+def new_root(
+    root: RoleSeeds, *, snapshot: bytes, timestamp: bytes, expires: datetime.datetime
+) -> Metadata[Root]:
+    """Version 1 of root, signed."""
+    roles = {
+        "root": _role(root),
+        "targets": _role(root),
+        "snapshot": Role([key_of(snapshot).keyid], 1),
+        "timestamp": Role([key_of(timestamp).keyid], 1),
+    }
+    keys = {key.keyid: key for key in [*root.keys, key_of(snapshot), key_of(timestamp)]}
+    signed = Root(version=1, expires=expires, keys=keys, roles=roles, consistent_snapshot=True)
+    return signed_by(Metadata(signed), root.seeds)
+
+
+def new_targets(
+    root: RoleSeeds, roles: Mapping[str, RoleSeeds], expires: datetime.datetime
+) -> Metadata[Targets]:
+    """Version 1 of the top-level targets: delegations only, signed by root's keys.
+
+    `roles`: `releases/<publisher>` and each of BRAKE_ROLES.
+    """
+    keys = {key.keyid: key for seeds in roles.values() for key in seeds.keys}
+    delegated = {name: _delegated(name, seeds) for name, seeds in roles.items()}
+    signed = Targets(
+        version=1, expires=expires, targets={}, delegations=Delegations(keys, delegated)
+    )
+    return signed_by(Metadata(signed), root.seeds)
+
+
+def new_releases(seeds: RoleSeeds, expires: datetime.datetime) -> Metadata[Targets]:
+    """A publisher's empty list, version 1, signed."""
+    return signed_by(Metadata(Targets(version=1, expires=expires)), seeds.seeds)
+
+
+def new_snapshot(
+    roles: Iterable[str], seed: bytes, expires: datetime.datetime
+) -> Metadata[Snapshot]:
+    """Version 1 of the snapshot over targets and these delegated roles, signed."""
+    meta = {f"{role}.json": MetaFile(1) for role in ("targets", *roles)}
+    return signed_by(Metadata(Snapshot(version=1, expires=expires, meta=meta)), [seed])
+
+
+def new_timestamp(snapshot: bytes, seed: bytes, expires: datetime.datetime) -> Metadata[Timestamp]:
+    """Version 1 of the timestamp over a snapshot's bytes, signed."""
+    digest = {"sha256": sha256(snapshot).hexdigest()}
+    meta = MetaFile(1, len(snapshot), digest)
+    return signed_by(Metadata(Timestamp(version=1, expires=expires, snapshot_meta=meta)), [seed])
+
+
+def add_release(
+    releases: Metadata[Targets],
+    path: str,
+    manifest: bytes,
+    *,
+    custom: dict[str, Any],
+    expires: datetime.datetime,
+) -> None:
+    """Add one release to a publisher's list, unsigned and one version up.
+
+    Raises:
+        Malformed: that release exists.
+    """
+    if path in releases.signed.targets:
+        raise Malformed(path, wanted="a new version", got="one that is published")
+    hashes = {"sha256": sha256(manifest).hexdigest()}
+    target = TargetFile(len(manifest), hashes, path, {"custom": custom})
+    releases.signed.targets[path] = target
+    releases.signed.version += 1
+    releases.signed.expires = expires
+    releases.signatures.clear()
+
+
+def signed_by(metadata: Metadata[Any], seeds: Sequence[bytes]) -> Metadata[Any]:
+    """`metadata`, signed with each seed."""
+    for seed in seeds:
+        metadata.sign(NaclSigner(seed), append=True)
+    return metadata
+
+
+def _role(seeds: RoleSeeds) -> Role:
+    return Role([key.keyid for key in seeds.keys], seeds.threshold)
+
+
+def _delegated(name: str, seeds: RoleSeeds) -> DelegatedRole:
+    pattern = "releases/*/*" if name.startswith("releases/") else f"{name}/*"
+    keyids = [key.keyid for key in seeds.keys]
+    return DelegatedRole(name, keyids, seeds.threshold, terminating=False, paths=[pattern])
