@@ -13,19 +13,18 @@ import threading
 import time
 from base64 import b64encode
 from collections.abc import Callable
+from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 from typing import Annotated
 
-from cryptography import x509
 from msgspec import Meta
-from dataclasses import dataclass
 
-from firedoor.errors import Malformed, Refused, Unavailable, Untrusted
+from firedoor.errors import Malformed, Unavailable, Untrusted
 from firedoor.halt.order import BeaconPayload, seal
-from firedoor.identity import FleetId, PeerId, Role
+from firedoor.identity import FleetId, Role
 from firedoor.limits import ENROLMENT_BYTES_MAX, MANIFEST_BYTES_MAX, METADATA_BYTES_MAX
-from firedoor.runtime.certificates import issue, peer_id
+from firedoor.runtime.certificates import id_of_request, issue
 from firedoor.runtime.files import durable_write
 from firedoor.runtime.key_files import KeyFile, read_key_file
 from firedoor.runtime.piece_store import PieceStore
@@ -173,7 +172,7 @@ class Origin:
         request = asked.request.encode()
         now = self._unix()
         # Read before the token is used up: a broken request must not cost one.
-        peer = _peer_of_request(request)
+        peer = id_of_request(request)
         grant = self._enrolments.redeem(asked.secret, peer, now)
         certificate = self._issue(request, grant.role, grant.site, now)
         answer = {
@@ -188,7 +187,7 @@ class Origin:
 
     def _renew(self, body: bytes) -> bytes:
         now = self._unix()
-        grant = self._enrolments.renew(_peer_of_request(body), now)
+        grant = self._enrolments.renew(id_of_request(body), now)
         return self._issue(body, grant.role, grant.site, now)
 
     def _issue(self, request: bytes, role: Role, site: str, now: UnixTime) -> bytes:
@@ -216,15 +215,6 @@ class Origin:
         if found != digest:
             raise Untrusted("manifest", wanted=digest[:12], got=found[:12])
         return data
-
-
-def _peer_of_request(request: bytes) -> PeerId:
-    try:
-        public = x509.load_pem_x509_csr(request).public_key()
-        return peer_id(public.public_bytes_raw())  # type: ignore[union-attr]  # others are refused
-    except (ValueError, AttributeError, Refused) as error:
-        wanted = "an Ed25519 certificate request"
-        raise Malformed("certificate request", wanted=wanted, got=str(error)[:80]) from error
 
 
 def _read(path: Path) -> bytes:

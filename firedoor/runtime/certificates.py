@@ -83,6 +83,21 @@ def issue(
     return _pem(builder.sign(Ed25519PrivateKey.from_private_bytes(ca_seed), None))
 
 
+def id_of_request(request_pem: bytes) -> PeerId:
+    """The id of the key that a certificate request is for.
+
+    Raises:
+        Malformed: no Ed25519 request.
+    """
+    try:
+        public = x509.load_pem_x509_csr(request_pem).public_key()
+    except ValueError as error:
+        raise Malformed("certificate request", wanted="PEM", got=str(error)[:80]) from error
+    if not isinstance(public, Ed25519PublicKey):
+        raise Malformed("certificate request", wanted="an Ed25519 key", got="another kind")
+    return peer_id(public.public_bytes_raw())
+
+
 def peer_id(public: bytes) -> PeerId:
     """The id of the holder of this public key."""
     return PeerId(sha256(public).hexdigest()[:32])

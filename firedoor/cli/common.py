@@ -1,0 +1,114 @@
+"""What several commands need: passphrases, key files, a connection, one exit."""
+
+import asyncio
+import getpass
+import json
+import sys
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from firedoor.errors import FiredoorError, Unavailable
+
+if TYPE_CHECKING:
+    from firedoor.runtime.key_files import KeyFile
+    from firedoor.runtime.peer_client import PeerClient
+
+T = TypeVar("T")
+
+STATUS_BYTES_MAX = 64 << 20
+
+
+def passphrase_of(path: Path | None) -> Callable[[], str]:
+    """Where a passphrase comes from when one is needed: a file, or the person at the keyboard."""
+
+    def ask() -> str:
+        if path is not None:
+            try:
+                return path.read_text("utf-8").rstrip("\r\n")
+            except OSError as error:
+                raise Unavailable(str(path), why=error.strerror or "cannot be read") from error
+        if not sys.stdin.isatty():
+            raise Unavailable("passphrase", why="no keyboard; give --passphrase-file")
+        return getpass.getpass("passphrase: ")
+
+    return ask
+
+
+def open_key(path: Path, passphrase_file: Path | None) -> "KeyFile":
+    """The key in a file; raises as `read_key_file`."""
+    from firedoor.runtime.key_files import read_key_file  # noqa: PLC0415  # keeps --help fast
+
+    return read_key_file(path, passphrase_of(passphrase_file))
+
+
+def with_client(key: "KeyFile", work: "Callable[[PeerClient], Awaitable[T]]") -> T:
+    """Run `work` with a client of this key's identity, and close it."""
+    from firedoor.runtime.clocks import Clock  # noqa: PLC0415  # keeps --help fast
+    from firedoor.runtime.pacing import Budget  # noqa: PLC0415
+    from firedoor.runtime.peer_client import PeerClient  # noqa: PLC0415
+    from firedoor.runtime.tls import credentials_of  # noqa: PLC0415
+
+    async def run() -> T:
+        client = PeerClient(credentials_of(key), Clock(), Budget(0))
+        try:
+            return await work(client)
+        finally:
+            await client.close()
+
+    return asyncio.run(run())
+
+
+async def status_at(client: "PeerClient", address: tuple[str, int]) -> dict[str, Any]:
+    """The status of a peer of any role.
+
+    Raises:
+        Unavailable: nobody answers there.
+    """
+    from firedoor.identity import Role  # noqa: PLC0415
+
+    for role in (Role.MIRROR, Role.AGENT):
+        try:
+            body = await client.get(
+                *address, "/v1/status", role=role, limit=STATUS_BYTES_MAX
+            )
+        except Unavailable as error:
+            last = error
+        else:
+            table: dict[str, Any] = json.loads(body)
+            return table
+    raise last
+
+
+async def peers_to_try(
+    key: "KeyFile", to: list[str], wait_s: float
+) -> list[tuple[str, int]]:
+    """Where to hand an order: the named peers, else the origin of the key file, else by mDNS.
+
+    Raises:
+        Unavailable: none of them is known.
+        Malformed: an address that is none.
+    """
+    from firedoor.runtime.settings import split_address  # noqa: PLC0415
+
+    if to:
+        return [split_address(text) for text in to]
+    found = [split_address(key.origin)] if key.origin else []
+    if key.mdns:
+        from firedoor.runtime.discovery import find_mirrors  # noqa: PLC0415
+
+        found = [*await find_mirrors(key.fleet, key.mdns, wait_s), *found]
+    if not found:
+        raise Unavailable("no peer", why="name one with --to HOST:PORT")
+    return found
+
+
+def fail(error: FiredoorError) -> int:
+    """Say an error in one sentence; the exit code."""
+    print(f"firedoor: {error}", file=sys.stderr)  # noqa: T201  # the program's answer
+    return 1
+
+
+def say(text: str) -> None:
+    """One line to standard output, at once."""
+    print(text, flush=True)  # noqa: T201  # the program's answer

@@ -1,0 +1,179 @@
+"""`firedoor token` and `firedoor enrol`: how a machine gets its certificate.
+
+The token carries the CA's fingerprint: the CA is fetched without trust, compared, and only then,
+over a connection that it verifies, is the secret sent.
+"""
+
+import asyncio
+import base64
+import json
+import os
+import ssl
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+
+from firedoor.cli.common import open_key, peers_to_try, say, with_client
+from firedoor.errors import FiredoorError, Malformed, Refused, Unavailable, Untrusted
+from firedoor.identity import Role
+from firedoor.limits import ENROLMENT_BYTES_MAX
+from firedoor.runtime.certificates import fingerprint, make_request
+from firedoor.runtime.files import durable_write
+from firedoor.runtime.fleet_folder import fleet_facts
+from firedoor.runtime.key_files import KeyFile, read_key_file, write_key_file
+from firedoor.runtime.peer_client import PeerClient
+from firedoor.runtime.settings import split_address
+from firedoor.runtime.tls import role_name
+from firedoor.runtime.trust_client import fleet_of
+from firedoor.trust.keys import key_of
+from firedoor.wire.codec import record
+
+_ANSWER_BYTES_MAX = 1 << 20
+_SPAN_S = 30
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """What a token says. It is a secret until it is used or out of date."""
+
+    fleet: str
+    address: str
+    ca: str
+    secret: str
+
+
+def make_token(
+    fleet: Path, grant: tuple[str, str, int], *, enrol: str, passphrase_file: Path | None
+) -> None:
+    """Ask the origin for a token and print it. `grant`: role, site, seconds.
+
+    Raises:
+        Refused, Unavailable: the origin says no, or does not answer.
+    """
+    facts = fleet_facts(fleet)
+    key = open_key(fleet / "keys" / "operator.key", passphrase_file)
+    host, port = split_address(str(facts["origin"]))
+    split_address(enrol)
+    body = json.dumps(dict(zip(("role", "site", "span_s"), grant, strict=True))).encode()
+
+    async def ask(client: PeerClient) -> bytes:
+        return await client.post(host, port, "/v1/tokens", body, limit=ENROLMENT_BYTES_MAX)
+
+    secret = json.loads(with_client(key, ask))["token"]
+    table = {
+        "fleet": facts["fleet"],
+        "address": enrol,
+        "ca": fingerprint(key.ca.encode()),
+        "secret": secret,
+    }
+    say(base64.urlsafe_b64encode(json.dumps(table).encode()).decode())
+
+
+def enrol(text: str, state: Path) -> None:
+    """Use a token: write identity.key and root.json into `state`.
+
+    Raises:
+        Malformed: no token, or `state` holds an identity already.
+        Untrusted: the listener is not this fleet's.
+        Unavailable, Refused: it does not answer, or says no.
+    """
+    token = _read_token(text)
+    if (state / "identity.key").exists():
+        raise Malformed(str(state), wanted="no identity yet", got="identity.key; use --renew")
+    secret = os.urandom(64)
+    answer = asyncio.run(_ask(token, make_request(secret[32:])))
+    root = base64.b64decode(answer["root"])
+    if fleet_of(root) != token.fleet:
+        raise Untrusted("root.json", wanted=f"fleet {token.fleet[:12]}", got=fleet_of(root)[:12])
+    public = key_of(secret[:32])
+    key = KeyFile(
+        role=answer["role"],
+        name=answer["id"],
+        fleet=token.fleet,
+        keyid=public.keyid,
+        public=public.keyval["public"],
+        secret=secret.hex(),
+        certificate=answer["certificate"],
+        ca=answer["ca"],
+    )
+    state.mkdir(parents=True, exist_ok=True)
+    durable_write(state / "root.json", root)
+    # A daemon starts unattended: its key opens by itself and is guarded by its mode.
+    write_key_file(state / "identity.key", key, None)
+    say(f"enrolled as {key.role} {key.name} at site {answer['site']}; identity in {state}")
+
+
+def renew(state: Path, to: list[str]) -> None:
+    """Renew the certificate in `state` through any mirror.
+
+    Raises:
+        Unavailable, Refused: no mirror answers, or the origin says no.
+    """
+    path = state / "identity.key"
+    key = read_key_file(path, str)
+    request = make_request(key.tls_seed)
+
+    async def ask(client: PeerClient) -> bytes:
+        last: FiredoorError = Unavailable("no mirror", why="name one with --to HOST:PORT")
+        for host, port in await peers_to_try(key, to, 3.0):
+            try:
+                return await client.post(
+                    host, port, "/v1/renew", request, limit=ENROLMENT_BYTES_MAX
+                )
+            except FiredoorError as error:
+                last = error
+        raise last
+
+    certificate = with_client(key, ask).decode()
+    fields = {name: getattr(key, name) for name in KeyFile.__slots__ if name != "certificate"}
+    write_key_file(path, KeyFile(**fields, certificate=certificate), None)
+    say(f"renewed {key.role} {key.name}")
+
+
+def _read_token(text: str) -> Token:
+    try:
+        table = json.loads(base64.urlsafe_b64decode(text.encode()))
+        token = record(Token, table, what="token")
+    except (ValueError, Refused) as error:
+        raise Malformed("token", wanted="one from `firedoor token`", got=str(error)[:80]) from error
+    split_address(token.address)
+    return token
+
+
+async def _ask(token: Token, request: bytes) -> dict[str, Any]:
+    blind = ssl.create_default_context()
+    blind.check_hostname = False
+    blind.verify_mode = ssl.CERT_NONE
+    timeout = aiohttp.ClientTimeout(total=_SPAN_S)
+    base = f"https://{token.address}"
+    try:
+        async with aiohttp.ClientSession(timeout=timeout) as session:
+            async with session.get(f"{base}/ca.pem", ssl=blind) as response:
+                ca = await response.content.read(ENROLMENT_BYTES_MAX)
+            _check_ca(ca, token)
+            trusting = ssl.create_default_context(cadata=ca.decode())
+            trusting.minimum_version = ssl.TLSVersion.TLSv1_3
+            body = json.dumps({"secret": token.secret, "request": request.decode()})
+            async with session.post(
+                f"{base}/enrol",
+                data=body,
+                ssl=trusting,
+                server_hostname=role_name(Role.MIRROR),
+            ) as response:
+                answer: dict[str, Any] = json.loads(await response.content.read(_ANSWER_BYTES_MAX))
+    except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as error:
+        raise Unavailable(token.address, why=f"{type(error).__name__}: {error}"[:200]) from error
+    if "certificate" not in answer:
+        raise Untrusted("enrolment", wanted="acceptance", got=str(answer.get("error"))[:200])
+    return answer
+
+
+def _check_ca(ca: bytes, token: Token) -> None:
+    try:
+        found = fingerprint(ca)
+    except ValueError:
+        found = "no certificate"
+    if found != token.ca:
+        raise Untrusted("enrolment listener", wanted=f"CA {token.ca[:12]}", got=found[:12])

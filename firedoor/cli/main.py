@@ -1,0 +1,226 @@
+"""`firedoor`: keys, publish, halt, resume, status, demo.
+
+Imports inside commands: `--help` must answer in a tenth of a second of CPU.
+"""
+
+import sys
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+
+from firedoor import __version__
+from firedoor.cli.common import fail
+from firedoor.errors import FiredoorError
+
+app = typer.Typer(
+    rich_markup_mode=None,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Signed updates to every endpoint of a site, and one command that stops them.",
+)
+
+Fleet = Annotated[Path, typer.Option("--fleet", help="folder that `firedoor init` made")]
+PassphraseFile = Annotated[
+    Optional[Path], typer.Option(help="file with the passphrase; else it is asked for")  # noqa: UP045
+]
+Key = Annotated[Path, typer.Option("--key", help="key file")]
+To = Annotated[Optional[list[str]], typer.Option("--to", help="HOST:PORT of a peer")]  # noqa: UP045
+
+
+@app.callback(invoke_without_command=True)
+def top(
+    version: Annotated[bool, typer.Option("--version", help="show the version")] = False,  # noqa: FBT002
+) -> None:
+    """Signed updates to every endpoint of a site, and one command that stops them."""
+    if version:
+        typer.echo(f"firedoor {__version__}")
+        raise typer.Exit
+
+
+@app.command()
+def init(
+    folder: Annotated[Path, typer.Argument(help="new folder for the fleet")],
+    *,
+    name: str = "fleet",
+    origin: Annotated[str, typer.Option(help="HOST:PORT where the origin will listen")] = "",
+    mdns: Annotated[Optional[list[str]], typer.Option(help="interface for mDNS, or all")] = None,  # noqa: UP045
+    publisher: str = "main",
+    root_keys: int = 1,
+    root_threshold: int = 1,
+    halt_keys: int = 2,
+    resume_keys: int = 3,
+    resume_threshold: int = 2,
+    passphrase_file: PassphraseFile = None,
+    no_passphrase: bool = False,
+) -> None:
+    """Make a fleet: its keys, its certificate authority, its first metadata."""
+    from firedoor.cli.keys import init_fleet  # noqa: PLC0415
+
+    counts = {
+        "root": (root_keys, root_threshold),
+        f"releases/{publisher}": (1, 1),
+        "halt": (halt_keys, 1),
+        "resume": (resume_keys, resume_threshold),
+        "promote": (resume_keys, resume_threshold),
+        "beacon": (1, 1),
+    }
+    init_fleet(
+        folder,
+        name=name,
+        origin=origin,
+        mdns=tuple(mdns or ()),
+        counts=counts,
+        secrecy=(passphrase_file, no_passphrase),
+    )
+
+
+@app.command()
+def token(
+    fleet: Fleet,
+    *,
+    role: Annotated[str, typer.Option(help="agent or mirror")],
+    site: Annotated[str, typer.Option()],
+    enrol: Annotated[str, typer.Option(help="HOST:PORT of an enrolment listener")],
+    minutes: int = 60,
+    passphrase_file: PassphraseFile = None,
+) -> None:
+    """Make a short-lived, single-use token with which one machine can enrol."""
+    from firedoor.cli.enrolment import make_token  # noqa: PLC0415
+
+    make_token(fleet, (role, site, minutes * 60), enrol=enrol, passphrase_file=passphrase_file)
+
+
+@app.command()
+def enrol(
+    token: Annotated[str, typer.Argument(help="from `firedoor token`")] = "",
+    *,
+    state: Annotated[Path, typer.Option(help="state folder of the new mirror or agent")],
+    renew: Annotated[bool, typer.Option(help="renew the certificate in --state")] = False,
+    to: To = None,
+) -> None:
+    """Get this machine its certificate, or renew it."""
+    from firedoor.cli import enrolment  # noqa: PLC0415
+
+    if renew:
+        enrolment.renew(state, to or [])
+    elif not token:
+        raise typer.BadParameter("a token, or --renew")
+    else:
+        enrolment.enrol(token, state)
+
+
+@app.command()
+def publish(
+    product: str,
+    version: str,
+    path: Path,
+    *,
+    fleet: Fleet,
+    handler: str = "files",
+    check: Annotated[Optional[list[str]], typer.Option(help="endpoints run it; 0 is well")] = None,  # noqa: UP045
+    validate: Annotated[Optional[list[str]], typer.Option(help="run here first; 0 is good")] = None,  # noqa: UP045
+    critical_fix: bool = False,
+    passphrase_file: PassphraseFile = None,
+) -> None:
+    """Validate, sign and publish one release; the origin announces it at once."""
+    from firedoor.cli.publish import Wish, publish_release  # noqa: PLC0415
+
+    wish = Wish(
+        product=product,
+        version=version,
+        path=path,
+        handler=handler,
+        checks=tuple(check or ()),
+        validators=tuple(validate or ()),
+        is_critical_fix=critical_fix,
+    )
+    publish_release(fleet, wish, passphrase_file)
+
+
+@app.command("list")
+def list_releases(fleet: Fleet, passphrase_file: PassphraseFile = None) -> None:
+    """List every release that the fleet's signed metadata names."""
+    from firedoor.cli.publish import show_releases  # noqa: PLC0415
+
+    show_releases(fleet, passphrase_file)
+
+
+@app.command()
+def halt(
+    scope: Annotated[str, typer.Argument(help="PRODUCT==VERSION, PRODUCT, everything, digest:HEX")],
+    *,
+    reason: Annotated[str, typer.Option()],
+    key: Key,
+    level: int = 4,
+    to: To = None,
+    wait: float = 10.0,
+    passphrase_file: PassphraseFile = None,
+) -> None:
+    """Stop a release on every peer: announcing, serving, fetching, installing, activating."""
+    from firedoor.cli.halt import Stop, halt_scope  # noqa: PLC0415
+
+    if level == 7:  # noqa: PLR2004  # rescue
+        raise typer.BadParameter("level 7 needs the boot guard")
+    halt_scope(Stop(scope, level, reason), (key, passphrase_file), to=to or [], wait_s=wait)
+
+
+@app.command()
+def resume(
+    halts: Annotated[Optional[list[str]], typer.Argument(help="ids of halts to lift")] = None,  # noqa: UP045
+    *,
+    reason: str = "",
+    key: Annotated[Optional[list[Path]], typer.Option(help="key file; once for each signer")] = None,  # noqa: UP045
+    sign_only: Annotated[Optional[Path], typer.Option(help="write a part-signed resume here")] = None,  # noqa: UP045
+    combine: Annotated[Optional[list[Path]], typer.Option(help="part-signed resumes")] = None,  # noqa: UP045
+    to: To = None,
+    wait: float = 10.0,
+    passphrase_file: PassphraseFile = None,
+) -> None:
+    """Lift halts, with as many signatures as the fleet's resume role asks for."""
+    from firedoor.cli.resume import Lift, lift_halts  # noqa: PLC0415
+
+    lift = Lift(tuple(halts or ()), reason, tuple(combine or ()), sign_only)
+    lift_halts(lift, (key or [], passphrase_file), to=to or [], wait_s=wait)
+
+
+@app.command()
+def status(
+    *,
+    key: Key,
+    to: To = None,
+    json: bool = False,
+    passphrase_file: PassphraseFile = None,
+) -> None:
+    """Who has what, who is behind, what is halted, who has not answered."""
+    from firedoor.cli.status import show_status  # noqa: PLC0415
+
+    show_status((key, passphrase_file), to or [], is_json=json)
+
+
+@app.command()
+def demo(
+    *,
+    endpoints: int = 8,
+    old: Annotated[Optional[Path], typer.Option(help="folder of the old release")] = None,  # noqa: UP045
+    new: Annotated[Optional[Path], typer.Option(help="folder of the new release")] = None,  # noqa: UP045
+    bad: Annotated[Optional[Path], typer.Option(help="folder of the bad release")] = None,  # noqa: UP045
+    json: Annotated[Optional[Path], typer.Option(help="write the figures here")] = None,  # noqa: UP045
+) -> None:
+    """Show the main job on this machine: publish, swarm, halt in mid-transfer, roll back, resume."""
+    from firedoor.cli.demo import run_demo  # noqa: PLC0415
+
+    raise typer.Exit(run_demo(endpoints, (old, new, bad), json))
+
+
+def main() -> None:
+    """Run the program; errors are one sentence and an exit code."""
+    try:
+        app()
+    except FiredoorError as error:
+        sys.exit(fail(error))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,206 @@
+"""What only the origin answers, and how a site's mirror forwards enrolments to it.
+
+Publishing and tokens take an operator's certificate; renewal takes the certificate being renewed;
+forwarded enrolments take a mirror's. Enrolment itself has a listener of its own (facts.md: one
+port with optional client certificates leaves every route one forgotten check from open).
+"""
+
+import asyncio
+import json
+from collections.abc import Callable
+from typing import Protocol
+
+from aiohttp import web
+
+from firedoor.errors import FiredoorError, Malformed, Unavailable, Untrusted
+from firedoor.identity import Peer, Role
+from firedoor.limits import (
+    ENROLMENT_BYTES_MAX,
+    MANIFEST_BYTES_MAX,
+    METADATA_BYTES_MAX,
+    PIECE_BYTES_MAX,
+    PIECES_MAX,
+)
+from firedoor.runtime.certificates import id_of_request
+from firedoor.runtime.peer_client import PeerClient
+from firedoor.runtime.peer_server import peer_of_request, say_errors
+from firedoor.runtime.piece_store import PieceStore
+from firedoor.runtime.settings import split_address
+from firedoor.wire.codec import pack, unpack
+from mirror.origin import Origin
+
+# The largest body is a release: a publisher's metadata and a manifest.
+_BODY_BYTES_MAX = METADATA_BYTES_MAX + MANIFEST_BYTES_MAX + 1024
+
+_TOKEN_SPAN_S_MAX = 7 * 86400
+
+
+class Enroller(Protocol):
+    """Who answers enrolments and renewals: the origin, or a mirror that asks it."""
+
+    ca: bytes
+
+    async def enrol(self, body: bytes) -> bytes:
+        """The answer to one enrolment."""
+
+    async def renew(self, body: bytes) -> bytes:
+        """A new certificate."""
+
+
+class Forwarder:
+    """A site's mirror: hands enrolments and renewals up."""
+
+    def __init__(self, client: PeerClient, upstream: tuple[str, ...], ca: bytes) -> None:
+        self._client = client
+        self._upstream = upstream
+        self.ca = ca
+
+    async def enrol(self, body: bytes) -> bytes:
+        """The origin's answer; raises as `PeerClient.post`."""
+        return await self._post("/v1/enrol", body)
+
+    async def renew(self, body: bytes) -> bytes:
+        """The origin's answer; raises as `PeerClient.post`."""
+        return await self._post("/v1/renew", body)
+
+    async def _post(self, path: str, body: bytes) -> bytes:
+        last: FiredoorError = Unavailable(path, why="no upstream is configured")
+        for text in self._upstream:
+            host, port = split_address(text)
+            try:
+                return await self._client.post(host, port, path, body, limit=METADATA_BYTES_MAX)
+            except Unavailable as error:
+                last = error
+        raise last
+
+
+class OriginApi:
+    """The origin's handlers."""
+
+    def __init__(
+        self, origin: Origin, store: PieceStore, on_published: Callable[[], None]
+    ) -> None:
+        self._origin = origin
+        self._store = store
+        self._on_published = on_published
+
+    def routes(self) -> list[web.RouteDef]:
+        """Every route that takes an operator's certificate."""
+        return [
+            web.post("/v1/publish/missing", self.missing),
+            web.post("/v1/publish/piece", self.piece),
+            web.post("/v1/publish/release", self.release),
+            web.post("/v1/tokens", self.token),
+        ]
+
+    async def missing(self, request: web.Request) -> web.Response:
+        """Which of these pieces the origin lacks."""
+        _require(request, Role.OPERATOR)
+        body = await read_body(request, PIECES_MAX * 34 + 16)
+        digests = unpack(body, what="digests", limit=len(body))
+        if not isinstance(digests, list) or not all(isinstance(one, bytes) for one in digests):
+            raise Malformed("digests", wanted="a list of bytes", got=type(digests).__name__)
+        lacking = await asyncio.to_thread(self._origin.missing, digests)
+        return web.Response(body=pack(lacking))
+
+    async def piece(self, request: web.Request) -> web.Response:
+        """Take in one piece under its digest."""
+        _require(request, Role.OPERATOR)
+        stored = await read_body(request, PIECE_BYTES_MAX)
+        try:
+            digest = bytes.fromhex(request.headers.get("X-Piece", ""))
+        except ValueError as error:
+            raise Malformed("X-Piece", wanted="a digest in hex", got="something else") from error
+        await asyncio.to_thread(self._store.put, digest, stored)
+        return web.Response()
+
+    async def release(self, request: web.Request) -> web.Response:
+        """Add one signed release and announce it."""
+        _require(request, Role.OPERATOR)
+        body = unpack(await read_body(request, _BODY_BYTES_MAX), what="release", limit=_BODY_BYTES_MAX)
+        if not isinstance(body, dict) or set(body) != {"role", "metadata", "manifest"}:
+            raise Malformed("release", wanted="role, metadata, manifest", got=type(body).__name__)
+        role, metadata, manifest = body["role"], body["metadata"], body["manifest"]
+        if not (isinstance(role, str) and isinstance(metadata, bytes) and isinstance(manifest, bytes)):
+            raise Malformed("release", wanted="a text and two byte strings", got="other types")
+        done = await asyncio.to_thread(self._origin.accept_release, role, metadata, manifest)
+        self._on_published()
+        return web.json_response({"manifest": done.manifest})
+
+    async def token(self, request: web.Request) -> web.Response:
+        """A new enrolment secret."""
+        _require(request, Role.OPERATOR)
+        try:
+            asked = json.loads(await read_body(request, ENROLMENT_BYTES_MAX))
+            role, site, span_s = Role(asked["role"]), str(asked["site"]), int(asked["span_s"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise Malformed("token", wanted="role, site, span_s", got=str(error)[:80]) from error
+        if role is Role.OPERATOR or not 0 < span_s <= _TOKEN_SPAN_S_MAX:
+            raise Malformed("token", wanted="agent or mirror, within 7 days", got=str(asked)[:80])
+        token = await asyncio.to_thread(self._origin.issue_token, role, site, span_s)
+        return web.json_response({"token": token})
+
+
+def routes(
+    origin: Origin, store: PieceStore, on_published: Callable[[], None]
+) -> list[web.RouteDef]:
+    """The origin's own routes on the mTLS port."""
+    return [*OriginApi(origin, store, on_published).routes(), *forward_routes(origin)]
+
+
+def forward_routes(enroller: Enroller) -> list[web.RouteDef]:
+    """Renewal for every peer, and enrolment in a mirror's name, on the mTLS port."""
+
+    async def renew(request: web.Request) -> web.Response:
+        peer = _peer(request)
+        body = await read_body(request, ENROLMENT_BYTES_MAX)
+        if peer.role is not Role.MIRROR and id_of_request(body) != peer.id:
+            raise Untrusted("renewal", wanted="a request for the asker's own key", got="another")
+        return web.Response(body=await enroller.renew(body))
+
+    async def enrol(request: web.Request) -> web.Response:
+        _require(request, Role.MIRROR)
+        return web.Response(body=await enroller.enrol(await read_body(request, ENROLMENT_BYTES_MAX)))
+
+    return [web.post("/v1/renew", renew), web.post("/v1/enrol", enrol)]
+
+
+def enrolment_app(enroller: Enroller) -> web.Application:
+    """The listener that a machine without a certificate can use, and nothing else."""
+
+    async def ca(_: web.Request) -> web.Response:
+        return web.Response(body=enroller.ca, content_type="application/x-pem-file")
+
+    async def enrol(request: web.Request) -> web.Response:
+        body = await read_body(request, ENROLMENT_BYTES_MAX)
+        return web.Response(body=await enroller.enrol(body), content_type="application/json")
+
+    app = web.Application(middlewares=[say_errors])
+    app.add_routes([web.get("/ca.pem", ca), web.post("/enrol", enrol)])
+    return app
+
+
+async def read_body(request: web.Request, limit: int) -> bytes:
+    """The body of a request, if it has at most `limit` bytes.
+
+    Raises:
+        Malformed: it has more; the rest is not read.
+    """
+    parts: list[bytes] = []
+    size = 0
+    async for part in request.content.iter_chunked(1 << 16):
+        size += len(part)
+        if size > limit:
+            raise Malformed("body", wanted=f"at most {limit} bytes", got="more")
+        parts.append(part)
+    return b"".join(parts)
+
+
+def _peer(request: web.Request) -> Peer:
+    return peer_of_request(request, request.app["clock"])
+
+
+def _require(request: web.Request, role: Role) -> None:
+    peer = _peer(request)
+    if peer.role is not role:
+        raise Untrusted(request.path, wanted=f"role {role.value}", got=peer.role.value)
