@@ -41,7 +41,9 @@ STATUS_BYTES_MAX = 64 << 20
 
 def main() -> int:
     """Run the program; the exit code."""
-    parser = argparse.ArgumentParser(prog="firedoor-agent", description="Keep this endpoint updated.")
+    parser = argparse.ArgumentParser(
+        prog="firedoor-agent", description="Keep this endpoint updated."
+    )
     parser.add_argument("--version", action="version", version=f"firedoor-agent {__version__}")
     parser.add_argument("--config", type=Path, required=True, metavar="FILE")
     parser.add_argument("--check-config", action="store_true", help="read the settings and stop")

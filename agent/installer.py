@@ -32,6 +32,9 @@ from firedoor.wire.messages import ProductHealth
 # Where nothing stirs a product, it still looks at its plan this often.
 LOOK_AGAIN_S = 30.0
 
+# After a failure, sooner: a mirror that restarts, a disk that was full.
+TRY_AGAIN_S = 1.0
+
 # How often a check is asked within its settle span.
 CHECK_EVERY_S = 0.5
 
@@ -99,13 +102,15 @@ class Installer:
         await self._recover()
         while True:
             self._stirred.clear()
+            pause = LOOK_AGAIN_S
             try:
                 await self._round()
             except (FiredoorError, OSError) as error:
+                pause = TRY_AGAIN_S
                 self._say(f"{type(error).__name__}: {error}")
                 log("install-failed", level="warning", product=self._product, why=str(error))
             with suppress(TimeoutError):
-                async with asyncio.timeout(LOOK_AGAIN_S):
+                async with asyncio.timeout(pause):
                     await self._stirred.wait()
 
     # --- one look at the plan ------------------------------------------------------------------

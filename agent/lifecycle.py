@@ -22,9 +22,7 @@ class Phase(Enum):
 NEXT: dict[Phase, frozenset[Phase]] = {
     Phase.IDLE: frozenset({Phase.IDLE, Phase.FETCHING, Phase.STAGING, Phase.ROLLING_BACK}),
     # A newer release may appear, or a halt may come, while pieces arrive.
-    Phase.FETCHING: frozenset(
-        {Phase.FETCHING, Phase.STAGING, Phase.IDLE, Phase.ROLLING_BACK}
-    ),
+    Phase.FETCHING: frozenset({Phase.FETCHING, Phase.STAGING, Phase.IDLE, Phase.ROLLING_BACK}),
     # Staging ends in STAGED, or is aborted by the brake or a full disk and then begun again.
     Phase.STAGING: frozenset({Phase.STAGED, Phase.IDLE, Phase.STAGING, Phase.ROLLING_BACK}),
     Phase.STAGED: frozenset({Phase.ACTIVATING, Phase.IDLE}),

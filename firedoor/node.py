@@ -21,7 +21,7 @@ from firedoor.halt.order import Halt
 from firedoor.halt.orderset import Admission, OrderSet
 from firedoor.halt.scope import Subject
 from firedoor.identity import Peer, PeerId, Role
-from firedoor.limits import MIRROR_PATIENCE, ROSTER_MAX
+from firedoor.limits import FRAME_BYTES_MAX, MIRROR_PATIENCE, ORDER_BYTES_MAX, ROSTER_MAX
 from firedoor.pieces.inventory import Bits, PieceMap
 from firedoor.swarm.scheduler import Swarm
 from firedoor.trust.keys import Authority
@@ -209,8 +209,8 @@ class Node:
             case Have(manifest, pieces):
                 return self.swarm.have(sender, manifest, pieces, now) if session.is_open else []
             case Roster(entries):
-                ids = tuple(PeerId(entry.id) for entry in entries)
-                return self.swarm.roster(ids, now) if session.peer.role is Role.MIRROR else []
+                roster = tuple(PeerId(entry.id) for entry in entries)
+                return self.swarm.roster(roster, now) if session.peer.role is Role.MIRROR else []
             case Recorded() | Announce() | Health():
                 return []  # The host's own business.
             case _:
@@ -280,9 +280,7 @@ class Node:
             ]
         return [*news, *self.swarm.fetched(number, pieces, now)]
 
-    def failed(
-        self, number: int, *, is_lie: bool, retry_after: Span, now: Instant
-    ) -> list[Effect]:
+    def failed(self, number: int, *, is_lie: bool, retry_after: Span, now: Instant) -> list[Effect]:
         """A fetch ended early. `is_lie`: the peer sent bytes that are not the piece."""
         return self.swarm.failed(number, now, is_lie=is_lie, retry_after=retry_after)
 
@@ -467,4 +465,7 @@ class Node:
 
 
 def _send_orders(peer: PeerId, records: tuple[bytes, ...]) -> list[Effect]:
-    return [Send(peer, Orders(records))] if records else []
+    # So many records of the largest size fit one frame.
+    share = FRAME_BYTES_MAX // (ORDER_BYTES_MAX + 8) - 1
+    parts = [records[at : at + share] for at in range(0, len(records), share)]
+    return [Send(peer, Orders(part)) for part in parts]

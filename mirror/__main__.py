@@ -69,7 +69,7 @@ async def _run(settings: MirrorSettings, state: Path) -> None:
 
 
 async def _serve(settings, person: Person, daemon, *, host, origin) -> None:  # type: ignore[no-untyped-def]  # noqa: ANN001,E501  # typed below
-    forwarder = Forwarder(host.client, settings.upstream)
+    forwarder = Forwarder(host.client, settings.upstream, person.credentials.ca)
     extra = routes(origin, host.store, daemon.published) if origin else forward_routes(forwarder)
     app = build_app(
         Service(host, daemon.more_status),

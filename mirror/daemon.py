@@ -13,10 +13,12 @@ from firedoor.errors import FiredoorError, Unavailable
 from firedoor.halt.brake import Gate
 from firedoor.identity import PeerId, Role
 from firedoor.limits import ROSTER_MAX
+from firedoor.runtime.catalogue import Get
 from firedoor.runtime.dialling import Neighbours, keep_dialling
 from firedoor.runtime.host import Host
 from firedoor.runtime.logs import log
 from firedoor.runtime.settings import split_address
+from firedoor.runtime.trust_client import ReleaseEntry
 from firedoor.wire.messages import Announce, Health, Message, Recorded, Report
 from mirror.origin import Origin
 
@@ -117,20 +119,22 @@ class MirrorDaemon:
                 self._sync_wanted.set()
 
     async def _sync_once(self) -> None:
-        before = self._host.catalogue.timestamp
         await self._host.catalogue.refresh(await self._get(), self._announced_targets)
         self._host.believe()
-        if self._host.catalogue.timestamp != before:
-            self._announce()
         for entry in sorted(self._host.catalogue.releases, key=_newest_first):
-            have, total = self._host.node.progress(entry.manifest)
-            is_whole = total > 0 and have == total
-            if is_whole or entry.manifest in self._host.node.swarm.wanted():
-                continue
-            if self._host.node.permits(Gate.FETCH, entry.manifest):
+            if not self._is_under_way(entry) and self._host.node.permits(
+                Gate.FETCH, entry.manifest
+            ):
                 await self._host.acquire(entry, None)
+        # Last: who hears of a release asks for its manifest at once.
+        self._announce()
 
-    async def _get(self) -> Any:
+    def _is_under_way(self, entry: ReleaseEntry) -> bool:
+        have, total = self._host.node.progress(entry.manifest)
+        is_whole = total > 0 and have == total
+        return is_whole or entry.manifest in self._host.node.swarm.wanted()
+
+    async def _get(self) -> Get:
         if self._origin is not None:
             return self._origin.get
         if self._upstream_ids():
@@ -203,7 +207,7 @@ class FirstContact:
         return await client.get(self._address, self._port, path, role=Role.MIRROR, limit=limit)
 
 
-def _newest_first(entry: Any) -> int:
+def _newest_first(entry: ReleaseEntry) -> int:
     return -int(entry.custom.get("counter", 0))
 
 

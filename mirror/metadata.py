@@ -272,5 +272,3 @@ def _is_old(expires: datetime.datetime, span_s: int, now: UnixTime) -> bool:
 
 def _moment(when: int) -> datetime.datetime:
     return datetime.datetime.fromtimestamp(when, datetime.UTC).replace(microsecond=0)
-
-

@@ -191,9 +191,7 @@ class Origin:
         return self._issue(body, grant.role, grant.site, now)
 
     def _issue(self, request: bytes, role: Role, site: str, now: UnixTime) -> bytes:
-        return issue(
-            request, ca_pem=self.ca, ca_seed=self._ca_seed, role=role, site=site, now=now
-        )
+        return issue(request, ca_pem=self.ca, ca_seed=self._ca_seed, role=role, site=site, now=now)
 
     def _get(self, path: str, limit: int) -> bytes:
         folder, _, name = path.removeprefix("/v1/").partition("/")

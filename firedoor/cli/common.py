@@ -69,9 +69,7 @@ async def status_at(client: "PeerClient", address: tuple[str, int]) -> dict[str,
 
     for role in (Role.MIRROR, Role.AGENT):
         try:
-            body = await client.get(
-                *address, "/v1/status", role=role, limit=STATUS_BYTES_MAX
-            )
+            body = await client.get(*address, "/v1/status", role=role, limit=STATUS_BYTES_MAX)
         except Unavailable as error:
             last = error
         else:
@@ -80,9 +78,7 @@ async def status_at(client: "PeerClient", address: tuple[str, int]) -> dict[str,
     raise last
 
 
-async def peers_to_try(
-    key: "KeyFile", to: list[str], wait_s: float
-) -> list[tuple[str, int]]:
+async def peers_to_try(key: "KeyFile", to: list[str], wait_s: float) -> list[tuple[str, int]]:
     """Where to hand an order: the named peers, else the origin of the key file, else by mDNS.
 
     Raises:

@@ -171,8 +171,12 @@ def resume(
     halts: Annotated[Optional[list[str]], typer.Argument(help="ids of halts to lift")] = None,  # noqa: UP045
     *,
     reason: str = "",
-    key: Annotated[Optional[list[Path]], typer.Option(help="key file; once for each signer")] = None,  # noqa: UP045
-    sign_only: Annotated[Optional[Path], typer.Option(help="write a part-signed resume here")] = None,  # noqa: UP045
+    key: Annotated[
+        Optional[list[Path]], typer.Option(help="key file; once for each signer")
+    ] = None,  # noqa: UP045
+    sign_only: Annotated[
+        Optional[Path], typer.Option(help="write a part-signed resume here")
+    ] = None,  # noqa: UP045
     combine: Annotated[Optional[list[Path]], typer.Option(help="part-signed resumes")] = None,  # noqa: UP045
     to: To = None,
     wait: float = 10.0,

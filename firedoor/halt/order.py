@@ -144,6 +144,11 @@ def seal(
     return sha256(message).digest(), record
 
 
+def id_of(fleet: FleetId, envelope: Envelope) -> bytes:
+    """The id of the order in an envelope, whoever has signed it."""
+    return sha256(signed_bytes(fleet, envelope.kind, envelope.payload)).digest()
+
+
 def check_halt(scope: Scope, level: int) -> None:
     """Whether this version may make and admit such a halt.
 

@@ -84,6 +84,14 @@ class Catalogue:
         path = self._served / name
         return path.read_bytes() if path.is_file() else None
 
+    def role_file(self, role: str) -> bytes:
+        """The verified metadata of a delegated role, as the last refresh kept it.
+
+        Raises:
+            Unavailable: there is none.
+        """
+        return self._trust.role_file(role)
+
     def entry(self, manifest: str) -> ReleaseEntry | None:
         """The release whose manifest has this digest, if signed metadata lists it."""
         return next((entry for entry in self.releases if entry.manifest == manifest), None)

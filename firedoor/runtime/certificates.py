@@ -125,11 +125,7 @@ def _requested_key(request_pem: bytes) -> Ed25519PublicKey:
 
 
 def _builder(
-    subject: x509.Name,
-    issuer: x509.Name,
-    public: Ed25519PublicKey,
-    now: UnixTime,
-    days: float,
+    subject: x509.Name, issuer: x509.Name, public: Ed25519PublicKey, now: UnixTime, days: float
 ) -> x509.CertificateBuilder:
     made = datetime.datetime.fromtimestamp(now, datetime.UTC)
     builder = x509.CertificateBuilder().subject_name(subject).issuer_name(issuer)

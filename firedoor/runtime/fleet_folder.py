@@ -97,7 +97,9 @@ def fleet_facts(folder: Path) -> dict[str, Any]:
     try:
         facts: dict[str, Any] = json.loads((folder / "fleet.json").read_text("utf-8"))
     except (OSError, ValueError) as error:
-        raise Unavailable(str(folder), why="not a fleet's folder; `firedoor init` makes one") from error
+        raise Unavailable(
+            str(folder), why="not a fleet's folder; `firedoor init` makes one"
+        ) from error
     return facts
 
 

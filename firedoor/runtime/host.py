@@ -34,7 +34,7 @@ from firedoor.node import Node, NodeSettings
 from firedoor.pieces.inventory import Bits, piece_map
 from firedoor.runtime.catalogue import Catalogue
 from firedoor.runtime.clocks import Clock
-from firedoor.runtime.logs import log
+from firedoor.runtime.logs import log, log_facts
 from firedoor.runtime.order_log import BEACON, ORDER, OrderLog
 from firedoor.runtime.peer_client import PeerClient
 from firedoor.runtime.peer_server import Conversation
@@ -196,7 +196,7 @@ class Host:
             case Complete(manifest):
                 self.start(self.program.on_complete(manifest))
             case Tell(event, facts):
-                log(event, **dict(facts))
+                log_facts(event, dict(facts))
                 if event == "peer-synced":
                     self.program.on_synced(PeerId(str(dict(facts)["peer"])))
             case _:

@@ -6,7 +6,7 @@ identity with its certificate, the fleet's CA, and where to find the fleet.
 
 import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import nacl.pwhash.argon2id as kdf
@@ -14,11 +14,12 @@ from nacl.exceptions import CryptoError
 from nacl.secret import SecretBox
 from nacl.utils import random as random_bytes
 
-from firedoor.errors import Malformed, Unavailable, Untrusted
+from firedoor.errors import Malformed, TooLarge, Unavailable, Untrusted
 from firedoor.runtime.files import durable_write
 from firedoor.wire.codec import record
 
 FORMAT = "firedoor-key-1"
+_KDF = "argon2id"
 
 # Costs in a file are its writer's word; ours are 64 and 256 MiB, and a file may not ask for more.
 _MEMORY_BYTES_MAX = 1 << 30
@@ -32,6 +33,7 @@ _KEY_FILE_BYTES_MAX = 1 << 16
 class Sealed:
     """A secret under a passphrase; texts are hex."""
 
+    kdf: str
     opslimit: int
     memlimit: int
     salt: str
@@ -47,7 +49,7 @@ class KeyFile:
     fleet: str
     keyid: str
     public: str
-    secret: str = ""
+    secret: str = field(default="", repr=False)
     certificate: str = ""
     ca: str = ""
     origin: str = ""
@@ -70,7 +72,9 @@ def write_key_file(path: Path, key: KeyFile, passphrase: str | None) -> None:
     """Write `key` durably with mode 0600, sealed unless `passphrase` is None."""
     if passphrase is not None:
         key = replace(key, secret="", sealed=_seal(bytes.fromhex(key.secret), key.role, passphrase))
-    table = {name: value for name, value in asdict(key).items() if value is not None}
+    # Either the secret or its sealed form stands in the file, never both.
+    unused = "secret" if key.sealed is not None else "sealed"
+    table = {name: value for name, value in asdict(key).items() if name != unused}
     durable_write(path, json.dumps(table, indent=1).encode(), 0o600)
 
 
@@ -79,20 +83,27 @@ def read_key_file(path: Path, passphrase: Callable[[], str]) -> KeyFile:
 
     Raises:
         Unavailable: the file cannot be read.
-        Malformed: it is no key file of this version.
+        Malformed, TooLarge: it is no key file of this version.
         Untrusted: the passphrase does not open it.
     """
     try:
-        data = path.read_bytes()[:_KEY_FILE_BYTES_MAX]
+        with path.open("rb") as file:
+            data = file.read(_KEY_FILE_BYTES_MAX + 1)
+        if len(data) > _KEY_FILE_BYTES_MAX:
+            raise TooLarge(str(path), limit=_KEY_FILE_BYTES_MAX, size=len(data))
         table = json.loads(data)
     except OSError as error:
         raise Unavailable(str(path), why=error.strerror or "cannot be read") from error
-    except ValueError as error:
+    # Deep brackets make json raise RecursionError.
+    except (ValueError, RecursionError) as error:
         raise Malformed(str(path), wanted="a key file", got=str(error)[:80]) from error
     key = record(KeyFile, table, what=str(path))
     if key.format != FORMAT:
         raise Malformed(str(path), wanted=FORMAT, got=key.format[:40])
+    if key.sealed is not None and key.secret:
+        raise Malformed(str(path), wanted="a secret or a sealed one", got="both")
     if key.sealed is not None:
+        _check_costs(path, key.sealed)
         key = replace(key, secret=_open(path, key.sealed, passphrase()).hex(), sealed=None)
     try:
         is_whole = len(bytes.fromhex(key.secret)) == 2 * _SEED_BYTES
@@ -110,19 +121,30 @@ def _seal(secret: bytes, role: str, passphrase: str) -> Sealed:
     memlimit = kdf.MEMLIMIT_MODERATE if is_root else kdf.MEMLIMIT_INTERACTIVE
     salt = random_bytes(kdf.SALTBYTES)
     key = kdf.kdf(SecretBox.KEY_SIZE, passphrase.encode(), salt, opslimit, memlimit)
-    return Sealed(opslimit, memlimit, salt.hex(), bytes(SecretBox(key).encrypt(secret)).hex())
+    return Sealed(_KDF, opslimit, memlimit, salt.hex(), bytes(SecretBox(key).encrypt(secret)).hex())
+
+
+def _check_costs(path: Path, sealed: Sealed) -> None:
+    if sealed.kdf != _KDF:
+        raise Malformed(str(path), wanted=_KDF, got=repr(sealed.kdf[:40]))
+    is_bearable = (
+        kdf.MEMLIMIT_MIN <= sealed.memlimit <= _MEMORY_BYTES_MAX
+        and kdf.OPSLIMIT_MIN <= sealed.opslimit <= _OPERATIONS_MAX
+    )
+    if not is_bearable:
+        got = f"{sealed.memlimit} bytes, {sealed.opslimit} rounds"
+        raise Malformed(str(path), wanted="bearable key costs", got=got)
 
 
 def _open(path: Path, sealed: Sealed, passphrase: str) -> bytes:
-    if sealed.memlimit > _MEMORY_BYTES_MAX or sealed.opslimit > _OPERATIONS_MAX:
-        raise Malformed(str(path), wanted="bearable key costs", got=f"{sealed.memlimit} bytes")
     try:
         salt, box = bytes.fromhex(sealed.salt), bytes.fromhex(sealed.box)
         key = kdf.kdf(
             SecretBox.KEY_SIZE, passphrase.encode(), salt, sealed.opslimit, sealed.memlimit
         )
         return bytes(SecretBox(key).decrypt(box))
-    except CryptoError as error:
-        raise Untrusted(str(path), wanted="its passphrase", got="another one") from error
+    # PyNaCl's own ValueError is also a CryptoError: a damaged file is no wrong passphrase.
     except ValueError as error:
         raise Malformed(str(path), wanted="a sealed key", got=str(error)[:80]) from error
+    except CryptoError as error:
+        raise Untrusted(str(path), wanted="its passphrase", got="another one") from error

@@ -3,6 +3,7 @@
 import json
 import logging
 import sys
+from collections.abc import Mapping
 
 _LOGGER = logging.getLogger("firedoor")
 
@@ -25,4 +26,9 @@ def setup() -> None:
 
 def log(event: str, *, level: str = "info", **facts: object) -> None:
     """Write one event. warning: a peer broke a rule; error: a person must act (fact `do`)."""
-    _LOGGER.log(logging.getLevelNamesMapping()[level.upper()], event, extra={"facts": facts})
+    log_facts(event, facts, level)
+
+
+def log_facts(event: str, facts: Mapping[str, object], level: str = "info") -> None:
+    """The same, with the facts in a table."""
+    _LOGGER.log(logging.getLevelNamesMapping()[level.upper()], event, extra={"facts": dict(facts)})

@@ -261,5 +261,3 @@ def _words(error: Exception) -> str:
     if isinstance(error, aiohttp.ServerDisconnectedError | ConnectionResetError):
         return "it closed the connection; a likely cause is that it refused our certificate"
     return f"{type(error).__name__}: {error}"[:200]
-
-

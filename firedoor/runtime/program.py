@@ -131,7 +131,9 @@ def read_identity(path: Path, role: Role, clock: Clock, passphrase: Callable[[],
     credentials = credentials_of(key)
     peer = peer_of_certificate(credentials.certificate, clock.unix())
     if peer.role is not role:
-        raise Malformed(str(path), wanted=f"a certificate of role {role.value}", got=peer.role.value)
+        raise Malformed(
+            str(path), wanted=f"a certificate of role {role.value}", got=peer.role.value
+        )
     return Person(peer, credentials, key)
 
 

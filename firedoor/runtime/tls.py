@@ -48,9 +48,7 @@ def credentials_of(key: KeyFile) -> Credentials:
     if not key.certificate or not key.ca:
         raise Malformed(f"key {key.name}", wanted="a certificate and a CA inside", got="none")
     private = Ed25519PrivateKey.from_private_bytes(key.tls_seed).private_bytes(
-        serialization.Encoding.PEM,
-        serialization.PrivateFormat.PKCS8,
-        serialization.NoEncryption(),
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )
     return Credentials(key.certificate.encode(), private, key.ca.encode())
 

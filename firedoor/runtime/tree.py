@@ -34,7 +34,9 @@ def read_tree(root: Path, sink: Sink) -> tuple[FileEntry, ...]:
     try:
         files = tuple(_read_entry(path, path.relative_to(base).as_posix(), sink) for path in paths)
     except OSError as error:
-        raise Unavailable(str(error.filename or root), why=error.strerror or "unreadable") from error
+        raise Unavailable(
+            str(error.filename or root), why=error.strerror or "unreadable"
+        ) from error
     if not files:
         raise Malformed(str(root), wanted="at least one file", got="none")
     check_tree(files)

@@ -12,14 +12,14 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 from tuf.api.exceptions import DownloadError, DownloadHTTPError, RepositoryError
-from tuf.api.metadata import Metadata, Root, Snapshot, Targets, Timestamp
+from tuf.api.metadata import DelegatedRole, Metadata, Root, TargetFile, Targets, Timestamp
 from tuf.ngclient.config import UpdaterConfig
 from tuf.ngclient.fetcher import FetcherInterface
 from tuf.ngclient.updater import Updater
@@ -36,6 +36,12 @@ Fetch = Callable[[str, int], bytes]
 
 _BASE = "https://mirror.invalid/"
 _RELEASES = "releases/"
+
+# Matches every publisher's paths and can be no release: no name starts with a dash.
+_NO_RELEASE = "releases/-/-"
+
+# python-tuf's own 32 would leave a 32nd publisher's file unverified in silence.
+_DELEGATIONS_MAX = 4096
 
 # Keys from a file that is past its dates; python-tuf's own targets.json stays python-tuf's.
 _DATELESS = "authority-targets.json"
@@ -70,8 +76,10 @@ class TufFetcher(FetcherInterface):
 class TrustClient:
     """What one program trusts, in one folder."""
 
-    def __init__(self, folder: Path, fleet: FleetId, fetch: Fetch, root: bytes) -> None:
+    def __init__(self, folder: Path, fleet: FleetId, fetch: Fetch, root: bytes | None) -> None:
         register()
+        if fleet_of(root) != fleet:
+            raise Untrusted("root.json", wanted=f"fleet {fleet[:12]}", got=fleet_of(root)[:12])
         self._folder = folder
         self._fleet = fleet
         self._fetcher = TufFetcher(fetch)
@@ -94,12 +102,16 @@ class TrustClient:
             raise Unavailable("metadata", why=str(error)[:200]) from error
         except (RepositoryError, ValueError) as error:
             raise Untrusted("metadata", wanted="valid signatures", got=str(error)[:200]) from error
+        except OSError as error:
+            raise Unavailable(str(self._folder), why=error.strerror or "disk") from error
         finally:
             sync_all(self._folder)
         self._updater = updater
 
     def authority(self, now: UnixTime) -> Authority:
         """The keys of the roles, from what is kept here; the newer of the two targets files.
+
+        Never fresh when they came by `refresh_authority`: no timestamp has vouched for those.
 
         Raises:
             Unavailable: nothing is kept yet.
@@ -109,12 +121,9 @@ class TrustClient:
         found = [name for name in ("targets.json", _DATELESS) if (self._folder / name).is_file()]
         if not found:
             raise Unavailable("keys", why="no signed metadata is kept here yet")
-        try:
-            kept = [Metadata[Targets].from_bytes(self._kept(name)) for name in found]
-        except RepositoryError as error:
-            raise Malformed(str(self._folder), wanted="metadata", got=str(error)[:200]) from error
-        newest = max(kept, key=lambda each: each.signed.version)
-        return authority_of(root, newest, fleet=self._fleet, now=now)
+        # On a tie the file that python-tuf took, dates and all, comes first.
+        kept = [self._authority_in(name, root, now) for name in found]
+        return max(kept, key=lambda each: each.targets_version)
 
     def refresh_authority(self, version: int) -> None:
         """Take over the keys of a targets file of this version, whatever its dates.
@@ -124,23 +133,50 @@ class TrustClient:
             Unavailable, Untrusted, Malformed: it cannot be had or does not verify.
         """
         root = Metadata[Root].from_bytes(self._kept("root.json"))
-        data = b"".join(self._fetcher._fetch(_BASE + f"{version}.targets.json"))  # noqa: SLF001
+        name = f"{version}.targets.json"
         try:
-            offered = Metadata[Targets].from_bytes(data)
-        except RepositoryError as error:
-            raise Malformed("targets", wanted="metadata", got=str(error)[:200]) from error
+            data = self._fetcher.download_bytes(_BASE + name, METADATA_BYTES_MAX)
+        except DownloadError as error:
+            raise Unavailable(name, why=str(error)[:200]) from error
+        offered = _targets(data, name)
         authority_of(root, offered, fleet=self._fleet, now=UnixTime(0))
+        if offered.signed.version != version:
+            raise Untrusted(name, wanted=f"version {version}", got=str(offered.signed.version))
         try:
             trusted = self.authority(UnixTime(0)).targets_version
         except FiredoorError:
             trusted = 0
-        if offered.signed.version < trusted:
-            raise Stale("targets", trusted=trusted, offered=offered.signed.version)
+        if version < trusted:
+            raise Stale("targets", trusted=trusted, offered=version)
         durable_write(self._folder / _DATELESS, data)
+
+    def download(self, path: str, folder: Path, base: str) -> Path:
+        """One target, verified, in `folder`; not fetched again while the file there is right.
+
+        Raises:
+            Unavailable: signed metadata has no such target, or it could not be fetched.
+            Untrusted: it does not verify.
+        """
+        assert self._updater is not None
+        self._updater.target_dir = str(folder)
+        try:
+            target = self._updater.get_targetinfo(path)
+            if target is None:
+                raise Unavailable(path, why="no such target")
+            found = self._updater.find_cached_target(target)
+            return Path(found or self._updater.download_target(target, target_base_url=base))
+        except DownloadError as error:
+            raise Unavailable(path, why=str(error)[:200]) from error
+        except (RepositoryError, ValueError) as error:
+            raise Untrusted(path, wanted="valid metadata", got=str(error)[:200]) from error
 
     def timestamp_version(self) -> int:
         """The version of the timestamp that is trusted now."""
         return Metadata[Timestamp].from_bytes(self._kept("timestamp.json")).signed.version
+
+    def role_file(self, role: str) -> bytes:
+        """The file of a delegated role, verified when it was kept; Unavailable when it was not."""
+        return self._kept(f"{quote(role, safe='')}.json")
 
     def releases(self) -> list[ReleaseEntry]:
         """Every release in signed metadata; `refresh` must have succeeded just before.
@@ -149,29 +185,40 @@ class TrustClient:
             Unavailable, Untrusted, Malformed: a publisher's list cannot be had or believed.
         """
         assert self._updater is not None
-        snapshot = Metadata[Snapshot].from_bytes(self._kept("snapshot.json"))
-        entries: list[ReleaseEntry] = []
-        for name in sorted(snapshot.signed.meta):
-            role = name.removesuffix(".json")
-            if role.startswith(_RELEASES):
-                entries += self._releases_of(role)
+        delegations = _targets(self._kept("targets.json"), "targets.json").signed.delegations
+        # The delegations of now decide, not the files that lie here: a publisher whose role was
+        # taken away still has one.
+        roles = delegations.roles or {} if delegations is not None else {}
+        publishers = [role for name, role in roles.items() if name.startswith(_RELEASES)]
+        entries: dict[str, ReleaseEntry] = {}
+        for role in publishers:
+            # The first role in order of delegation has the word, as in python-tuf's own search.
+            for entry in self._releases_of(role):
+                entries.setdefault(f"{entry.product}/{entry.version}", entry)
         sync_all(self._folder)
-        return entries
+        return list(entries.values())
 
-    def _releases_of(self, role: str) -> list[ReleaseEntry]:
+    def _releases_of(self, role: DelegatedRole) -> list[ReleaseEntry]:
+        assert self._updater is not None
+        if not role.is_delegated_path(_NO_RELEASE):
+            raise Malformed(role.name[:80], wanted="the paths releases/*/*", got="others")
         try:
             # Walks the delegations, and so verifies and keeps the role's file.
-            assert self._updater is not None
-            self._updater.get_targetinfo(f"{_RELEASES}-/-")
-            kept = Metadata[Targets].from_bytes(self._kept(f"{quote(role, safe='')}.json"))
+            self._updater.get_targetinfo(_NO_RELEASE)
         except DownloadError as error:
-            raise Unavailable(role, why=str(error)[:200]) from error
-        except RepositoryError as error:
-            raise Untrusted(role, wanted="valid signatures", got=str(error)[:200]) from error
-        return [
-            _entry(path, target.hashes["sha256"], target.length, target.custom or {})
-            for path, target in sorted(kept.signed.targets.items())
-        ]
+            raise Unavailable(role.name, why=str(error)[:200]) from error
+        except (RepositoryError, ValueError) as error:
+            wanted = "valid signatures"
+            raise Untrusted(role.name, wanted=wanted, got=str(error)[:200]) from error
+        except OSError as error:
+            raise Unavailable(str(self._folder), why=error.strerror or "disk") from error
+        kept = _targets(self._kept(f"{quote(role.name, safe='')}.json"), role.name)
+        return [_entry(path, target) for path, target in sorted(kept.signed.targets.items())]
+
+    def _authority_in(self, name: str, root: Metadata[Root], now: UnixTime) -> Authority:
+        targets = _targets(self._kept(name), name)
+        authority = authority_of(root, targets, fleet=self._fleet, now=now)
+        return replace(authority, is_fresh=False) if name == _DATELESS else authority
 
     def _kept(self, name: str) -> bytes:
         try:
@@ -187,22 +234,30 @@ def make_updater(folder: Path, fetcher: FetcherInterface, root: bytes | None) ->
         timestamp_max_length=METADATA_BYTES_MAX,
         snapshot_max_length=METADATA_BYTES_MAX,
         targets_max_length=METADATA_BYTES_MAX,
+        max_delegations=_DELEGATIONS_MAX,
     )
     first = None if (folder / "root.json").exists() else root
     return Updater(str(folder), _BASE, fetcher=fetcher, config=config, bootstrap=first)
 
 
 def sync_all(folder: Path) -> None:
-    """Make every file of a folder, and the folder, durable."""
-    if sys.platform != "win32":
-        for path in folder.iterdir():
-            if path.is_file():
-                descriptor = os.open(path, os.O_RDONLY)
-                try:
-                    os.fsync(descriptor)
-                finally:
-                    os.close(descriptor)
-    sync_folder(folder)
+    """Make every file of a folder, of python-tuf's root history in it, and both folders durable."""
+    for each in (folder / "root_history", folder):
+        if not each.is_dir():
+            continue
+        if sys.platform != "win32":
+            for path in each.iterdir():
+                if path.is_file():
+                    _sync_file(path)
+        sync_folder(each)
+
+
+def _sync_file(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def fleet_of(root: bytes) -> FleetId:
@@ -220,12 +275,29 @@ def fleet_of(root: bytes) -> FleetId:
     return FleetId(sha256(root).hexdigest()[:32])
 
 
-def _entry(path: str, digest: str, length: int, custom: Mapping[str, Any]) -> ReleaseEntry:
+def _targets(data: bytes, what: str) -> Metadata[Targets]:
+    try:
+        metadata = Metadata[Targets].from_bytes(data)
+    except RepositoryError as error:
+        raise Malformed(what, wanted="metadata", got=str(error)[:200]) from error
+    # python-tuf returns whatever type the bytes name.
+    if not isinstance(metadata.signed, Targets):
+        raise Malformed(what, wanted="metadata of type targets", got="another type")
+    return metadata
+
+
+def _entry(path: str, target: TargetFile) -> ReleaseEntry:
     parts = path.split("/")
     if len(parts) != 3 or parts[0] != "releases":  # noqa: PLR2004  # releases/PRODUCT/VERSION
         raise Malformed("target path", wanted="releases/PRODUCT/VERSION", got=repr(path[:80]))
     product, version = checked_name("product", parts[1]), checked_name("version", parts[2])
+    digest = target.hashes.get("sha256")
+    if digest is None:
+        raise Malformed(path, wanted="a SHA-256 digest", got="others only")
+    custom = target.custom
+    if not isinstance(custom, dict):
+        raise Malformed(path, wanted="a map of facts", got=repr(custom)[:80])
     content = custom.get("content")
     if not isinstance(content, str) or len(content) != 64:  # noqa: PLR2004  # hex of BLAKE3
         raise Malformed(path, wanted="a content digest", got=repr(content)[:80])
-    return ReleaseEntry(product, version, digest, length, custom)
+    return ReleaseEntry(product, version, digest, target.length, custom)

@@ -34,7 +34,7 @@ class Offer:
     """
 
     bits: Bits
-    lacking: array[int]
+    lacking: "array[int]"
     is_mirror: bool
     whole: dict[int, None] = field(default_factory=dict)
     parts: dict[int, None] = field(default_factory=dict)

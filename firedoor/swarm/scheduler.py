@@ -29,7 +29,7 @@ WHY_BANNED = "it sent bytes that are not the piece"
 
 
 class Swarm:
-    """The fetching of one peer. Every method returns what the host must do, in order."""
+    """The fetching of one peer; every method returns what the host must do, in order."""
 
     __slots__ = (
         "_banned",
@@ -70,9 +70,7 @@ class Swarm:
 
     def roster(self, ids: tuple[PeerId, ...], now: Instant) -> list[Effect]:
         """The endpoints of this site, among whom batches are shared out; `me` need not be in."""
-        self._roster = tuple(peer for peer in ids if peer != self._me)
-        for demand in self._demands.values():
-            demand.mine.clear()
+        self._share_out(ids)
         return self._settle([], now)
 
     def bitfield(self, peer: PeerId, manifest: str, bits: bytes, now: Instant) -> list[Effect]:
@@ -168,6 +166,7 @@ class Swarm:
             return self._settle([], now)
         peer, manifest = request.standing.peer, request.demand.pieces.manifest
         self._banned[peer] = None
+        self._share_out(self._roster)
         drop = Drop(peer, WHY_BANNED, is_banned=True)
         tell = Tell("peer-banned", (("peer", peer), ("manifest", manifest)))
         return self._settle([drop, *self._forget(peer), tell], now)
@@ -201,11 +200,8 @@ class Swarm:
 
     def progress(self, manifest: str) -> tuple[int, int]:
         """How many pieces of a release are held, of how many; (0, 0) when unknown."""
-        demand = self._demands.get(manifest)
-        if demand is not None:
-            return demand.have.count, len(demand.pieces.sizes)
-        done = self._done.get(manifest)
-        return (done.count, done.count) if done else (0, 0)
+        held = self.bits(manifest)
+        return (held.count, held.size) if held is not None else (0, 0)
 
     # --- inside --------------------------------------------------------------------------------
 
@@ -218,12 +214,13 @@ class Swarm:
                 self._done[manifest] = demand.have
                 del self._demands[manifest]
                 effects.append(Complete(manifest))
-            elif begins_to_starve(demand, now):
-                demand.is_starving = True
-                effects.append(Tell("demand-starving", (("manifest", manifest),)))
-                only = None
-        peers = [*self._peers.values()] if only is None else only
-        effects += self._ask_all(peers, now)
+        effects += self._ask_all([*self._peers.values()] if only is None else only, now)
+        starving = [one for one in self._demands.values() if begins_to_starve(one, now)]
+        for demand in starving:
+            demand.is_starving = True
+            effects.append(Tell("demand-starving", (("manifest", demand.pieces.manifest),)))
+        if starving:
+            effects += self._ask_all([*self._peers.values()], now)
         due = self._next_due(now)
         if only is not None and self._next is not None:
             # Not all has been looked at, so what was due before still is.
@@ -246,8 +243,8 @@ class Swarm:
         return effects
 
     def _has_room(self, *, is_mirror: bool) -> bool:
-        has_mirror = any(one.is_mirror for one in self._peers.values())
-        return self._requests.has_room(REQUESTS_PER_PEER_MAX if has_mirror and not is_mirror else 0)
+        is_kept = not is_mirror and any(one.is_mirror for one in self._peers.values())
+        return self._requests.has_room(REQUESTS_PER_PEER_MAX if is_kept else 0)
 
     def _ask(self, standing: Standing, now: Instant) -> list[Effect]:
         for demand in self._demands.values():
@@ -264,6 +261,11 @@ class Swarm:
                 if choice is not None:
                     effects.append(self._requests.start(demand, standing, choice, now))
         return effects
+
+    def _share_out(self, ids: tuple[PeerId, ...]) -> None:
+        self._roster = tuple(one for one in ids if one != self._me and one not in self._banned)
+        for demand in self._demands.values():
+            demand.mine.clear()
 
     def _is_mine(self, demand: Demand, at: int) -> bool:
         mine = demand.mine.get(at)

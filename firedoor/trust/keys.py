@@ -17,13 +17,7 @@ from nacl.exceptions import BadSignatureError
 from nacl.signing import SigningKey, VerifyKey
 from securesystemslib.exceptions import UnverifiedSignatureError
 from securesystemslib.formats import encode_canonical
-from securesystemslib.signer import (
-    KEY_FOR_TYPE_AND_SCHEME,
-    Key,
-    SecretsHandler,
-    Signature,
-    Signer,
-)
+from securesystemslib.signer import KEY_FOR_TYPE_AND_SCHEME, Key, SecretsHandler, Signature, Signer
 from tuf.api.exceptions import UnsignedMetadataError
 from tuf.api.metadata import Metadata, Root, Targets
 
@@ -150,6 +144,9 @@ def authority_of(
         Untrusted: `targets` is not signed by the threshold of root's keys.
         Malformed: it delegates nothing by name, or a role's threshold or keys are not usable.
     """
+    # Root's keys sign root too, and python-tuf's parser returns whatever type the bytes name.
+    if not isinstance(root.signed, Root) or not isinstance(targets.signed, Targets):
+        raise Malformed("targets", wanted="metadata of type targets", got=targets.signed.type)
     threshold = root.signed.roles["targets"].threshold
     if threshold < 1:
         raise Malformed(

@@ -11,11 +11,12 @@ from hashlib import sha256
 from typing import Any
 
 from securesystemslib.signer import Key
+from tuf.api.exceptions import UnsignedMetadataError
 from tuf.api.metadata import (
     DelegatedRole,
     Delegations,
-    MetaFile,
     Metadata,
+    MetaFile,
     Role,
     Root,
     Snapshot,
@@ -24,7 +25,7 @@ from tuf.api.metadata import (
     Timestamp,
 )
 
-from firedoor.errors import Malformed
+from firedoor.errors import Malformed, Untrusted
 from firedoor.trust.keys import NaclSigner, key_of
 
 # The brake's roles sign records, not targets; a pattern of their own never meets a release.
@@ -117,11 +118,87 @@ def add_release(
     releases.signatures.clear()
 
 
+def rotate_root(
+    root: Metadata[Root],
+    role: str,
+    new: RoleSeeds,
+    *,
+    signers: Sequence[bytes],
+    expires: datetime.datetime,
+) -> Metadata[Root]:
+    """The next root, in which a top-level role has other keys.
+
+    `signers`: enough of the seeds of the root before; a new root's own seeds sign as well. Root's
+    keys are also those of targets, which must then be signed anew.
+
+    Raises:
+        Malformed: no such role, or its threshold is below 1 or above its distinct keys.
+        Untrusted: the old root, or the new one, lacks signatures.
+    """
+    if role not in {"root", "snapshot", "timestamp"}:
+        raise Malformed("role", wanted="root, snapshot or timestamp", got=repr(role[:80]))
+    _check(role, new)
+    signed = Root.from_dict(root.signed.to_dict())
+    for name in ("root", "targets") if role == "root" else (role,):
+        signed.roles[name] = _role(new)
+    held = signed.keys | {key.keyid: key for key in new.keys}
+    used = {keyid for each in signed.roles.values() for keyid in each.keyids}
+    signed.keys = {keyid: key for keyid, key in held.items() if keyid in used}
+    signed.version += 1
+    signed.expires = expires
+    seeds = dict.fromkeys([*signers, *(new.seeds if role == "root" else ())])
+    result: Metadata[Root] = signed_by(Metadata(signed), tuple(seeds))
+    try:
+        root.signed.verify_delegate("root", result.signed_bytes, result.signatures)
+        signed.verify_delegate("root", result.signed_bytes, result.signatures)
+    except UnsignedMetadataError as error:
+        raise Untrusted("root", wanted="old and new signatures", got=str(error)) from error
+    return result
+
+
+def rotate_delegation(
+    targets: Metadata[Targets],
+    role: str,
+    new: RoleSeeds,
+    *,
+    signers: Sequence[bytes],
+    expires: datetime.datetime,
+) -> Metadata[Targets]:
+    """The next top-level targets, in which a delegated role has other keys; signed by `signers`.
+
+    A publisher's own file must then be signed anew.
+
+    Raises:
+        Malformed: no such role, or its threshold is below 1 or above its distinct keys.
+    """
+    _check(role, new)
+    signed = Targets.from_dict(targets.signed.to_dict())
+    delegations = signed.delegations
+    if delegations is None or delegations.roles is None or role not in delegations.roles:
+        raise Malformed("role", wanted="a delegated role", got=repr(role[:80]))
+    delegations.roles[role].keyids = [key.keyid for key in new.keys]
+    delegations.roles[role].threshold = new.threshold
+    held = delegations.keys | {key.keyid: key for key in new.keys}
+    used = {keyid for each in delegations.roles.values() for keyid in each.keyids}
+    delegations.keys = {keyid: key for keyid, key in held.items() if keyid in used}
+    signed.version += 1
+    signed.expires = expires
+    result: Metadata[Targets] = signed_by(Metadata(signed), signers)
+    return result
+
+
 def signed_by(metadata: Metadata[Any], seeds: Sequence[bytes]) -> Metadata[Any]:
     """`metadata`, signed with each seed."""
     for seed in seeds:
         metadata.sign(NaclSigner(seed), append=True)
     return metadata
+
+
+def _check(role: str, seeds: RoleSeeds) -> None:
+    count = len(set(seeds.seeds))
+    if count != len(seeds.seeds) or not 1 <= seeds.threshold <= count:
+        wanted = "distinct keys and a threshold of 1 to their count"
+        raise Malformed(f"role {role[:80]}", wanted=wanted, got=f"{seeds.threshold} of {count}")
 
 
 def _role(seeds: RoleSeeds) -> Role:

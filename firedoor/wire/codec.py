@@ -8,7 +8,6 @@ It does not know any message; messages.py, order.py and manifest.py bring their 
 Source: msgpack specification; msgspec `convert` with `strict=True` for the types.
 """
 
-
 from dataclasses import asdict, fields, is_dataclass
 from typing import Any, TypeVar, cast
 
@@ -92,5 +91,3 @@ def _once(pairs: list[tuple[str, object]]) -> dict[str, object]:
 
 def _brief(error: Exception) -> str:
     return (str(error) or type(error).__name__)[:120]
-
-

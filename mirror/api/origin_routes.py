@@ -77,9 +77,7 @@ class Forwarder:
 class OriginApi:
     """The origin's handlers."""
 
-    def __init__(
-        self, origin: Origin, store: PieceStore, on_published: Callable[[], None]
-    ) -> None:
+    def __init__(self, origin: Origin, store: PieceStore, on_published: Callable[[], None]) -> None:
         self._origin = origin
         self._store = store
         self._on_published = on_published
@@ -117,11 +115,15 @@ class OriginApi:
     async def release(self, request: web.Request) -> web.Response:
         """Add one signed release and announce it."""
         _require(request, Role.OPERATOR)
-        body = unpack(await read_body(request, _BODY_BYTES_MAX), what="release", limit=_BODY_BYTES_MAX)
+        body = unpack(
+            await read_body(request, _BODY_BYTES_MAX), what="release", limit=_BODY_BYTES_MAX
+        )
         if not isinstance(body, dict) or set(body) != {"role", "metadata", "manifest"}:
             raise Malformed("release", wanted="role, metadata, manifest", got=type(body).__name__)
         role, metadata, manifest = body["role"], body["metadata"], body["manifest"]
-        if not (isinstance(role, str) and isinstance(metadata, bytes) and isinstance(manifest, bytes)):
+        if not (
+            isinstance(role, str) and isinstance(metadata, bytes) and isinstance(manifest, bytes)
+        ):
             raise Malformed("release", wanted="a text and two byte strings", got="other types")
         done = await asyncio.to_thread(self._origin.accept_release, role, metadata, manifest)
         self._on_published()
@@ -160,7 +162,9 @@ def forward_routes(enroller: Enroller) -> list[web.RouteDef]:
 
     async def enrol(request: web.Request) -> web.Response:
         _require(request, Role.MIRROR)
-        return web.Response(body=await enroller.enrol(await read_body(request, ENROLMENT_BYTES_MAX)))
+        return web.Response(
+            body=await enroller.enrol(await read_body(request, ENROLMENT_BYTES_MAX))
+        )
 
     return [web.post("/v1/renew", renew), web.post("/v1/enrol", enrol)]
 

@@ -1,0 +1,90 @@
+"""`firedoor halt`: sign one order and hand it to any peer. At 4 a.m., with one key file."""
+
+import asyncio
+import os
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from firedoor.cli.common import open_key, peers_to_try, say, status_at, with_client
+from firedoor.cli.handing import hand_over
+from firedoor.errors import FiredoorError, Malformed
+from firedoor.halt.order import LEVEL_MAX, HaltPayload, check_halt, seal
+from firedoor.halt.scope import Scope, ScopeKind, parse_scope
+from firedoor.identity import FleetId
+from firedoor.runtime.clocks import Clock
+from firedoor.runtime.key_files import KeyFile
+from firedoor.runtime.peer_client import PeerClient
+
+# What it may cost to learn the content digest before signing; nodes find it out themselves too.
+_RESOLVE_S = 1.0
+
+# How long to listen for mirrors when no peer is named.
+_FIND_S = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """What `halt` was asked for."""
+
+    scope: str
+    level: int
+    reason: str
+
+
+def halt_scope(
+    stop: Stop, key_file: tuple[Path, Path | None], *, to: list[str], wait_s: float
+) -> None:
+    """Sign the halt, hand it over, say how far it has come.
+
+    Raises:
+        Malformed: a scope or level that cannot be; nothing is signed then.
+        Unavailable: no peer recorded it.
+    """
+    scope = parse_scope(stop.scope)
+    if not 1 <= stop.level <= LEVEL_MAX:
+        raise Malformed("level", wanted=f"1 to {LEVEL_MAX}", got=str(stop.level))
+    check_halt(scope, stop.level)
+    key = open_key(*key_file)
+    if key.role != "halt":
+        raise Malformed(str(key_file[0]), wanted="a key of role halt", got=key.role)
+
+    async def work(client: PeerClient) -> None:
+        addresses = await peers_to_try(key, to, _FIND_S)
+        contents = await _contents(client, addresses, scope)
+        order = _sign(key, stop, contents)
+        say(f"signed {order[0].hex()}: {stop.scope} at level {stop.level}")
+        await hand_over(client, addresses, order, wait_s)
+
+    with_client(key, work)
+
+
+def _sign(key: KeyFile, stop: Stop, contents: tuple[bytes, ...]) -> tuple[bytes, bytes]:
+    payload = HaltPayload(
+        version=1,
+        nonce=os.urandom(16),
+        scope=stop.scope,
+        level=stop.level,
+        issued_at=Clock().unix(),
+        reason=stop.reason,
+        contents=contents,
+    )
+    return seal("halt", payload, fleet=FleetId(key.fleet), keys={key.keyid: key.signing_seed})
+
+
+async def _contents(
+    client: PeerClient, addresses: list[tuple[str, int]], scope: Scope
+) -> tuple[bytes, ...]:
+    """The content digest that the release has, if the first peer knows it quickly."""
+    if scope.kind is not ScopeKind.RELEASE:
+        return ()
+    with suppress(FiredoorError, TimeoutError):
+        async with asyncio.timeout(_RESOLVE_S):
+            status = await status_at(client, addresses[0])
+            found = {
+                bytes.fromhex(row["content"])
+                for row in status["releases"]
+                if (row["product"], row["version"]) == (scope.product, scope.version)
+            }
+            return tuple(sorted(found))[:4]
+    return ()

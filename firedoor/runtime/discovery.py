@@ -1,0 +1,200 @@
+"""Finding peers by DNS-SD on named interfaces; a hint, never trust.
+
+Mirrors are registered only under the `_mirror` subtype, which shows them to browsers of both
+types. The interfaces come from a settings file; without one nothing is sent anywhere.
+"""
+
+import asyncio
+import ipaddress
+import socket
+from collections.abc import Callable, Sequence
+from types import TracebackType
+from typing import Any
+
+from zeroconf import InterfaceChoice, ServiceStateChange, Zeroconf
+from zeroconf.asyncio import AsyncServiceBrowser, AsyncServiceInfo, AsyncZeroconf
+
+from firedoor.errors import Unavailable
+from firedoor.identity import FleetId, PeerId, Role
+
+TYPE = "_firedoor._tcp.local."
+MIRROR_TYPE = "_mirror._sub._firedoor._tcp.local."
+
+_RESOLVE_MS = 3000
+
+Found = Callable[[PeerId, Role, tuple[str, int]], None]
+
+
+class Discovery:
+    """Advertise one program and browse for its peers, while entered."""
+
+    def __init__(
+        self,
+        fleet: FleetId,
+        me: PeerId,
+        *,
+        role: Role,
+        site: str,
+        port: int,
+        interfaces: Sequence[str],
+        on_found: Found,
+        on_lost: Callable[[PeerId], None],
+    ) -> None:
+        self._fleet = fleet
+        self._me = me
+        self._role = role
+        self._facts = {"fleet": fleet, "role": role.value, "site": site, "id": me}
+        self._port = port
+        self._interfaces = list(interfaces)
+        self._on_found = on_found
+        self._on_lost = on_lost
+        self._zeroconf: AsyncZeroconf | None = None
+        self._browser: AsyncServiceBrowser | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def __aenter__(self) -> "Discovery":
+        """Begin; nothing happens when no interface is named."""
+        if not self._interfaces:
+            return self
+        self._zeroconf = make_zeroconf(self._interfaces)
+        kind = MIRROR_TYPE if self._role is Role.MIRROR else TYPE
+        info = AsyncServiceInfo(
+            kind,
+            f"{self._me}.{kind}",
+            addresses=_addresses(self._interfaces),
+            port=self._port,
+            properties=self._facts,
+            server=f"{self._me}.local.",
+        )
+        await self._zeroconf.async_register_service(info, cooperating_responders=True)
+        # Endpoints learn of each other from the mirror's roster; a thousand that browsed for each
+        # other would drown in announcements (facts.md, zeroconf).
+        wanted = TYPE if self._role is Role.MIRROR else MIRROR_TYPE
+        self._browser = AsyncServiceBrowser(
+            self._zeroconf.zeroconf, [wanted], handlers=[self._changed]
+        )
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Say good-bye and stop."""
+        for task in self._tasks:
+            task.cancel()
+        if self._browser is not None:
+            await self._browser.async_cancel()
+        if self._zeroconf is not None:
+            await self._zeroconf.async_unregister_all_services()
+            await self._zeroconf.async_close()
+
+    def _changed(
+        self,
+        zeroconf: Zeroconf,
+        service_type: str,
+        name: str,
+        state_change: ServiceStateChange,
+    ) -> None:
+        if state_change is ServiceStateChange.Removed:
+            self._on_lost(PeerId(name.partition(".")[0]))
+            return
+        task = asyncio.ensure_future(self._resolve(zeroconf, service_type, name))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _resolve(self, zeroconf: Zeroconf, service_type: str, name: str) -> None:
+        info = AsyncServiceInfo(service_type, name)
+        if not await info.async_request(zeroconf, _RESOLVE_MS):
+            return
+        found = read_service(info, self._fleet)
+        if found is not None and found[0] != self._me:
+            self._on_found(*found)
+
+
+async def find_mirrors(
+    fleet: str, interfaces: Sequence[str], wait_s: float
+) -> list[tuple[str, int]]:
+    """The mirrors of a fleet that answer within `wait_s`; returns soon after the first."""
+    found: list[tuple[str, int]] = []
+    came = asyncio.Event()
+
+    def on_found(_: PeerId, role: Role, address: tuple[str, int]) -> None:
+        if role is Role.MIRROR:
+            found.append(address)
+            came.set()
+
+    browsing = Browse(FleetId(fleet), interfaces, on_found)
+    async with browsing:
+        try:
+            async with asyncio.timeout(wait_s):
+                await came.wait()
+        except TimeoutError:
+            return []
+    return found
+
+
+class Browse(Discovery):
+    """Looks for mirrors without advertising anything."""
+
+    def __init__(self, fleet: FleetId, interfaces: Sequence[str], on_found: Found) -> None:
+        super().__init__(
+            fleet,
+            PeerId(""),
+            role=Role.OPERATOR,
+            site="",
+            port=0,
+            interfaces=interfaces,
+            on_found=on_found,
+            on_lost=lambda _: None,
+        )
+
+    async def __aenter__(self) -> "Browse":
+        """Begin to look."""
+        self._zeroconf = make_zeroconf(self._interfaces)
+        self._browser = AsyncServiceBrowser(
+            self._zeroconf.zeroconf, [MIRROR_TYPE], handlers=[self._changed]
+        )
+        return self
+
+
+def make_zeroconf(interfaces: Sequence[str]) -> AsyncZeroconf:
+    """zeroconf on these interface addresses, or on every one when they are just `all`.
+
+    Raises:
+        Unavailable: an address is not this machine's.
+    """
+    chosen: Any = InterfaceChoice.All if list(interfaces) == ["all"] else list(interfaces)
+    try:
+        return AsyncZeroconf(interfaces=chosen)
+    except (OSError, ValueError) as error:
+        raise Unavailable(f"mDNS on {', '.join(interfaces)}", why=str(error)) from error
+
+
+def read_service(
+    info: AsyncServiceInfo, fleet: FleetId
+) -> tuple[PeerId, Role, tuple[str, int]] | None:
+    """The peer that a service describes, if it is of this fleet and can be reached."""
+    facts = info.decoded_properties
+    # Link-local IPv6 needs a scope that DNS-SD does not carry.
+    hosts = [
+        each
+        for each in info.parsed_addresses()
+        if not (
+            ipaddress.ip_address(each).version == 6 and ipaddress.ip_address(each).is_link_local
+        )  # noqa: PLR2004
+    ]
+    is_known = facts.get("role") in {Role.MIRROR.value, Role.AGENT.value}
+    if facts.get("fleet") != fleet or not is_known or not hosts or not info.port:
+        return None
+    return PeerId(str(facts.get("id"))), Role(str(facts["role"])), (hosts[0], info.port)
+
+
+def _addresses(interfaces: Sequence[str]) -> list[bytes]:
+    if list(interfaces) != ["all"]:
+        return [ipaddress.ip_address(each).packed for each in interfaces]
+    import ifaddr  # noqa: PLC0415  # comes with zeroconf
+
+    found = [str(ip.ip) for adapter in ifaddr.get_adapters() for ip in adapter.ips if ip.is_IPv4]
+    return [socket.inet_aton(each) for each in found if not each.startswith("127.")]
