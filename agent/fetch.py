@@ -29,7 +29,7 @@ async def fetch_release(host: Host, product: str, version: str, out: Path, linge
         raise Malformed("--out", wanted="a folder that does not exist yet", got=str(out))
     entry = await _entry(host, product, version)
     host.node.require(Gate.FETCH, entry.manifest)
-    await host.acquire(entry, None)
+    await host.acquire(entry, host.getter(None))
     while True:
         have, total = host.node.progress(entry.manifest)
         if total and have == total:

@@ -127,7 +127,7 @@ class Installer:
         if total == 0 or have < total:
             if offer.manifest not in self._host.node.swarm.wanted():
                 self._note(Phase.FETCHING, manifest=offer.manifest)
-                await self._host.acquire(entry, None)
+                await self._host.acquire(entry, self._host.getter(None))
             return
         await self._install(entry)
 

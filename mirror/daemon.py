@@ -119,13 +119,14 @@ class MirrorDaemon:
                 self._sync_wanted.set()
 
     async def _sync_once(self) -> None:
-        await self._host.catalogue.refresh(await self._get(), self._announced_targets)
+        get = self._source()
+        await self._host.catalogue.refresh(get, self._announced_targets)
         self._host.believe()
         for entry in sorted(self._host.catalogue.releases, key=_newest_first):
             if not self._is_under_way(entry) and self._host.node.permits(
                 Gate.FETCH, entry.manifest
             ):
-                await self._host.acquire(entry, None)
+                await self._host.acquire(entry, get)
         # Last: who hears of a release asks for its manifest at once.
         self._announce()
 
@@ -134,11 +135,11 @@ class MirrorDaemon:
         is_whole = total > 0 and have == total
         return is_whole or entry.manifest in self._host.node.swarm.wanted()
 
-    async def _get(self) -> Get:
+    def _source(self) -> Get:
         if self._origin is not None:
             return self._origin.get
-        if self._upstream_ids():
-            return self._host.getter(None)
+        for upstream in sorted(self._upstream_ids()):
+            return self._host.getter(upstream)
         # Before the first sync there are no keys to check orders with, so no conversation either:
         # metadata, which proves itself, comes first.
         for text in self._upstream:

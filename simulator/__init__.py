@@ -1,1 +1,1 @@
-"""A site in one process and in virtual time: the cores that run in the programs, a small network."""
+"""A site in one process and in virtual time: the cores of the programs on a small network."""

@@ -23,8 +23,9 @@ class Clockwork:
     def later(self, span: Span, act: Callable[P, None], *args: P.args, **named: P.kwargs) -> None:
         """Call `act` after `span`; a negative span counts as none."""
         self._count += 1
-        event = partial(act, *args, **named)
-        heappush(self._events, (after(self.now, Span(max(span, 0.0))), self._count, event))
+        due = after(self.now, Span(max(span, 0.0)))
+        event: Callable[[], None] = partial(act, *args, **named)
+        heappush(self._events, (due, self._count, event))
 
     def run(self, is_over: Callable[[], bool], end: Instant) -> None:
         """Go on until it is over, nothing is left to happen, or `end` has come."""

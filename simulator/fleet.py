@@ -211,13 +211,14 @@ class Site:
         if server in self._liars:
             self._fail(me, number, is_lie=True)
             return
+        transfer.due -= 1
         is_new = not endpoint.have.has(piece)
         endpoint.have.set(piece)
         if is_new:
             for peer in endpoint.neighbours:
                 self._clockwork.later(LATENCY, self._have, peer, me, piece)
         self._do(me, endpoint.swarm.fetched(number, (piece,), self._now))
-        if not transfer.pieces and number in endpoint.in_flight:
+        if not transfer.due and number in endpoint.in_flight:
             del endpoint.in_flight[number]
             self._do(me, endpoint.swarm.finished(number, self._now))
 
@@ -268,7 +269,7 @@ class Site:
         to_peer = sum(peer == fetch.peer for peer in endpoint.in_flight.values())
         if to_peer > REQUESTS_PER_PEER_MAX or len(endpoint.in_flight) > REQUESTS_MAX:
             self._breaches.append(f"{fetch}: too many in flight")
-        transfer = Transfer(fetch.number, me, deque(asked))
+        transfer = Transfer(fetch.number, me, deque(asked), len(asked))
         self._clockwork.later(LATENCY, self._serve, fetch.peer, transfer)
 
     def _serve(self, server: PeerId, transfer: Transfer) -> None:

@@ -17,11 +17,12 @@ LATENCY = Span(0.001)
 
 @dataclass(slots=True)
 class Transfer:
-    """One request at the peer that serves it. `pieces`: those not yet sent."""
+    """One request at the peer that serves it. `pieces`: not yet sent; `due`: not yet arrived."""
 
     number: int
     client: PeerId
     pieces: deque[int]
+    due: int
 
 
 @dataclass(slots=True)

@@ -32,7 +32,7 @@ from firedoor.identity import Peer, PeerId, Role
 from firedoor.limits import GATE_BYTES, METADATA_BYTES_MAX, RETRY_SPAN
 from firedoor.node import Node, NodeSettings
 from firedoor.pieces.inventory import Bits, piece_map
-from firedoor.runtime.catalogue import Catalogue
+from firedoor.runtime.catalogue import Catalogue, Get
 from firedoor.runtime.clocks import Clock
 from firedoor.runtime.logs import log, log_facts
 from firedoor.runtime.order_log import BEACON, ORDER, OrderLog
@@ -289,13 +289,13 @@ class Host:
 
     # --- pieces --------------------------------------------------------------------------------
 
-    async def acquire(self, entry: ReleaseEntry, source: PeerId | None) -> None:
-        """Fetch a release: its manifest from a mirror, its pieces from whoever has them.
+    async def acquire(self, entry: ReleaseEntry, get: Get) -> None:
+        """Fetch a release: its manifest through `get`, its pieces from whoever has them.
 
         Raises:
             Unavailable, Refused: the manifest cannot be had.
         """
-        manifest = await self.catalogue.manifest(entry, self.getter(source))
+        manifest = await self.catalogue.manifest(entry, get)
         pieces = piece_map(entry.manifest, manifest)
         have = Bits(len(pieces.digests))
         for index, digest in enumerate(pieces.digests):

@@ -74,11 +74,11 @@ class TufFetcher(FetcherInterface):
 
 
 class TrustClient:
-    """What one program trusts, in one folder."""
+    """What one program trusts, in one folder. `root` may be None where root.json lies there."""
 
     def __init__(self, folder: Path, fleet: FleetId, fetch: Fetch, root: bytes | None) -> None:
         register()
-        if fleet_of(root) != fleet:
+        if root is not None and fleet_of(root) != fleet:
             raise Untrusted("root.json", wanted=f"fleet {fleet[:12]}", got=fleet_of(root)[:12])
         self._folder = folder
         self._fleet = fleet
@@ -121,8 +121,17 @@ class TrustClient:
         found = [name for name in ("targets.json", _DATELESS) if (self._folder / name).is_file()]
         if not found:
             raise Unavailable("keys", why="no signed metadata is kept here yet")
+        kept: list[Authority] = []
+        refusals: list[Refused] = []
+        for name in found:
+            # A turned root no longer vouches for an older file; the other one still serves.
+            try:
+                kept.append(self._authority_in(name, root, now))
+            except Refused as error:
+                refusals.append(error)
+        if not kept:
+            raise refusals[0]
         # On a tie the file that python-tuf took, dates and all, comes first.
-        kept = [self._authority_in(name, root, now) for name in found]
         return max(kept, key=lambda each: each.targets_version)
 
     def refresh_authority(self, version: int) -> None:

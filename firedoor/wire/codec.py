@@ -54,13 +54,13 @@ def record(kind: type[R], value: object, *, what: str) -> R:
     """
     if not isinstance(value, dict):
         raise Malformed(what, wanted="a map", got=type(value).__name__)
-    unknown = sorted(set(value) - {field.name for field in fields(cast("Any", kind))})
-    if unknown:
-        raise Malformed(what, wanted="known fields only", got=", ".join(unknown)[:80])
     try:
-        return msgspec.convert(value, kind, strict=True)
+        # Without `builtin_types` msgspec would take base64 text for bytes: two forms of one record.
+        read = msgspec.convert(value, kind, strict=True, builtin_types=(bytes,))
     except msgspec.ValidationError as error:
         raise Malformed(what, wanted=f"a {kind.__name__}", got=_brief(error)) from error
+    _refuse_unknown(read, value, what)
+    return read
 
 
 def decode(kind: type[R], data: bytes, *, what: str, limit: int) -> R:
@@ -78,6 +78,26 @@ def encode(value: object) -> bytes:
     if not is_dataclass(value) or isinstance(value, type):
         raise ValueError(f"encode: wanted a record, got {type(value).__name__}")
     return pack(asdict(value))
+
+
+def _refuse_unknown(read: object, value: object, what: str) -> None:
+    """Refuse fields that no inner record has either; `read` is what `value` was taken for.
+
+    The depth is that of the record types, not of the input: what they do not name was refused.
+    """
+    if is_dataclass(read) and isinstance(value, dict):
+        names = {field.name for field in fields(read)}
+        unknown = sorted(set(value) - names)
+        if unknown:
+            raise Malformed(what, wanted="known fields only", got=", ".join(unknown)[:80])
+        for name in value:
+            _refuse_unknown(getattr(read, name), value[name], what)
+    elif isinstance(read, tuple) and isinstance(value, list | tuple):
+        for inner, each in zip(read, value, strict=True):
+            _refuse_unknown(inner, each, what)
+    elif isinstance(read, dict) and isinstance(value, dict):
+        for name in value:
+            _refuse_unknown(read[name], value[name], what)
 
 
 def _once(pairs: list[tuple[str, object]]) -> dict[str, object]:

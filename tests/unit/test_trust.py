@@ -108,7 +108,8 @@ class Server:
         return self.files[name]
 
     def client(self, folder: Path) -> TrustClient:
-        return TrustClient(folder, FLEET, self.fetch, self.files["1.root.json"])
+        root = self.files["1.root.json"]
+        return TrustClient(folder, fleet_of(root), self.fetch, root)
 
 
 @pytest.fixture
@@ -325,6 +326,8 @@ def test_a_rotated_root_is_signed_by_old_and_new_keys(server: Server, tmp_path: 
     server.publish()
     client.refresh()
     assert client.authority(NOW).targets_version == 2
+    with pytest.raises(Untrusted):
+        client.refresh_authority(1)
     assert set(server.root.signed.roles["root"].keyids) == {key_of(s).keyid for s in new.seeds}
 
 
@@ -389,7 +392,7 @@ def test_a_refreshed_client_lists_verified_releases(server: Server, tmp_path: Pa
     assert (entry.product, entry.version, entry.length) == ("shop", "1.0", 29)
     assert entry.custom == {"content": "c" * 64}
     assert client.timestamp_version() == 1
-    assert client.authority(NOW) == authority(server)
+    assert client.authority(NOW).roles == authority(server).roles
 
 
 def test_an_authority_is_read_without_asking_anybody(server: Server, tmp_path: Path) -> None:
@@ -518,6 +521,57 @@ def test_keys_without_dates_give_way_to_keys_with_dates(server: Server, tmp_path
     server.client(tmp_path).refresh()
     client.refresh_authority(1)
     assert client.authority(NOW).is_fresh
+
+
+def test_keys_that_a_turned_root_disowns_do_not_hide_the_newer_ones(
+    server: Server, tmp_path: Path
+) -> None:
+    client = server.client(tmp_path)
+    client.refresh()
+    client.refresh_authority(1)
+    new = RoleSeeds((seed(21),), 1)
+    server.root = repository.rotate_root(
+        server.root, "root", new, signers=ROOT.seeds, expires=LATER
+    )
+    server.targets.signed.version += 1
+    server.targets.signatures.clear()
+    signed_by(server.targets, new.seeds)
+    server.publish()
+    client.refresh()
+    assert client.authority(NOW).is_fresh
+    (tmp_path / "targets.json").write_bytes(server.files["1.targets.json"])
+    with pytest.raises(Untrusted):
+        client.authority(NOW)
+
+
+def test_a_root_of_another_fleet_is_refused(server: Server, tmp_path: Path) -> None:
+    with pytest.raises(Untrusted, match="fleet"):
+        TrustClient(tmp_path, FLEET, server.fetch, server.files["1.root.json"])
+
+
+def test_a_disk_that_refuses_is_unavailable(server: Server, tmp_path: Path) -> None:
+    client = server.client(tmp_path)
+    (tmp_path / "root_history").write_bytes(b"")
+    with pytest.raises(Unavailable):
+        client.refresh()
+
+
+def test_a_target_is_fetched_once_and_verified(server: Server, tmp_path: Path) -> None:
+    client = server.client(tmp_path)
+    client.refresh()
+    body = b"manifest of releases/shop/1.0"
+    (target,) = server.lists[MAIN].signed.targets.values()
+    url = f"https://files.invalid/{target.get_prefixed_paths()[0]}"
+    server.files[url] = b"x" + body[1:]
+    with pytest.raises(Untrusted):
+        client.download("releases/shop/1.0", tmp_path, "https://files.invalid/")
+    server.files[url] = body
+    path = client.download("releases/shop/1.0", tmp_path, "https://files.invalid/")
+    assert path.read_bytes() == body
+    del server.files[url]
+    assert client.download("releases/shop/1.0", tmp_path, "https://files.invalid/") == path
+    with pytest.raises(Unavailable):
+        client.download("releases/shop/2.0", tmp_path, "https://files.invalid/")
 
 
 def test_older_keys_never_replace_newer_ones(server: Server, tmp_path: Path) -> None:

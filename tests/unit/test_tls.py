@@ -1,0 +1,250 @@
+"""Certificates, and real TLS 1.3 handshakes in memory."""
+
+import ssl
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from firedoor.errors import Malformed, Untrusted
+from firedoor.identity import Peer, PeerId, Role
+from firedoor.runtime.certificates import fingerprint, issue, make_authority, make_request, peer_id
+from firedoor.runtime.key_files import KeyFile
+from firedoor.runtime.tls import (
+    Credentials,
+    client_context,
+    credentials_of,
+    enrolment_server_context,
+    peer_of,
+    peer_of_certificate,
+    role_name,
+    server_context,
+    server_name,
+)
+from firedoor.units import UnixTime
+
+NOW = UnixTime(1_700_000_000)
+DAY = 86400
+CA_SEED, FOREIGN_SEED = b"\1" * 32, b"\2" * 32
+CA = make_authority("test", CA_SEED, NOW)
+FOREIGN = make_authority("foreign", FOREIGN_SEED, NOW)
+MIRROR_SEED, AGENT_SEED = b"\3" * 32, b"\4" * 32
+
+
+def id_of(seed: bytes) -> PeerId:
+    return peer_id(Ed25519PrivateKey.from_private_bytes(seed).public_key().public_bytes_raw())
+
+
+def leaf(seed: bytes, role: Role, *, ca: bytes = CA, ca_seed: bytes = CA_SEED) -> bytes:
+    request = make_request(seed)
+    return issue(request, ca_pem=ca, ca_seed=ca_seed, role=role, site="branch", now=NOW)
+
+
+def credentials(seed: bytes, role: Role, **authority: bytes) -> Credentials:
+    certificate = leaf(seed, role, **authority).decode()
+    key = KeyFile("r", "n", "f", "k", "p", (b"\0" * 32 + seed).hex(), certificate, CA.decode())
+    return credentials_of(key)
+
+
+MIRROR = credentials(MIRROR_SEED, Role.MIRROR)
+AGENT = credentials(AGENT_SEED, Role.AGENT)
+
+
+def handshake(
+    server: ssl.SSLContext, client: ssl.SSLContext, name: str
+) -> tuple[ssl.SSLObject, ssl.SSLObject]:
+    """Both ends after a whole handshake, with one byte sent each way."""
+    up, down = ssl.MemoryBIO(), ssl.MemoryBIO()
+    ours = client.wrap_bio(down, up, server_hostname=name)
+    theirs = server.wrap_bio(up, down, server_side=True)
+    waiting = [ours, theirs]
+    for _ in range(8):
+        for end in tuple(waiting):
+            try:
+                end.do_handshake()
+                waiting.remove(end)
+            except ssl.SSLWantReadError:
+                continue
+    assert not waiting
+    # A TLS 1.3 client hears that its certificate is refused only when it reads.
+    theirs.write(b"x")
+    assert ours.read(1) == b"x"
+    return theirs, ours
+
+
+def test_two_peers_of_a_fleet_know_each_other() -> None:
+    theirs, ours = handshake(
+        server_context(MIRROR), client_context(AGENT), server_name(id_of(MIRROR_SEED))
+    )
+    assert theirs.version() == "TLSv1.3"
+    assert peer_of(theirs.getpeercert(), NOW) == Peer(id_of(AGENT_SEED), Role.AGENT, "branch")
+    assert peer_of(ours.getpeercert(), NOW) == Peer(id_of(MIRROR_SEED), Role.MIRROR, "branch")
+
+
+def test_an_expired_certificate_still_connects_and_is_known_as_expired() -> None:
+    # NOW lies years back and a leaf lives a week, so both certificates are past their dates.
+    theirs, _ = handshake(server_context(MIRROR), client_context(AGENT), role_name(Role.MIRROR))
+    certificate = theirs.getpeercert()
+    assert not peer_of(certificate, UnixTime(NOW + 7 * DAY)).is_current
+    assert peer_of(certificate, UnixTime(NOW + 7 * DAY - 1)).is_current
+    assert peer_of(certificate, UnixTime(NOW - 3600)).is_current
+    assert not peer_of(certificate, UnixTime(NOW - 3601)).is_current
+
+
+def test_a_client_of_a_foreign_authority_is_refused() -> None:
+    foreign = credentials(AGENT_SEED, Role.AGENT, ca=FOREIGN, ca_seed=FOREIGN_SEED)
+    with pytest.raises(ssl.SSLError):
+        handshake(server_context(MIRROR), client_context(foreign), role_name(Role.MIRROR))
+
+
+def test_a_server_of_a_foreign_authority_is_refused() -> None:
+    foreign = credentials(MIRROR_SEED, Role.MIRROR, ca=FOREIGN, ca_seed=FOREIGN_SEED)
+    with pytest.raises(ssl.SSLCertVerificationError):
+        handshake(server_context(foreign), client_context(AGENT), role_name(Role.MIRROR))
+
+
+def test_a_foreign_authority_of_the_same_name_is_refused() -> None:
+    twin = make_authority("test", FOREIGN_SEED, NOW)
+    foreign = credentials(MIRROR_SEED, Role.MIRROR, ca=twin, ca_seed=FOREIGN_SEED)
+    with pytest.raises(ssl.SSLCertVerificationError):
+        handshake(server_context(foreign), client_context(AGENT), role_name(Role.MIRROR))
+
+
+def test_a_leaf_is_no_authority() -> None:
+    middle = leaf(MIRROR_SEED, Role.MIRROR)
+    forged = credentials(AGENT_SEED, Role.OPERATOR, ca=middle, ca_seed=MIRROR_SEED)
+    chained = Credentials(forged.certificate + middle, forged.key, CA)
+    with pytest.raises(ssl.SSLError):
+        handshake(server_context(MIRROR), client_context(chained), role_name(Role.MIRROR))
+
+
+@pytest.mark.parametrize("name", [role_name(Role.MIRROR), server_name(id_of(MIRROR_SEED))])
+def test_a_server_of_another_role_or_id_is_refused(name: str) -> None:
+    with pytest.raises(ssl.SSLCertVerificationError, match="Hostname"):
+        handshake(server_context(AGENT), client_context(AGENT), name)
+
+
+def anonymous() -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.load_verify_locations(cadata=CA.decode())
+    context.verify_flags |= 0x200000
+    return context
+
+
+def test_a_client_without_a_certificate_is_refused() -> None:
+    with pytest.raises(ssl.SSLError):
+        handshake(server_context(MIRROR), anonymous(), role_name(Role.MIRROR))
+
+
+def test_the_enrolment_listener_takes_a_client_without_a_certificate() -> None:
+    theirs, _ = handshake(enrolment_server_context(MIRROR), anonymous(), role_name(Role.MIRROR))
+    with pytest.raises(Untrusted, match="got none"):
+        peer_of(theirs.getpeercert(), NOW)
+
+
+def test_an_older_tls_is_refused() -> None:
+    client = client_context(AGENT)
+    client.minimum_version = client.maximum_version = ssl.TLSVersion.TLSv1_2
+    with pytest.raises(ssl.SSLError):
+        handshake(server_context(MIRROR), client, role_name(Role.MIRROR))
+    assert client_context(AGENT).minimum_version is ssl.TLSVersion.TLSv1_3
+
+
+DATES = {"notBefore": "Nov 14 00:00:00 2023 GMT", "notAfter": "Nov 21 00:00:00 2023 GMT"}
+URI = f"firedoor:role=agent;site=branch;id={'a' * 32}"
+
+
+def certificate(*uris: str) -> dict[str, Any]:
+    return DATES | {"subjectAltName": tuple(("URI", uri) for uri in uris)}
+
+
+def test_a_peer_is_what_its_certificate_says() -> None:
+    assert peer_of(certificate(URI), NOW) == Peer(PeerId("a" * 32), Role.AGENT, "branch")
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        None,
+        {},
+        DATES,
+        certificate(URI, URI),
+        certificate(URI + "x"),
+        certificate(URI.replace("agent", "root")),
+        certificate(URI.replace("branch", "a/b")),
+        certificate(URI.replace("a" * 32, "A" * 32)),
+        {"subjectAltName": (("URI", URI),)},
+        certificate(URI) | {"notAfter": "tomorrow"},
+    ],
+)
+def test_an_odd_certificate_names_nobody(odd: Mapping[str, Any] | None) -> None:
+    with pytest.raises(Untrusted):
+        peer_of(odd, NOW)
+
+
+def test_a_certificate_file_names_its_peer() -> None:
+    peer = peer_of_certificate(MIRROR.certificate, NOW)
+    assert peer == Peer(id_of(MIRROR_SEED), Role.MIRROR, "branch")
+    assert not peer_of_certificate(MIRROR.certificate, UnixTime(NOW + 7 * DAY)).is_current
+
+
+@pytest.mark.parametrize("pem", [b"", CA])
+def test_a_certificate_file_without_names_is_refused(pem: bytes) -> None:
+    with pytest.raises(Malformed):
+        peer_of_certificate(pem, NOW)
+
+
+def test_a_key_file_without_a_certificate_is_no_identity() -> None:
+    with pytest.raises(Malformed):
+        credentials_of(KeyFile("r", "n", "f", "k", "p", "00" * 64))
+
+
+def test_a_private_key_never_shows() -> None:
+    assert "PRIVATE" not in repr(MIRROR)
+
+
+# --- issuing ------------------------------------------------------------------------------------
+
+
+def test_a_fingerprint_is_the_digest_of_the_der() -> None:
+    der = x509.load_pem_x509_certificate(CA).public_bytes(serialization.Encoding.DER)
+    digest = hashes.Hash(hashes.SHA256())
+    digest.update(der)
+    assert fingerprint(CA) == digest.finalize().hex()
+
+
+def test_a_site_that_is_no_name_is_refused() -> None:
+    with pytest.raises(Malformed, match="site"):
+        issue(make_request(AGENT_SEED), ca_pem=CA, ca_seed=CA_SEED, role=Role.AGENT,
+              site="a;id=b", now=NOW)  # fmt: skip
+
+
+def issue_for(request: bytes) -> bytes:
+    return issue(request, ca_pem=CA, ca_seed=CA_SEED, role=Role.AGENT, site="branch", now=NOW)
+
+
+def test_a_request_that_its_own_key_did_not_sign_is_refused() -> None:
+    request = x509.load_pem_x509_csr(make_request(AGENT_SEED))
+    der = bytearray(request.public_bytes(serialization.Encoding.DER))
+    der[-1] ^= 1
+    forged = x509.load_der_x509_csr(bytes(der)).public_bytes(serialization.Encoding.PEM)
+    with pytest.raises(Untrusted):
+        issue_for(forged)
+
+
+def test_a_request_for_another_kind_of_key_is_refused() -> None:
+    key = ec.generate_private_key(ec.SECP256R1())
+    builder = x509.CertificateSigningRequestBuilder().subject_name(x509.Name([]))
+    request = builder.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
+    with pytest.raises(Malformed, match="Ed25519"):
+        issue_for(request)
+
+
+@pytest.mark.parametrize("request_pem", [b"", CA, b"\xff"])
+def test_no_request_at_all_is_refused(request_pem: bytes) -> None:
+    with pytest.raises(Malformed):
+        issue_for(request_pem)
