@@ -40,6 +40,7 @@ class MirrorDaemon:
         self._origin = origin
         self._dice = dice
         self._sync_wanted = asyncio.Event()
+        self._syncing = asyncio.Lock()
         self._announced_targets = 0
         self.reports: dict[str, tuple[Report, float]] = {}
         self.neighbours = Neighbours(host, dice, dialled_max=ROSTER_MAX)
@@ -86,9 +87,10 @@ class MirrorDaemon:
 
     # --- inside --------------------------------------------------------------------------------
 
-    def published(self) -> None:
-        """The origin has taken in a release: announce it at once."""
-        self._sync_wanted.set()
+    async def published(self) -> None:
+        """The origin has taken in a release: serve and announce it at once."""
+        async with self._syncing:
+            await self._sync_once()
 
     def _upstream_ids(self) -> set[PeerId]:
         me = self._host.settings.me
@@ -112,7 +114,8 @@ class MirrorDaemon:
             await self._sync_wanted.wait()
             self._sync_wanted.clear()
             try:
-                await self._sync_once()
+                async with self._syncing:
+                    await self._sync_once()
             except FiredoorError as error:
                 log("sync-failed", level="warning", why=str(error))
                 await asyncio.sleep(SYNC_AGAIN_S)

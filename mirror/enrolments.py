@@ -16,8 +16,8 @@ from firedoor.errors import Malformed, TooLarge, Unavailable, Untrusted
 from firedoor.identity import PeerId, Role, checked_name
 from firedoor.units import UnixTime
 
-# A token is typed or pasted within minutes; a day covers a technician's round of a site.
-TOKEN_SPAN_MAX_S = 24 * 3600
+# A token is typed or pasted within minutes; a week covers a technician's round of far sites.
+TOKEN_SPAN_MAX_S = 7 * 24 * 3600
 
 # Tokens waiting at one time: more than a site has machines, and 4,096 rows are nothing.
 TOKENS_OPEN_MAX = 4096

@@ -10,7 +10,7 @@ It holds the online keys of snapshot and timestamp only; it cannot make a releas
 Source: TUF specification 5.4 to 5.6.
 """
 
-import datetime
+import datetime as dt
 from collections.abc import Mapping
 from dataclasses import dataclass
 from hashlib import sha256
@@ -187,7 +187,7 @@ def check_offer(
         raise Untrusted("metadata", wanted=wanted, got=str(error)[:120]) from error
     if new.signed.version != old.signed.version + 1:
         raise Stale(role, trusted=old.signed.version + 1, offered=new.signed.version)
-    if new.signed.is_expired(datetime.datetime.fromtimestamp(now, datetime.UTC)):
+    if new.signed.is_expired(dt.datetime.fromtimestamp(now, dt.UTC)):
         raise Untrusted("metadata", wanted="a date to come", got=str(new.signed.expires))
     path, target = _added(old.signed, new.signed)
     if not delegated.is_delegated_path(path):
@@ -266,9 +266,9 @@ def _sign(metadata: Metadata[Any], signer: NaclSigner) -> bytes:
     return metadata.to_bytes()
 
 
-def _is_old(expires: datetime.datetime, span_s: int, now: UnixTime) -> bool:
+def _is_old(expires: dt.datetime, span_s: int, now: UnixTime) -> bool:
     return expires.timestamp() - now < span_s / _RENEW_SHARE
 
 
-def _moment(when: int) -> datetime.datetime:
-    return datetime.datetime.fromtimestamp(when, datetime.UTC).replace(microsecond=0)
+def _moment(when: int) -> dt.datetime:
+    return dt.datetime.fromtimestamp(when, dt.UTC).replace(microsecond=0)

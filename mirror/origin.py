@@ -114,11 +114,11 @@ class Origin:
             offer = check_offer(
                 repository, old, role=role, data=metadata, manifest=manifest, now=now
             )
-            missing = self.missing(
-                [piece.digest for file in offer.manifest.files for piece in file.pieces]
-            )
+            pieces = [piece.digest for file in offer.manifest.files for piece in file.pieces]
+            missing = self.missing(pieces)
             if missing:
                 raise Unavailable(offer.path, why=f"{len(missing)} piece(s) are not uploaded")
+            self._store.sync(pieces)
             durable_write(self._manifests / offer.digest, manifest)
             self._metadata.add(role, offer.version, metadata, now)
         return Published(offer.manifest.product, offer.manifest.version, offer.digest)

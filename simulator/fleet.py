@@ -146,7 +146,7 @@ class Site:
                     self._join(peer, other)
         for peer, endpoint in [*self._endpoints.items()]:
             endpoint.neighbours[MIRROR] = None
-            self._do(peer, endpoint.swarm.peer_joined(MIRROR, True, self._now))  # noqa: FBT003  # as node.py calls it
+            self._do(peer, endpoint.swarm.peer_joined(MIRROR, is_mirror=True, now=self._now))
             self._do(peer, endpoint.swarm.roster(tuple(self._roster), self._now))
             self._do(peer, endpoint.swarm.want(self._pieces, endpoint.have, self._now))
             for sender in endpoint.neighbours:
@@ -162,7 +162,7 @@ class Site:
             endpoint = self._endpoints.get(me)
             if endpoint is not None and peer not in endpoint.neighbours:
                 endpoint.neighbours[peer] = None
-                self._do(me, endpoint.swarm.peer_joined(peer, False, self._now))  # noqa: FBT003  # as node.py calls it
+                self._do(me, endpoint.swarm.peer_joined(peer, is_mirror=False, now=self._now))
 
     def _lose(self, peer: PeerId) -> None:
         gone = self._endpoints.pop(peer, None)

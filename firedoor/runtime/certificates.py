@@ -4,8 +4,8 @@ A certificate says who a peer is (id, role, site) and nothing about what it may 
 reach expired ones too. Source: halt.md, Authority; facts.md, mTLS.
 """
 
-import datetime
 import time
+from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 
 from cryptography import x509
@@ -25,7 +25,7 @@ CERTIFICATE_DAYS = 7
 _AUTHORITY_DAYS = 3650
 
 # A leaf is valid a little before its making, for machines whose clocks run behind.
-_BACKDATE = datetime.timedelta(hours=1)
+_BACKDATE = timedelta(hours=1)
 
 
 def make_authority(name: str, seed: bytes, now: UnixTime | None = None) -> bytes:
@@ -127,11 +127,11 @@ def _requested_key(request_pem: bytes) -> Ed25519PublicKey:
 def _builder(
     subject: x509.Name, issuer: x509.Name, public: Ed25519PublicKey, now: UnixTime, days: float
 ) -> x509.CertificateBuilder:
-    made = datetime.datetime.fromtimestamp(now, datetime.UTC)
+    made = datetime.fromtimestamp(now, UTC)
     builder = x509.CertificateBuilder().subject_name(subject).issuer_name(issuer)
     builder = builder.public_key(public).serial_number(x509.random_serial_number())
     builder = builder.not_valid_before(made - _BACKDATE)
-    return builder.not_valid_after(made + datetime.timedelta(days=days))
+    return builder.not_valid_after(made + timedelta(days=days))
 
 
 def _usage(*, is_authority: bool) -> x509.KeyUsage:

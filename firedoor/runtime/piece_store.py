@@ -7,11 +7,13 @@ before its first use: a power cut may leave a file short. Nobody gets an unverif
 import errno
 import os
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 
 from blake3 import blake3
 
 from firedoor.errors import Unavailable, Untrusted
+from firedoor.runtime.files import sync_folder
 
 
 class PieceStore:
@@ -50,6 +52,17 @@ class PieceStore:
             why = "the disk is full" if full else str(error)
             raise Unavailable(f"keeping a piece in {self._folder}", why=why) from error
         self._verified.add(digest)
+
+    def sync(self, digests: Sequence[bytes]) -> None:
+        """Make these pieces durable, before something signed says that they are here."""
+        for digest in digests:
+            descriptor = os.open(self._path(digest), os.O_RDWR)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+        for folder in {self._path(digest).parent for digest in digests}:
+            sync_folder(folder)
 
     def get(self, digest: bytes) -> bytes | None:
         """One piece, or None when it is not here whole; a damaged one is removed."""

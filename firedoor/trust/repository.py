@@ -4,9 +4,9 @@ Top-level targets has root's keys and threshold, stays offline, and holds nothin
 so whoever signs releases cannot touch the brake (halt.md, Authority). Pure: dates are given.
 """
 
-import datetime
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from hashlib import sha256
 from typing import Any
 
@@ -46,7 +46,7 @@ class RoleSeeds:
 
 
 def new_root(
-    root: RoleSeeds, *, snapshot: bytes, timestamp: bytes, expires: datetime.datetime
+    root: RoleSeeds, *, snapshot: bytes, timestamp: bytes, expires: datetime
 ) -> Metadata[Root]:
     """Version 1 of root, signed."""
     roles = {
@@ -61,7 +61,7 @@ def new_root(
 
 
 def new_targets(
-    root: RoleSeeds, roles: Mapping[str, RoleSeeds], expires: datetime.datetime
+    root: RoleSeeds, roles: Mapping[str, RoleSeeds], expires: datetime
 ) -> Metadata[Targets]:
     """Version 1 of the top-level targets: delegations only, signed by root's keys.
 
@@ -75,20 +75,18 @@ def new_targets(
     return signed_by(Metadata(signed), root.seeds)
 
 
-def new_releases(seeds: RoleSeeds, expires: datetime.datetime) -> Metadata[Targets]:
+def new_releases(seeds: RoleSeeds, expires: datetime) -> Metadata[Targets]:
     """A publisher's empty list, version 1, signed."""
     return signed_by(Metadata(Targets(version=1, expires=expires)), seeds.seeds)
 
 
-def new_snapshot(
-    roles: Iterable[str], seed: bytes, expires: datetime.datetime
-) -> Metadata[Snapshot]:
+def new_snapshot(roles: Iterable[str], seed: bytes, expires: datetime) -> Metadata[Snapshot]:
     """Version 1 of the snapshot over targets and these delegated roles, signed."""
     meta = {f"{role}.json": MetaFile(1) for role in ("targets", *roles)}
     return signed_by(Metadata(Snapshot(version=1, expires=expires, meta=meta)), [seed])
 
 
-def new_timestamp(snapshot: bytes, seed: bytes, expires: datetime.datetime) -> Metadata[Timestamp]:
+def new_timestamp(snapshot: bytes, seed: bytes, expires: datetime) -> Metadata[Timestamp]:
     """Version 1 of the timestamp over a snapshot's bytes, signed."""
     digest = {"sha256": sha256(snapshot).hexdigest()}
     meta = MetaFile(1, len(snapshot), digest)
@@ -101,7 +99,7 @@ def add_release(
     manifest: bytes,
     *,
     custom: dict[str, Any],
-    expires: datetime.datetime,
+    expires: datetime,
 ) -> None:
     """Add one release to a publisher's list, unsigned and one version up.
 
@@ -124,7 +122,7 @@ def rotate_root(
     new: RoleSeeds,
     *,
     signers: Sequence[bytes],
-    expires: datetime.datetime,
+    expires: datetime,
 ) -> Metadata[Root]:
     """The next root, in which a top-level role has other keys.
 
@@ -162,7 +160,7 @@ def rotate_delegation(
     new: RoleSeeds,
     *,
     signers: Sequence[bytes],
-    expires: datetime.datetime,
+    expires: datetime,
 ) -> Metadata[Targets]:
     """The next top-level targets, in which a delegated role has other keys; signed by `signers`.
 

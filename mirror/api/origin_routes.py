@@ -7,7 +7,7 @@ port with optional client certificates leaves every route one forgotten check fr
 
 import asyncio
 import json
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Protocol
 
 from aiohttp import web
@@ -77,7 +77,9 @@ class Forwarder:
 class OriginApi:
     """The origin's handlers."""
 
-    def __init__(self, origin: Origin, store: PieceStore, on_published: Callable[[], None]) -> None:
+    def __init__(
+        self, origin: Origin, store: PieceStore, on_published: Callable[[], Awaitable[None]]
+    ) -> None:
         self._origin = origin
         self._store = store
         self._on_published = on_published
@@ -113,7 +115,7 @@ class OriginApi:
         return web.Response()
 
     async def release(self, request: web.Request) -> web.Response:
-        """Add one signed release and announce it."""
+        """Add one signed release; it is announced when the answer goes out."""
         _require(request, Role.OPERATOR)
         body = unpack(
             await read_body(request, _BODY_BYTES_MAX), what="release", limit=_BODY_BYTES_MAX
@@ -126,7 +128,7 @@ class OriginApi:
         ):
             raise Malformed("release", wanted="a text and two byte strings", got="other types")
         done = await asyncio.to_thread(self._origin.accept_release, role, metadata, manifest)
-        self._on_published()
+        await self._on_published()
         return web.json_response({"manifest": done.manifest})
 
     async def token(self, request: web.Request) -> web.Response:
@@ -144,7 +146,7 @@ class OriginApi:
 
 
 def routes(
-    origin: Origin, store: PieceStore, on_published: Callable[[], None]
+    origin: Origin, store: PieceStore, on_published: Callable[[], Awaitable[None]]
 ) -> list[web.RouteDef]:
     """The origin's own routes on the mTLS port."""
     return [*OriginApi(origin, store, on_published).routes(), *forward_routes(origin)]
@@ -208,3 +210,5 @@ def _require(request: web.Request, role: Role) -> None:
     peer = _peer(request)
     if peer.role is not role:
         raise Untrusted(request.path, wanted=f"role {role.value}", got=peer.role.value)
+    if not peer.is_current:
+        raise Untrusted(request.path, wanted="a certificate within its dates", got="an expired one")

@@ -144,9 +144,7 @@ def test_a_damaged_seal_is_no_wrong_passphrase(
         lambda table: table.pop("secret"),
     ],
 )
-def test_an_odd_key_file_is_refused(
-    plain: Path, edit: Callable[[dict[str, Any]], object]
-) -> None:
+def test_an_odd_key_file_is_refused(plain: Path, edit: Callable[[dict[str, Any]], object]) -> None:
     change(plain, edit)
     with pytest.raises(Malformed):
         read_key_file(plain, never)

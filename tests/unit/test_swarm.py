@@ -104,7 +104,7 @@ def test_what_a_peer_announced_is_fetched_from_it() -> None:
 
 def test_a_request_goes_from_the_first_missing_piece_to_the_last() -> None:
     swarm = Swarm(ME, Dice(1))
-    swarm.peer_joined(A, False, T)
+    swarm.peer_joined(A, is_mirror=False, now=T)
     swarm.want(release(8, MIB // 8), bits(8, 0, 1, 4, 7), T)
     assert swarm.bitfield(A, M, all_of(8), T) == [Fetch(1, A, M, 2, 7)]
 
@@ -227,8 +227,8 @@ def test_the_rarest_batch_comes_first() -> None:
 
 def test_a_mirror_is_asked_last() -> None:
     swarm = Swarm(ME, Dice(1))
-    swarm.peer_joined(MIRROR, True, T)
-    swarm.peer_joined(A, False, T)
+    swarm.peer_joined(MIRROR, is_mirror=True, now=T)
+    swarm.peer_joined(A, is_mirror=False, now=T)
     swarm.want(release(3), bits(3), T)
     swarm.have(A, M, (0, 1, 2), T)
     # A has two in flight already; only what is left may come from the mirror.
@@ -349,7 +349,7 @@ def test_a_liar_is_banned_and_its_requests_go_elsewhere() -> None:
     ]
     assert effects[3:] == [Fetch(3, B, M, 0, 1)]
     assert swarm.peer_left(A, T) == []
-    assert swarm.peer_joined(A, False, T) == [Drop(A, BANNED, is_banned=True)]
+    assert swarm.peer_joined(A, is_mirror=False, now=T) == [Drop(A, BANNED, is_banned=True)]
     assert swarm.bitfield(A, M, all_of(2), T) == []
 
 
@@ -402,7 +402,7 @@ def test_a_lost_peers_requests_go_elsewhere() -> None:
 def test_a_peer_that_joins_again_starts_anew() -> None:
     swarm = wanting(1, A)
     swarm.bitfield(A, M, all_of(1), T)
-    assert swarm.peer_joined(A, False, T) == [Cancel(1)]
+    assert swarm.peer_joined(A, is_mirror=False, now=T) == [Cancel(1)]
     assert swarm.holders(M) == (0,)
 
 
@@ -447,7 +447,7 @@ def test_pieces_of_a_cancelled_request_still_count() -> None:
 
 def test_a_piece_that_the_host_noted_first_is_no_surprise() -> None:
     swarm = Swarm(ME, Dice(1))
-    swarm.peer_joined(A, False, T)
+    swarm.peer_joined(A, is_mirror=False, now=T)
     have = bits(1)
     swarm.want(release(1), have, T)
     swarm.bitfield(A, M, all_of(1), T)

@@ -1,13 +1,14 @@
 """Keys, authorities, signatures, the signed repository, and the client that believes it."""
 
-import datetime
 import json
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 import pytest
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from securesystemslib.exceptions import UnverifiedSignatureError
 from securesystemslib.signer import CryptoSigner, Signature, SSlibKey
 from tuf.api.exceptions import DownloadHTTPError
@@ -18,14 +19,22 @@ from firedoor.identity import FleetId
 from firedoor.limits import SIGNATURES_MAX
 from firedoor.runtime.trust_client import TrustClient, fleet_of
 from firedoor.trust import repository
-from firedoor.trust.keys import Authority, NaclKey, NaclSigner, RoleKeys, authority_of, key_of, register
+from firedoor.trust.keys import (
+    Authority,
+    NaclKey,
+    NaclSigner,
+    RoleKeys,
+    authority_of,
+    key_of,
+    register,
+)
 from firedoor.trust.repository import RoleSeeds, signed_by
 from firedoor.trust.signing import sign, signed_bytes, verified_keyids
 from firedoor.units import UnixTime
 
 FLEET = FleetId("f" * 32)
-LATER = datetime.datetime(2100, 1, 1, tzinfo=datetime.UTC)
-PAST = datetime.datetime(2001, 1, 1, tzinfo=datetime.UTC)
+LATER = datetime(2100, 1, 1, tzinfo=UTC)
+PAST = datetime(2001, 1, 1, tzinfo=UTC)
 NOW = UnixTime(1_700_000_000)
 MAIN = "releases/main"
 
@@ -55,9 +64,7 @@ class Server:
 
     def __init__(self, roles: dict[str, RoleSeeds] | None = None) -> None:
         self.roles = roles or ROLES
-        self.root = repository.new_root(
-            ROOT, snapshot=SNAPSHOT, timestamp=TIMESTAMP, expires=LATER
-        )
+        self.root = repository.new_root(ROOT, snapshot=SNAPSHOT, timestamp=TIMESTAMP, expires=LATER)
         self.targets = repository.new_targets(ROOT, self.roles, LATER)
         self.lists = {
             name: repository.new_releases(seeds, LATER)
@@ -75,7 +82,7 @@ class Server:
         )
         signed_by(self.lists[role], self.roles[role].seeds)
 
-    def publish(self, expires: datetime.datetime = LATER) -> None:
+    def publish(self, expires: datetime = LATER) -> None:
         self.version += 1
         self.files[f"{self.root.signed.version}.root.json"] = self.root.to_bytes()
         self.files[f"{self.targets.signed.version}.targets.json"] = self.targets.to_bytes()
@@ -126,7 +133,6 @@ def server() -> Server:
 def test_a_key_id_is_the_one_that_other_tuf_tools_compute() -> None:
     signer = CryptoSigner.generate_ed25519()
     private = signer.private_bytes
-    from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
     raw = load_pem_private_key(private, None).private_bytes_raw()  # type: ignore[union-attr]  # Ed25519
     assert key_of(raw).keyid == signer.public_key.keyid
@@ -138,7 +144,9 @@ def test_a_signature_verifies_under_securesystemslib_and_under_ours() -> None:
     ours = key_of(seed(1))
     ours.verify_signature(signature, b"data")
     ours.verify_signature(signature, b"data")
-    SSlibKey(ours.keyid, ours.keytype, ours.scheme, ours.keyval).verify_signature(signature, b"data")
+    SSlibKey(ours.keyid, ours.keytype, ours.scheme, ours.keyval).verify_signature(
+        signature, b"data"
+    )
 
 
 @pytest.mark.parametrize("value", ["00" * 64, "00", "zz", ""])
@@ -339,9 +347,7 @@ def test_a_root_rotation_without_the_old_threshold_is_refused(server: Server) ->
 
 def test_a_rotated_timestamp_key_replaces_the_old_one(server: Server) -> None:
     new = RoleSeeds((seed(23),), 1)
-    root = repository.rotate_root(
-        server.root, "timestamp", new, signers=ROOT.seeds, expires=LATER
-    )
+    root = repository.rotate_root(server.root, "timestamp", new, signers=ROOT.seeds, expires=LATER)
     assert root.signed.version == 2
     assert root.signed.roles["timestamp"].keyids == [key_of(seed(23)).keyid]
     assert key_of(TIMESTAMP).keyid not in root.signed.keys
@@ -362,9 +368,7 @@ def test_a_rotation_to_an_unusable_threshold_is_refused(server: Server, new: Rol
     with pytest.raises(Malformed, match="threshold"):
         repository.rotate_root(server.root, "root", new, signers=ROOT.seeds, expires=LATER)
     with pytest.raises(Malformed, match="threshold"):
-        repository.rotate_delegation(
-            server.targets, "halt", new, signers=ROOT.seeds, expires=LATER
-        )
+        repository.rotate_delegation(server.targets, "halt", new, signers=ROOT.seeds, expires=LATER)
 
 
 def test_a_rotated_halt_key_replaces_the_stolen_one(server: Server) -> None:
@@ -440,6 +444,14 @@ def test_releases_signed_by_another_key_are_refused(server: Server, tmp_path: Pa
         client.releases()
 
 
+def test_a_kept_file_of_another_type_is_refused(server: Server, tmp_path: Path) -> None:
+    client = server.client(tmp_path)
+    client.refresh()
+    (tmp_path / "targets.json").write_bytes(server.files["1.root.json"])
+    with pytest.raises(Malformed, match="type targets"):
+        client.releases()
+
+
 def test_a_missing_list_of_releases_is_unavailable(server: Server, tmp_path: Path) -> None:
     client = server.client(tmp_path)
     client.refresh()
@@ -469,9 +481,7 @@ def test_a_publisher_with_other_paths_is_refused(server: Server, tmp_path: Path)
         ("releases/shop/2.0", [1]),
     ],
 )
-def test_an_odd_release_is_refused(
-    server: Server, tmp_path: Path, path: str, custom: Any
-) -> None:
+def test_an_odd_release_is_refused(server: Server, tmp_path: Path, path: str, custom: Any) -> None:
     server.release(path, custom=custom)
     server.publish()
     client = server.client(tmp_path)
@@ -629,7 +639,9 @@ def test_a_fleet_id_is_the_digest_of_its_first_root(server: Server) -> None:
     assert len(fleet_of(server.files["1.root.json"])) == 32
 
 
-@pytest.mark.parametrize("data", [b"", b"[]", b"{}", json.dumps({"signed": {"version": 2}}).encode()])
+@pytest.mark.parametrize(
+    "data", [b"", b"[]", b"{}", json.dumps({"signed": {"version": 2}}).encode()]
+)
 def test_no_first_root_is_no_fleet(data: bytes) -> None:
     with pytest.raises(Malformed):
         fleet_of(data)

@@ -1,0 +1,508 @@
+"""What the origin takes in, what it refuses, and what a crash between two writes leaves."""
+
+import asyncio
+import base64
+import datetime as dt
+import json
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from blake3 import blake3
+from tuf.api.metadata import Metadata, Snapshot, TargetFile, Targets, Timestamp
+
+import mirror.metadata
+from firedoor.errors import (
+    FiredoorError,
+    Malformed,
+    Refused,
+    Stale,
+    TooLarge,
+    Unavailable,
+    Untrusted,
+)
+from firedoor.halt.order import read_beacon
+from firedoor.identity import FleetId, PeerId, Role
+from firedoor.pieces.chunking import pack_piece
+from firedoor.pieces.manifest import (
+    FileEntry,
+    Manifest,
+    content_digest,
+    encode_manifest,
+    manifest_id,
+)
+from firedoor.runtime.certificates import id_of_request, make_request
+from firedoor.runtime.files import durable_write
+from firedoor.runtime.fleet_folder import FleetPlan, make_fleet
+from firedoor.runtime.key_files import read_key_file
+from firedoor.runtime.piece_store import PieceStore
+from firedoor.runtime.tls import peer_of_certificate
+from firedoor.runtime.trust_client import TrustClient, fleet_of
+from firedoor.trust.repository import add_release, signed_by
+from firedoor.units import UnixTime
+from mirror.enrolments import TOKEN_SPAN_MAX_S, Enrolments
+from mirror.metadata import SNAPSHOT_SPAN_S, TIMESTAMP_SPAN_S
+from mirror.origin import Origin, Published
+
+ROLE = "releases/main"
+# python-tuf's client compares dates with the real clock, so the fleet is made now.
+NOW = UnixTime(int(dt.datetime.now(dt.UTC).timestamp()))
+COUNTS = {
+    "root": (1, 1),
+    ROLE: (1, 1),
+    "halt": (1, 1),
+    "resume": (2, 2),
+    "promote": (2, 2),
+    "beacon": (1, 1),
+}
+
+
+@dataclass
+class Bench:
+    """One origin on a fleet of its own, with a clock that tests set."""
+
+    fleet: Path
+    state: Path
+    store: PieceStore
+    origin: Origin
+    now: UnixTime = NOW
+
+    def releases(self) -> Metadata[Targets]:
+        """The publisher's list that is current."""
+        folder = self.fleet / "origin" / "metadata"
+        timestamp = Metadata[Timestamp].from_file(str(folder / "timestamp.json"))
+        version = timestamp.signed.snapshot_meta.version
+        snapshot = Metadata[Snapshot].from_file(str(folder / f"{version}.snapshot.json"))
+        version = snapshot.signed.meta[f"{ROLE}.json"].version
+        return Metadata[Targets].from_file(str(folder / f"{version}.releases%2Fmain.json"))
+
+    def seed(self, name: str = "releases-main-1") -> bytes:
+        """The signing seed of an offline key."""
+        return read_key_file(self.fleet / "keys" / f"{name}.key", str).signing_seed
+
+    def publish(self, manifest: Manifest, **changes: Any) -> Published:
+        """Sign and hand in one release as a publisher would, with some `changes`."""
+        data = encode_manifest(manifest)
+        metadata = self.metadata(manifest, data, **changes)
+        return self.origin.accept_release(changes.get("role", ROLE), metadata, data)
+
+    def metadata(self, manifest: Manifest, data: bytes, **changes: Any) -> bytes:
+        """The publisher's next list."""
+        releases = self.releases()
+        path = changes.get("path", f"releases/{manifest.product}/{manifest.version}")
+        custom = facts(manifest) | changes.get("custom", {})
+        days = changes.get("days", 30)
+        moment = dt.datetime.fromtimestamp(self.now + days * 86400, dt.UTC)
+        add_release(releases, path, data, custom=custom, expires=moment)
+        releases.signed.version += changes.get("versions", 0)
+        return signed_by(releases, [changes.get("seed", self.seed())]).to_bytes()
+
+    def client(self, folder: Path) -> TrustClient:
+        """An endpoint's view of the repository."""
+        root = (self.fleet / "root.json").read_bytes()
+
+        def fetch(name: str, limit: int) -> bytes:
+            return asyncio.run(self.origin.get(f"/v1/metadata/{name}", limit))
+
+        return TrustClient(folder, fleet_of(root), fetch, root)
+
+
+@pytest.fixture(scope="module")
+def new_fleet(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    fleet = tmp_path_factory.mktemp("made") / "fleet"
+    make_fleet(fleet, FleetPlan("test", "127.0.0.1:7443", (), COUNTS, None), NOW)
+    return fleet
+
+
+@pytest.fixture
+def bench(new_fleet: Path, tmp_path: Path) -> Iterator[Bench]:
+    fleet, state = tmp_path / "fleet", tmp_path / "state"
+    shutil.copytree(new_fleet, fleet)
+    state.mkdir()
+    store = PieceStore(state / "pieces")
+    made = Bench(fleet, state, store, None)  # type: ignore[arg-type]  # set on the next line
+    made.origin = Origin(
+        fleet / "origin", state, store=store, passphrase=str, unix=lambda: made.now
+    )
+    yield made
+    made.origin.close()
+
+
+def release(store: PieceStore | None, version: str = "1.0", raw: bytes = b"content") -> Manifest:
+    """A release of one file; its piece goes to `store`, if there is one."""
+    piece, stored = pack_piece(raw)
+    if store is not None:
+        store.put(piece.digest, stored)
+    files = (FileEntry("file", 0o644, len(raw), blake3(raw).digest(), (piece,)),)
+    return Manifest("app", version, 1, "main", "files", files, content_digest(files))
+
+
+def facts(manifest: Manifest) -> dict[str, object]:
+    """What signed metadata says of a release beside its digest."""
+    return {
+        "counter": manifest.counter,
+        "content": manifest.content.hex(),
+        "handler": manifest.handler,
+        "critical_fix": manifest.is_critical_fix,
+    }
+
+
+# --- releases --------------------------------------------------------------------------------
+
+
+def test_an_accepted_release_is_what_an_endpoint_then_believes(
+    bench: Bench, tmp_path: Path
+) -> None:
+    manifest = release(bench.store)
+    done = bench.publish(manifest)
+    client = bench.client(tmp_path / "client")
+    client.refresh()
+    (entry,) = client.releases()
+    assert (entry.product, entry.version, entry.manifest) == ("app", "1.0", done.manifest)
+    path = f"/v1/targets/releases/app/{done.manifest}.1.0"
+    assert asyncio.run(bench.origin.get(path, 1 << 20)) == encode_manifest(manifest)
+
+
+def test_releases_are_accepted_one_after_the_other(bench: Bench, tmp_path: Path) -> None:
+    bench.publish(release(bench.store))
+    bench.publish(release(bench.store, "1.1", b"other"))
+    client = bench.client(tmp_path / "client")
+    client.refresh()
+    assert [entry.version for entry in client.releases()] == ["1.0", "1.1"]
+
+
+def test_a_release_whose_pieces_are_not_here_is_refused(bench: Bench) -> None:
+    with pytest.raises(Unavailable, match="1 piece"):
+        bench.publish(release(None))
+    assert bench.releases().signed.version == 1
+
+
+def test_missing_names_each_lacking_piece_once(bench: Bench) -> None:
+    piece, stored = pack_piece(b"here")
+    bench.store.put(piece.digest, stored)
+    other = bytes(32)
+    assert bench.origin.missing([other, piece.digest, other]) == [other]
+
+
+def test_metadata_that_another_key_signed_is_refused(bench: Bench) -> None:
+    with pytest.raises(Untrusted, match="signature"):
+        bench.publish(release(bench.store), seed=bench.seed("halt-1"))
+
+
+@pytest.mark.parametrize("versions", [-1, 1])
+def test_metadata_of_another_version_than_the_next_is_refused(bench: Bench, versions: int) -> None:
+    with pytest.raises(Stale):
+        bench.publish(release(bench.store), versions=versions)
+
+
+def test_metadata_past_its_date_is_refused(bench: Bench) -> None:
+    with pytest.raises(Untrusted, match="date"):
+        bench.publish(release(bench.store), days=-1)
+
+
+@pytest.mark.parametrize("role", ["halt", "releases/other", "targets", ""])
+def test_a_role_that_is_no_publisher_is_refused(bench: Bench, role: str) -> None:
+    with pytest.raises(Untrusted, match="role"):
+        bench.publish(release(bench.store), role=role)
+
+
+def test_an_existing_version_with_another_manifest_is_refused(bench: Bench) -> None:
+    bench.publish(release(bench.store))
+    other = encode_manifest(release(bench.store, raw=b"other"))
+    releases = bench.releases()
+    target = releases.signed.targets["releases/app/1.0"]
+    target.hashes = {"sha256": manifest_id(other)}
+    releases.signed.version += 1
+    releases.signatures.clear()
+    data = signed_by(releases, [bench.seed()]).to_bytes()
+    with pytest.raises(Malformed, match="as it is"):
+        bench.origin.accept_release(ROLE, data, other)
+
+
+def test_a_list_that_drops_a_release_is_refused(bench: Bench) -> None:
+    bench.publish(release(bench.store))
+    new = release(bench.store, "1.1", b"other")
+    data = encode_manifest(new)
+    releases = Metadata[Targets].from_bytes(bench.metadata(new, data))
+    del releases.signed.targets["releases/app/1.0"]
+    releases.signatures.clear()
+    metadata = signed_by(releases, [bench.seed()]).to_bytes()
+    with pytest.raises(Malformed, match="as it is"):
+        bench.origin.accept_release(ROLE, metadata, data)
+
+
+def test_a_list_with_two_new_releases_is_refused(bench: Bench) -> None:
+    manifest = release(bench.store)
+    data = encode_manifest(manifest)
+    releases = Metadata[Targets].from_bytes(bench.metadata(manifest, data))
+    more = TargetFile(1, {"sha256": "0" * 64}, "releases/app/9")
+    releases.signed.targets[more.path] = more
+    releases.signatures.clear()
+    metadata = signed_by(releases, [bench.seed()]).to_bytes()
+    with pytest.raises(Malformed, match="one new release"):
+        bench.origin.accept_release(ROLE, metadata, data)
+
+
+def test_a_manifest_other_than_the_signed_one_is_refused(bench: Bench) -> None:
+    manifest = release(bench.store)
+    metadata = bench.metadata(manifest, encode_manifest(manifest))
+    other = encode_manifest(replace(manifest, is_critical_fix=True))
+    with pytest.raises(Untrusted, match="manifest"):
+        bench.origin.accept_release(ROLE, metadata, other)
+
+
+@pytest.mark.parametrize(
+    "custom",
+    [{"counter": 7}, {"content": "00" * 32}, {"handler": "x"}, {"critical_fix": True}, {"more": 1}],
+)
+def test_facts_that_the_manifest_does_not_bear_out_are_refused(
+    bench: Bench, custom: dict[str, object]
+) -> None:
+    with pytest.raises(Malformed, match="facts"):
+        bench.publish(release(bench.store), custom=custom)
+
+
+def test_a_path_that_does_not_name_the_manifests_release_is_refused(bench: Bench) -> None:
+    with pytest.raises(Malformed, match="path"):
+        bench.publish(release(bench.store), path="releases/app/9.9")
+
+
+def test_a_path_outside_the_publishers_is_refused(bench: Bench) -> None:
+    with pytest.raises(Untrusted, match="path"):
+        bench.publish(release(bench.store), path="halt/app")
+
+
+def test_a_product_named_everything_is_refused(bench: Bench) -> None:
+    with pytest.raises(Malformed, match="product"):
+        bench.publish(replace(release(bench.store), product="everything"))
+
+
+def test_bytes_that_are_no_metadata_are_refused(bench: Bench) -> None:
+    snapshot = (bench.fleet / "origin/metadata/1.snapshot.json").read_bytes()
+    for junk in (b"", b"{}", b"\xff", snapshot):
+        with pytest.raises(Malformed):
+            bench.origin.accept_release(ROLE, junk, b"")
+
+
+def test_oversized_input_is_refused_before_it_is_parsed(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mirror.metadata, "METADATA_BYTES_MAX", 10)
+    with pytest.raises(TooLarge):
+        bench.origin.accept_release(ROLE, bytes(11), b"")
+    monkeypatch.setattr(mirror.metadata, "MANIFEST_BYTES_MAX", 10)
+    with pytest.raises(TooLarge):
+        bench.origin.accept_release(ROLE, b"", bytes(11))
+
+
+@pytest.mark.parametrize("writes", [0, 1, 2])
+def test_a_crash_between_two_writes_leaves_the_old_repository(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, writes: int
+) -> None:
+    bench.publish(release(bench.store))
+    real = durable_write
+    left = [writes]
+
+    def crash(path: Path, data: bytes, mode: int = 0o644) -> None:
+        if not left[0]:
+            raise Unavailable(str(path), why="killed")
+        left[0] -= 1
+        real(path, data, mode)
+
+    monkeypatch.setattr(mirror.metadata, "durable_write", crash)
+    with pytest.raises(Unavailable, match="killed"):
+        bench.publish(release(bench.store, "1.1", b"other"))
+    monkeypatch.setattr(mirror.metadata, "durable_write", real)
+    client = bench.client(tmp_path / "client")
+    client.refresh()
+    assert [entry.version for entry in client.releases()] == ["1.0"]
+    # The same release may be handed in again, and one with other bytes in its place as well.
+    bench.publish(release(bench.store, "1.1", b"third"))
+    client.refresh()
+    assert [entry.version for entry in client.releases()] == ["1.0", "1.1"]
+
+
+# --- freshness, files and beacons ------------------------------------------------------------
+
+
+def test_a_fresh_timestamp_is_left_alone(bench: Bench) -> None:
+    assert not bench.origin.resign_timestamp()
+
+
+@pytest.mark.parametrize("span_s", [TIMESTAMP_SPAN_S, SNAPSHOT_SPAN_S])
+def test_what_is_past_half_its_life_is_signed_anew(bench: Bench, span_s: int) -> None:
+    bench.now = UnixTime(NOW + span_s // 2 + 60)
+    assert bench.origin.resign_timestamp()
+    folder = bench.fleet / "origin" / "metadata"
+    timestamp = Metadata[Timestamp].from_file(str(folder / "timestamp.json")).signed
+    assert timestamp.version == 2
+    assert timestamp.expires.timestamp() == bench.now + TIMESTAMP_SPAN_S
+    assert not bench.origin.resign_timestamp()
+
+
+def test_signing_anew_keeps_an_endpoints_trust(bench: Bench, tmp_path: Path) -> None:
+    client = bench.client(tmp_path / "client")
+    client.refresh()
+    bench.now = UnixTime(NOW + SNAPSHOT_SPAN_S - 60)
+    bench.origin.resign_timestamp()
+    client.refresh()
+    assert client.timestamp_version() == 2
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/v1/metadata/9.root.json",
+        "/v1/metadata/../ca.key",
+        "/v1/metadata/.new-1",
+        "/v1/metadata/a\\b",
+        "/v1/metadata/a\0b",
+        "/v1/targets/releases/app/" + "0" * 64 + ".1.0",
+        "/v1/targets/../../ca.key",
+        "/v1/else",
+    ],
+)
+def test_no_other_file_can_be_read(bench: Bench, path: str) -> None:
+    with pytest.raises(Unavailable):
+        asyncio.run(bench.origin.get(path, 1 << 20))
+
+
+def test_a_file_above_the_askers_limit_is_not_sent(bench: Bench) -> None:
+    with pytest.raises(Unavailable, match="above"):
+        asyncio.run(bench.origin.get("/v1/metadata/1.root.json", 10))
+
+
+def test_a_manifest_that_rotted_on_the_disk_is_not_sent(bench: Bench) -> None:
+    done = bench.publish(release(bench.store))
+    (bench.fleet / "origin" / "targets" / done.manifest).write_bytes(b"rot")
+    with pytest.raises(Untrusted):
+        asyncio.run(bench.origin.get(f"/v1/targets/releases/app/{done.manifest}.1.0", 1 << 20))
+
+
+def test_a_beacon_names_what_is_recorded(bench: Bench, tmp_path: Path) -> None:
+    client = bench.client(tmp_path / "client")
+    client.refresh()
+    ids = (bytes(32), b"\1" * 32)
+    assert read_beacon(bench.origin.make_beacon(ids), client.authority(NOW)) == frozenset(ids)
+
+
+# --- enrolment -------------------------------------------------------------------------------
+
+
+def enrol(bench: Bench, secret: str, request: bytes) -> dict[str, str]:
+    body = json.dumps({"secret": secret, "request": request.decode()}).encode()
+    answer: dict[str, str] = json.loads(asyncio.run(bench.origin.enrol(body)))
+    return answer
+
+
+def test_a_token_enrols_a_peer_with_the_role_and_site_it_was_made_for(bench: Bench) -> None:
+    secret = bench.origin.issue_token(Role.AGENT, "branch", 60)
+    request = make_request(b"\7" * 32)
+    answer = enrol(bench, secret, request)
+    peer = peer_of_certificate(answer["certificate"].encode(), bench.now)
+    assert (peer.id, peer.role, peer.site) == (id_of_request(request), Role.AGENT, "branch")
+    assert (answer["id"], answer["role"], answer["site"]) == (peer.id, "agent", "branch")
+    assert answer["ca"].encode() == (bench.fleet / "origin" / "ca.pem").read_bytes()
+    root = base64.b64decode(answer["root"])
+    assert fleet_of(root) == FleetId(json.loads((bench.fleet / "fleet.json").read_text())["fleet"])
+
+
+def test_a_token_enrols_one_key_only(bench: Bench) -> None:
+    secret = bench.origin.issue_token(Role.AGENT, "branch", 60)
+    enrol(bench, secret, make_request(b"\1" * 32))
+    with pytest.raises(Untrusted, match="token"):
+        enrol(bench, secret, make_request(b"\2" * 32))
+
+
+def test_the_same_key_may_ask_again_after_a_lost_answer(bench: Bench) -> None:
+    secret = bench.origin.issue_token(Role.AGENT, "branch", 60)
+    request = make_request(b"\1" * 32)
+    assert enrol(bench, secret, request)["id"] == enrol(bench, secret, request)["id"]
+
+
+def test_a_token_past_its_time_is_refused(bench: Bench) -> None:
+    secret = bench.origin.issue_token(Role.AGENT, "branch", 60)
+    bench.now = UnixTime(NOW + 60)
+    with pytest.raises(Untrusted, match="token"):
+        enrol(bench, secret, make_request(b"\1" * 32))
+
+
+def test_a_broken_request_does_not_use_up_the_token(bench: Bench) -> None:
+    secret = bench.origin.issue_token(Role.AGENT, "branch", 60)
+    with pytest.raises(Malformed):
+        enrol(bench, secret, b"no request")
+    enrol(bench, secret, make_request(b"\1" * 32))
+
+
+def test_tokens_and_peers_outlive_the_process(bench: Bench) -> None:
+    secret = bench.origin.issue_token(Role.AGENT, "branch", 60)
+    bench.origin.close()
+    bench.origin = Origin(
+        bench.fleet / "origin", bench.state, store=bench.store, passphrase=str, unix=lambda: NOW
+    )
+    enrol(bench, secret, make_request(b"\1" * 32))
+
+
+def test_secrets_are_not_in_the_state(bench: Bench) -> None:
+    secret = bench.origin.issue_token(Role.AGENT, "branch", 60)
+    bench.origin.close()
+    kept = b"".join(path.read_bytes() for path in bench.state.glob("origin.sqlite*"))
+    assert kept
+    assert secret.encode() not in kept
+
+
+def test_a_renewal_keeps_role_and_site(bench: Bench) -> None:
+    request = make_request(b"\1" * 32)
+    enrol(bench, bench.origin.issue_token(Role.MIRROR, "branch", 60), request)
+    bench.now = UnixTime(NOW + 30 * 86400)
+    peer = peer_of_certificate(asyncio.run(bench.origin.renew(request)), bench.now)
+    assert (peer.role, peer.site, peer.is_current) == (Role.MIRROR, "branch", True)
+
+
+def test_a_key_that_never_enrolled_cannot_renew(bench: Bench) -> None:
+    with pytest.raises(Untrusted, match="enrolled"):
+        asyncio.run(bench.origin.renew(make_request(b"\1" * 32)))
+
+
+@pytest.mark.parametrize("body", [b"", b"[]", b"{}", b'{"secret": 1, "request": ""}', b"\xff"])
+def test_an_enrolment_of_another_form_is_refused(bench: Bench, body: bytes) -> None:
+    with pytest.raises(Malformed):
+        asyncio.run(bench.origin.enrol(body))
+
+
+@pytest.mark.parametrize(
+    ("role", "site", "span_s"),
+    [
+        (Role.OPERATOR, "branch", 60),
+        (Role.AGENT, "a;role=mirror", 60),
+        (Role.AGENT, "branch", 0),
+        (Role.AGENT, "branch", TOKEN_SPAN_MAX_S + 1),
+    ],
+)
+def test_a_token_that_should_not_be_is_not_made(
+    bench: Bench, role: Role, site: str, span_s: int
+) -> None:
+    with pytest.raises(Refused):
+        bench.origin.issue_token(role, site, span_s)
+
+
+def test_open_tokens_are_bounded_and_expired_ones_make_room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mirror.enrolments.TOKENS_OPEN_MAX", 2)
+    enrolments = Enrolments(tmp_path / "origin.sqlite")
+    for _ in range(2):
+        enrolments.issue(Role.AGENT, "branch", span_s=60, now=NOW)
+    with pytest.raises(TooLarge):
+        enrolments.issue(Role.AGENT, "branch", span_s=60, now=NOW)
+    secret = enrolments.issue(Role.AGENT, "branch", span_s=60, now=UnixTime(NOW + 60))
+    assert enrolments.redeem(secret, PeerId("0" * 32), UnixTime(NOW + 61)).site == "branch"
+    enrolments.close()
+
+
+def test_a_state_folder_that_is_not_there_is_said_in_a_sentence(tmp_path: Path) -> None:
+    with pytest.raises(FiredoorError, match="sqlite"):
+        Enrolments(tmp_path / "nowhere" / "origin.sqlite")
