@@ -1,4 +1,4 @@
-"""`firedoor-agent`: run the endpoint, show its status, or fetch one release without installing it."""
+"""`firedoor-agent`: run the endpoint, show its status, or fetch a release without installing."""
 
 import argparse
 import asyncio
@@ -42,7 +42,7 @@ STATUS_BYTES_MAX = 64 << 20
 def main() -> int:
     """Run the program; the exit code."""
     parser = argparse.ArgumentParser(
-        prog="firedoor-agent", description="Keep this endpoint updated."
+        prog="firedoor-agent", description="Keep this machine updated."
     )
     parser.add_argument("--version", action="version", version=f"firedoor-agent {__version__}")
     parser.add_argument("--config", type=Path, required=True, metavar="FILE")

@@ -220,7 +220,7 @@ class Installer:
             await asyncio.sleep(min(CHECK_EVERY_S, max(0.0, until - clock.now())))
 
     def _step_back(self, manifest: str) -> bool:
-        """Go back to the last good version, if it may run; a step back needs no open gate above 4."""
+        """Go back to the last good version, if it may run; a step back needs no lease."""
         good = self._entry.good
         versions = {each: version for version, each in self._handler.staged()}
         subject = self._host.node.subjects.get(good)

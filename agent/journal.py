@@ -1,20 +1,23 @@
 """What an endpoint must remember through a crash: phases, the last good version, failed contents.
 
 SQLite with `synchronous=FULL`: a write is durable before the side effect that it announces begins.
+A damaged file is `Malformed` and names itself, whenever that is noticed: what it would have said
+about good and failed releases is unknown then, so the caller must install nothing.
 """
 
 import sqlite3
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from agent.lifecycle import Phase
 from firedoor.errors import Malformed, Unavailable
 
-_SCHEMA = """
-CREATE TABLE IF NOT EXISTS phases (product TEXT PRIMARY KEY, phase TEXT NOT NULL,
-  manifest TEXT NOT NULL, previous TEXT NOT NULL, good TEXT NOT NULL);
-CREATE TABLE IF NOT EXISTS failed (content BLOB PRIMARY KEY);
-"""
+_SCHEMA = (
+    """CREATE TABLE IF NOT EXISTS phases (product TEXT PRIMARY KEY, phase TEXT NOT NULL,
+    manifest TEXT NOT NULL, previous TEXT NOT NULL, good TEXT NOT NULL)""",
+    "CREATE TABLE IF NOT EXISTS failed (content BLOB PRIMARY KEY)",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,50 +31,75 @@ class Entry:
 
 
 class Journal:
-    """One database file."""
+    """One database file.
+
+    Raises:
+        Malformed: on opening, the file is no journal or is damaged.
+        Unavailable: it cannot be opened, or another process holds it.
+    """
 
     def __init__(self, path: Path) -> None:
         self._path = path
         try:
             self._database = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
-            self._database.execute("PRAGMA journal_mode=WAL")
-            self._database.execute("PRAGMA synchronous=FULL")
-            self._database.executescript(_SCHEMA)
-        except sqlite3.DatabaseError as error:
-            raise Malformed(str(path), wanted="a journal", got=str(error)) from error
+        except sqlite3.Error as error:
+            raise Unavailable(f"opening {path}", why=str(error)) from error
+        try:
+            self._open()
+        except BaseException:
+            self._database.close()
+            raise
 
     def read(self, product: str) -> Entry:
-        """What is known of a product; an idle entry when nothing is."""
+        """What is known of a product; an idle entry when nothing is.
+
+        Raises:
+            Malformed: the file is damaged, or names a phase that does not exist.
+        """
         query = "SELECT phase, manifest, previous, good FROM phases WHERE product = ?"
-        row = self._database.execute(query, (product,)).fetchone()
-        if row is None:
+        rows = self._rows(query, (product,))
+        if not rows:
             return Entry()
-        return Entry(Phase(row[0]), *row[1:])
+        phase, *manifests = rows[0]
+        if phase not in {each.value for each in Phase}:
+            raise Malformed(str(self._path), wanted="a phase", got=repr(phase)[:80])
+        return Entry(Phase(phase), *map(str, manifests))
 
     def write(self, product: str, entry: Entry) -> None:
         """Make an entry durable.
 
         Raises:
             Unavailable: the disk is full; what the entry announces must not begin.
+            Malformed: the file is damaged.
         """
         row = (product, entry.phase.value, entry.manifest, entry.previous, entry.good)
-        self._run("INSERT OR REPLACE INTO phases VALUES (?, ?, ?, ?, ?)", row)
+        self._rows("INSERT OR REPLACE INTO phases VALUES (?, ?, ?, ?, ?)", row)
 
     def add_failed(self, content: bytes) -> None:
-        """This content digest is never installed again here; raises as `write`."""
-        self._run("INSERT OR IGNORE INTO failed VALUES (?)", (content,))
+        """Remember a content digest that is never installed again here; raises as `write`."""
+        self._rows("INSERT OR IGNORE INTO failed VALUES (?)", (content,))
 
     def failed(self) -> frozenset[bytes]:
-        """The content digests that failed here."""
-        rows = self._database.execute("SELECT content FROM failed").fetchall()
-        return frozenset(bytes(row[0]) for row in rows)
+        """The content digests that failed here; raises as `read`."""
+        return frozenset(bytes(row[0]) for row in self._rows("SELECT content FROM failed"))
 
     def close(self) -> None:
         """Close the file."""
         self._database.close()
 
-    def _run(self, statement: str, row: tuple[str | bytes, ...]) -> None:
+    def _open(self) -> None:
+        self._rows("PRAGMA journal_mode=WAL")
+        self._rows("PRAGMA synchronous=FULL")
+        said = self._rows("PRAGMA quick_check")
+        if said != [("ok",)]:
+            raise Malformed(str(self._path), wanted="a sound journal", got=str(said[:1])[:120])
+        for statement in _SCHEMA:
+            self._rows(statement)
+
+    def _rows(self, statement: str, row: tuple[str | bytes, ...] = ()) -> list[tuple[Any, ...]]:
         try:
-            self._database.execute(statement, row)
+            return self._database.execute(statement, row).fetchall()
         except sqlite3.OperationalError as error:
-            raise Unavailable(f"writing {self._path}", why=str(error)) from error
+            raise Unavailable(f"the journal {self._path}", why=str(error)) from error
+        except sqlite3.DatabaseError as error:
+            raise Malformed(str(self._path), wanted="a sound journal", got=str(error)) from error

@@ -4,8 +4,8 @@
 * `Unavailable`: the world failed; asking again may help.
 * `Halted`: our own policy says no.
 
-Misuse by our own code is `ValueError` or `RuntimeError`, never one of these. An error carries facts as
-attributes and a stable `code`; its message is one sentence: what, wanted, got.
+Misuse by our own code is `ValueError` or `RuntimeError`, never one of these. An error carries
+facts as attributes and a stable `code`; its message is one sentence: what, wanted, got.
 """
 
 from typing import ClassVar

@@ -179,7 +179,9 @@ class Node:
         """The standing connection to `peer` is gone."""
         return self._close(peer, now) if peer in self._sessions else []
 
-    def receive(self, message: Message, sender: PeerId, now: Instant) -> list[Effect]:
+    def receive(  # noqa: C901, PLR0911  # one case a message, flat on purpose
+        self, message: Message, sender: PeerId, now: Instant
+    ) -> list[Effect]:
         """A message came from `sender`, which must be connected.
 
         Raises:

@@ -2,13 +2,16 @@
 
 import asyncio
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from firedoor.dice import Dice
+from firedoor.errors import Unavailable
 from firedoor.identity import Role
 from firedoor.runtime import logs
 from firedoor.runtime.clocks import Clock
 from firedoor.runtime.discovery import Discovery
+from firedoor.runtime.host import Host
 from firedoor.runtime.pacing import Budget
 from firedoor.runtime.peer_server import build_app, serve
 from firedoor.runtime.program import (
@@ -68,7 +71,14 @@ async def _run(settings: MirrorSettings, state: Path) -> None:
     await _serve(settings, person, daemon, host=host, origin=origin)
 
 
-async def _serve(settings, person: Person, daemon, *, host, origin) -> None:  # type: ignore[no-untyped-def]  # noqa: ANN001,E501  # typed below
+async def _serve(
+    settings: MirrorSettings,
+    person: Person,
+    daemon: MirrorDaemon,
+    *,
+    host: Host,
+    origin: Origin | None,
+) -> None:
     forwarder = Forwarder(host.client, settings.upstream, person.credentials.ca)
     extra = routes(origin, host.store, daemon.published) if origin else forward_routes(forwarder)
     app = build_app(
@@ -104,9 +114,15 @@ async def _serve(settings, person: Person, daemon, *, host, origin) -> None:  # 
         host.log.close()
 
 
-def _passphrase(settings: MirrorSettings):  # type: ignore[no-untyped-def]  # noqa: ANN202
+def _passphrase(settings: MirrorSettings) -> Callable[[], str]:
     def read() -> str:
-        return Path(settings.passphrase_file).expanduser().read_text("utf-8").rstrip("\n")
+        if not settings.passphrase_file:
+            raise Unavailable("the origin's keys", why="sealed; set passphrase_file in mirror.toml")
+        path = Path(settings.passphrase_file).expanduser()
+        try:
+            return path.read_text("utf-8").rstrip("\r\n")
+        except OSError as error:
+            raise Unavailable(str(path), why=error.strerror or "cannot be read") from error
 
     return read
 

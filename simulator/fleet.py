@@ -33,16 +33,16 @@ from firedoor.limits import (
     REQUESTS_PER_PEER_MAX,
     RETRY_SPAN,
 )
-from firedoor.pieces.inventory import Bits, PieceMap
+from firedoor.pieces.inventory import Bits
 from firedoor.swarm.scheduler import Swarm
 from firedoor.units import KIB, Instant, Span
 from simulator.clockwork import Clockwork
 from simulator.network import LATENCY, Network, Transfer
+from simulator.payload import MANIFEST, release
 
 # When a site that is not done by then is called stuck: a working day.
 END = Instant(28_800.0)
 
-MANIFEST = "5" * 64
 MIRROR = PeerId("f" * 32)
 
 # A gigabyte at 100 Mbit/s takes 86 s; faults that come in the first two meet every small run.
@@ -300,10 +300,3 @@ class Site:
 
     def _note(self, me: PeerId, text: str) -> None:
         self._trace.update(f"{self._now!r} {me} {text}\n".encode())
-
-
-def release(count: int, size: int) -> PieceMap:
-    """A release of `count` pieces of `size` bytes; nothing but their order tells them apart."""
-    digests = tuple(blake2b(index.to_bytes(4), digest_size=32).digest() for index in range(count))
-    offsets = tuple(index * size for index in range(count + 1))
-    return PieceMap(MANIFEST, digests, (size,) * count, offsets)

@@ -1,7 +1,7 @@
 """Check `command`: a program that exits 0 when the release is well.
 
-It runs without a shell, in the release's own folder, and is killed with all that it started when
-its time is over.
+It runs without a shell, in the release's own folder, with little of the agent's environment, and
+is killed with all that it started when its time is over (on Windows: itself only; untested there).
 """
 
 import asyncio
@@ -13,43 +13,66 @@ from contextlib import suppress
 from pathlib import Path
 
 from agent.checks.contract import CheckResult
-from firedoor.units import Span
+from firedoor.units import KIB, Span
 
 # Enough of what it said for a person to start from.
 _SAID_BYTES = 300
+
+# What programs need to find each other, their language and a place for temporary files; the rest
+# of the agent's environment may hold what a release should not read.
+_PASSED_ON = ("PATH", "HOME", "LANG", "LC_ALL", "TZ", "TMPDIR", "SYSTEMROOT", "TEMP", "TMP")
 
 
 async def run_check(command: str, *, folder: Path, timeout: Span) -> CheckResult:  # noqa: ASYNC109
     """Run one check once. A command that cannot start or end in time is not well."""
     try:
-        words = shlex.split(command)
+        program, *arguments = shlex.split(command)
         process = await asyncio.create_subprocess_exec(
-            *words,
+            program,
+            *arguments,
             cwd=folder,
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
-            env={**os.environ, "FIREDOOR_VERSION_FOLDER": str(folder)},
+            env=_environment(folder),
             start_new_session=True,
         )
     except (OSError, ValueError) as error:
         return CheckResult(is_well=False, detail=f"cannot start: {error}")
+    has_ended = False
     try:
         async with asyncio.timeout(timeout):
-            said, _ = await process.communicate()
+            said = await _tail(process)
+            code = await process.wait()
+            has_ended = True
     except TimeoutError:
         return CheckResult(is_well=False, detail=f"did not end within {timeout:.0f} s")
     finally:
-        await _end(process)
-    if process.returncode == 0:
+        if not has_ended:
+            await _kill(process)
+    if code == 0:
         return CheckResult(is_well=True)
-    text = said[-_SAID_BYTES:].decode(errors="replace").strip()
-    return CheckResult(is_well=False, detail=f"exit code {process.returncode}: {text}")
+    text = said.decode(errors="replace").strip()
+    return CheckResult(is_well=False, detail=f"exit code {code}: {text}")
 
 
-async def _end(process: asyncio.subprocess.Process) -> None:
-    if process.returncode is not None:
-        return
+def _environment(folder: Path) -> dict[str, str]:
+    passed_on = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
+    return {**passed_on, "FIREDOOR_VERSION_FOLDER": str(folder)}
+
+
+async def _tail(process: asyncio.subprocess.Process) -> bytes:
+    """The end of what it says, however much that is."""
+    assert process.stdout is not None
+    said = b""
+    while part := await process.stdout.read(KIB):
+        said = (said + part)[-_SAID_BYTES:]
+    return said
+
+
+async def _kill(process: asyncio.subprocess.Process) -> None:
+    # The whole group, even where the program itself has ended: what it left behind still holds
+    # its output, or there would have been no time-out.
     with suppress(ProcessLookupError):
         if sys.platform == "win32":
             process.kill()

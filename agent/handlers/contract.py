@@ -23,6 +23,9 @@ class Handler(Protocol):
     def activate(self, version: str, manifest_id: str) -> None:
         """Make a staged release the current one, atomically and durably."""
 
+    def deactivate(self) -> None:
+        """Make nothing current, durably; what is staged stays."""
+
     def active(self) -> tuple[str, str] | None:
         """The current release, read from the switch itself."""
 

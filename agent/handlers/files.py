@@ -5,7 +5,7 @@
     root/quarantine/                         evidence
 
 On Windows, where links need a privilege, `current.txt` names the version instead (untested there).
-Nothing else in `root` is ever touched.
+Nothing else in `root` is ever touched: a `current` that is no link of ours is refused.
 """
 
 import os
@@ -15,6 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from firedoor.errors import Malformed
+from firedoor.identity import NAME
 from firedoor.pieces.manifest import Manifest
 from firedoor.runtime.files import durable_write, sync_folder
 from firedoor.runtime.tree import write_tree
@@ -55,11 +56,12 @@ class FilesHandler:
         """Point the switch at a staged release.
 
         Raises:
-            Malformed: that release is not staged here.
+            Malformed: that release is not staged here, or the switch is somebody else's file.
         """
         folder = self.folder_of(version, manifest_id)
         if not folder.is_dir():
             raise Malformed(str(folder), wanted="a staged release", got="nothing")
+        self._check_switch()
         if sys.platform == "win32":
             durable_write(self._root / "current.txt", folder.name.encode())
             return
@@ -69,17 +71,29 @@ class FilesHandler:
         fresh.replace(self._root / "current")
         sync_folder(self._root)
 
+    def deactivate(self) -> None:
+        """Remove the switch: nothing is current. What is staged stays.
+
+        Raises:
+            Malformed: the switch is somebody else's file.
+        """
+        self._check_switch()
+        name = "current.txt" if sys.platform == "win32" else "current"
+        (self._root / name).unlink(missing_ok=True)
+        sync_folder(self._root)
+
     def active(self) -> tuple[str, str] | None:
         """The current release, if the switch points at one of ours."""
-        switch = self._root / "current"
         try:
             if sys.platform == "win32":
-                name = (self._root / "current.txt").read_text("utf-8")
+                target = "versions/" + (self._root / "current.txt").read_text("utf-8")
             else:
-                name = Path(os.readlink(switch)).name
-        except OSError:
+                target = (self._root / "current").readlink().as_posix()
+        except (OSError, UnicodeDecodeError):
             return None
-        return _parse(name) if (self._versions / name).is_dir() else None
+        parent, _, name = target.rpartition("/")
+        found = _parse(name) if parent == "versions" else None
+        return found if found is not None and (self._versions / name).is_dir() else None
 
     def staged(self) -> list[tuple[str, str]]:
         """Every release under `versions`, sorted."""
@@ -96,6 +110,8 @@ class FilesHandler:
         if folder.is_dir():
             # Renamed first: a crash in mid-removal must not leave a release that looks whole.
             half = self._versions / f"{_HALF}{manifest_id}"
+            if half.exists():
+                shutil.rmtree(half)
             folder.rename(half)
             shutil.rmtree(half)
             sync_folder(self._versions)
@@ -109,7 +125,13 @@ class FilesHandler:
         folder = self._idle_folder(version, manifest_id)
         if folder.is_dir():
             self._quarantine.mkdir(exist_ok=True)
-            folder.rename(self._quarantine / folder.name)
+            # The same release may come and go again; earlier evidence is kept.
+            aside = self._quarantine / folder.name
+            number = 1
+            while os.path.lexists(aside):
+                number += 1
+                aside = self._quarantine / f"{folder.name}.{number}"
+            folder.rename(aside)
             sync_folder(self._quarantine)
             sync_folder(self._versions)
 
@@ -122,6 +144,12 @@ class FilesHandler:
         for path in self._versions.glob(f"{_HALF}*"):
             shutil.rmtree(path)
 
+    def _check_switch(self) -> None:
+        switch = self._root / "current"
+        is_foreign = os.path.lexists(switch) and not switch.is_symlink()
+        if sys.platform != "win32" and is_foreign:
+            raise Malformed(str(switch), wanted="a link made here", got="somebody's own file")
+
     def _idle_folder(self, version: str, manifest_id: str) -> Path:
         if self.active() == (version, manifest_id):
             raise Malformed(version, wanted="a release that is not current", got="the current one")
@@ -131,4 +159,4 @@ class FilesHandler:
 def _parse(name: str) -> tuple[str, str] | None:
     version, _, manifest_id = name.rpartition("-")
     is_id = len(manifest_id) == _ID_DIGITS and set(manifest_id) <= set("0123456789abcdef")
-    return (version, manifest_id) if version and is_id and not name.startswith(".") else None
+    return (version, manifest_id) if is_id and NAME.fullmatch(version) else None

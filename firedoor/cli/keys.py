@@ -35,6 +35,6 @@ def init_fleet(
     if is_open:
         say(f"WARNING: the keys in {folder} are NOT sealed: whoever reads a file can use its key")
     say(f"fleet {fleet} in {folder}")
-    say(f"  keys/    keep offline; hand halt-*.key to operators, releases-*.key to publishers")
-    say(f"  origin/  goes to the origin's machine (origin_folder in its mirror.toml)")
-    say(f"  root.json  is public; every machine gets it when it enrols")
+    say("  keys/    keep offline; hand halt-*.key to operators, releases-*.key to publishers")
+    say("  origin/  goes to the origin's machine (origin_folder in its mirror.toml)")
+    say("  root.json  is public; every machine gets it when it enrols")

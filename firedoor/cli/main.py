@@ -171,12 +171,8 @@ def resume(
     halts: Annotated[Optional[list[str]], typer.Argument(help="ids of halts to lift")] = None,  # noqa: UP045
     *,
     reason: str = "",
-    key: Annotated[
-        Optional[list[Path]], typer.Option(help="key file; once for each signer")
-    ] = None,  # noqa: UP045
-    sign_only: Annotated[
-        Optional[Path], typer.Option(help="write a part-signed resume here")
-    ] = None,  # noqa: UP045
+    key: Annotated[list[Path] | None, typer.Option(help="key file; once for each signer")] = None,
+    sign_only: Annotated[Path | None, typer.Option(help="write a part-signed resume here")] = None,
     combine: Annotated[Optional[list[Path]], typer.Option(help="part-signed resumes")] = None,  # noqa: UP045
     to: To = None,
     wait: float = 10.0,
@@ -212,7 +208,7 @@ def demo(
     bad: Annotated[Optional[Path], typer.Option(help="folder of the bad release")] = None,  # noqa: UP045
     json: Annotated[Optional[Path], typer.Option(help="write the figures here")] = None,  # noqa: UP045
 ) -> None:
-    """Show the main job on this machine: publish, swarm, halt in mid-transfer, roll back, resume."""
+    """Show the main job on this machine: publish, swarm, halt in transfer, roll back, resume."""
     from firedoor.cli.demo import run_demo  # noqa: PLC0415
 
     raise typer.Exit(run_demo(endpoints, (old, new, bad), json))

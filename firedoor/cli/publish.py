@@ -105,9 +105,8 @@ def show_releases(fleet: Path, passphrase_file: Path | None) -> None:
         async def work(origin: Origin) -> None:
             for entry in (await _catalogue(origin, fleet, staging)).releases:
                 content = str(entry.custom["content"])[:12]
-                say(
-                    f"{entry.product} {entry.version}  manifest {entry.manifest[:12]}  content {content}"
-                )
+                name = f"{entry.product} {entry.version}"
+                say(f"{name}  manifest {entry.manifest[:12]}  content {content}")
 
         _with_origin(fleet, key, work)
 
@@ -125,14 +124,15 @@ async def _publish(
             raise Malformed(what, wanted="the bytes that are published", got="other bytes")
         say(f"{wish.product} {wish.version} is published already, with the same content")
         return
-    manifest = encode_manifest(_manifest(wish, key, files, content, mine))
+    manifest = _manifest(wish, key, files, content, mine)
+    data = encode_manifest(manifest)
     await _upload(origin, files, staging)
-    metadata = _signed_list(catalogue, key, wish, manifest, content, mine)
-    body = pack({"role": key.role, "metadata": metadata, "manifest": manifest})
+    metadata = _signed_list(catalogue, key, manifest, data)
+    body = pack({"role": key.role, "metadata": metadata, "manifest": data})
     await origin.post("/v1/publish/release", body)
     size = sum(file.size for file in files)
     say(f"published {wish.product} {wish.version}: {len(files)} files, {size:,} bytes")
-    say(f"  manifest {manifest_id(manifest)}")
+    say(f"  manifest {manifest_id(data)}")
     say(f"  content  {content.hex()}")
 
 
@@ -156,25 +156,18 @@ def _manifest(
     )
 
 
-def _signed_list(
-    catalogue: Catalogue,
-    key: KeyFile,
-    wish: Wish,
-    manifest: bytes,
-    content: bytes,
-    mine: list[ReleaseEntry],
-) -> bytes:
+def _signed_list(catalogue: Catalogue, key: KeyFile, manifest: Manifest, data: bytes) -> bytes:
     releases = Metadata[Targets].from_bytes(catalogue.role_file(key.role))
     expires = datetime.datetime.now(datetime.UTC) + datetime.timedelta(days=_RELEASES_DAYS)
     custom = {
-        "counter": _next_counter(mine),
-        "content": content.hex(),
-        "handler": wish.handler,
-        "critical_fix": wish.is_critical_fix,
+        "counter": manifest.counter,
+        "content": manifest.content.hex(),
+        "handler": manifest.handler,
+        "critical_fix": manifest.is_critical_fix,
     }
-    path = f"releases/{wish.product}/{wish.version}"
+    path = f"releases/{manifest.product}/{manifest.version}"
     moment = expires.replace(microsecond=0)
-    add_release(releases, path, manifest, custom=custom, expires=moment)
+    add_release(releases, path, data, custom=custom, expires=moment)
     return signed_by(releases, [key.signing_seed]).to_bytes()
 
 

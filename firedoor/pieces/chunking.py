@@ -24,6 +24,9 @@ _LEVEL = 3
 # A piece that packs worse than this is stored plain: its reader then skips the decoder.
 _PACKED_SHARE_MAX = 0.97
 
+# What a frame may ask its reader to allocate: the largest piece, not the 128 MiB zstd would allow.
+_WINDOW_LOG_MAX = PIECE_BYTES_MAX.bit_length() - 1
+
 # A file has about this many pieces at most, until they reach their largest size.
 _PIECES_WANTED = 1024
 
@@ -56,12 +59,13 @@ def unpack_piece(piece: Piece, stored: bytes) -> bytes:
         raise Untrusted("piece", wanted=piece.digest.hex()[:12], got=digest.hex()[:12])
     if not piece.is_packed:
         return stored
-    decoder: Any = zstd.ZstdDecompressor()
+    options: dict[int, int] = {zstd.DecompressionParameter.window_log_max: _WINDOW_LOG_MAX}
+    decoder: Any = zstd.ZstdDecompressor(options=options)
     try:
         # One byte more than promised is enough to know; never what a bomb would like.
         raw: bytes = decoder.decompress(stored, piece.raw + 1)
     except zstd.ZstdError as error:
         raise Malformed("piece", wanted="a zstd frame", got=str(error)) from error
-    if len(raw) != piece.raw or not decoder.eof:
-        raise Malformed("piece", wanted=f"{piece.raw} bytes", got=str(len(raw)))
+    if len(raw) != piece.raw or not decoder.eof or decoder.unused_data:
+        raise Malformed("piece", wanted=f"one frame of {piece.raw} bytes", got=str(len(raw)))
     return raw

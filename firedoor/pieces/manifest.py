@@ -37,6 +37,10 @@ Text = Annotated[str, Meta(max_length=1024)]
 # Checks and validators a release may bring; more is a script's work.
 _CHECKS_MAX = 16
 
+# Folders in folders. A deep node_modules reaches 40; without a bound one manifest of long paths
+# would name gigabytes of folders.
+_DEPTH_MAX = 64
+
 
 @dataclass(frozen=True, slots=True)
 class Piece:
@@ -102,6 +106,7 @@ def decode_manifest(data: bytes) -> Manifest:
     for what, name in (
         ("manifest's product", manifest.product),
         ("manifest's version", manifest.version),
+        ("manifest's publisher", manifest.publisher),
         ("manifest's handler", manifest.handler),
     ):
         checked_name(what, name)
@@ -137,16 +142,20 @@ def check_tree(files: Sequence[FileEntry]) -> None:
         TooLarge: more than PIECES_MAX pieces.
     """
     folded: dict[str, str] = {}
-    kinds: dict[str, bool] = {}
+    links: set[str] = set()
+    stored: dict[bytes, int] = {}
     pieces = 0
     for file in files:
         check_path(file.path)
-        other = folded.setdefault(fold(file.path), file.path)
-        if other is not file.path:
+        name = fold(file.path)
+        if name in folded:
+            other = folded[name]
             raise Malformed("path", wanted=f"a name apart from {other!r}", got=repr(file.path))
-        kinds[file.path] = bool(file.link)
+        folded[name] = file.path
+        if file.link:
+            links.add(name)
         pieces += len(file.pieces)
-        _check_sizes(file)
+        _check_sizes(file, stored)
     if pieces > PIECES_MAX:
         raise TooLarge("pieces of a release", limit=PIECES_MAX, size=pieces)
     folders: dict[str, str] = {}
@@ -157,7 +166,7 @@ def check_tree(files: Sequence[FileEntry]) -> None:
             if folders.setdefault(fold(parent), parent) != parent:
                 raise Malformed("path", wanted="one spelling of a folder", got=repr(parent))
         if file.link:
-            _check_link(file, kinds)
+            _check_link(file, links)
 
 
 def check_path(path: str) -> None:
@@ -167,7 +176,7 @@ def check_path(path: str) -> None:
         Malformed: it is not.
     """
     parts = path.split("/")
-    is_plain = all(part not in {"", ".", ".."} for part in parts)
+    is_plain = all(part not in {"", ".", ".."} for part in parts) and len(parts) <= _DEPTH_MAX
     has_odd = any(ord(char) < 32 or char in '\\:*?"<>|\x7f' for char in path)  # noqa: PLR2004
     has_edge = any(part != part.rstrip(" .") for part in parts)
     if not is_plain or has_odd or has_edge or len(path.encode()) > PATH_BYTES_MAX:
@@ -179,19 +188,27 @@ def fold(path: str) -> str:
     return unicodedata.normalize("NFC", unicodedata.normalize("NFC", path).casefold())
 
 
-def _check_sizes(file: FileEntry) -> None:
+def _check_sizes(file: FileEntry, stored: dict[bytes, int]) -> None:
+    """Whether sizes add up; `stored` gathers every piece's, which is one wherever it occurs."""
     if file.link:
+        target = file.link.encode()
         if file.pieces:
             raise Malformed(file.path, wanted="a link without pieces", got="pieces")
+        # The content digest holds a link's target only through this.
+        if (file.size, file.digest) != (len(target), blake3(target).digest()):
+            raise Malformed(file.path, wanted="the digest of the link's target", got="another")
         return
     total = sum(piece.raw for piece in file.pieces)
     if total != file.size:
         raise Malformed(file.path, wanted=f"pieces of {file.size} bytes", got=str(total))
     if any(not piece.is_packed and piece.raw != piece.stored for piece in file.pieces):
         raise Malformed(file.path, wanted="plain pieces of one size", got="two sizes")
+    for piece in file.pieces:
+        if stored.setdefault(piece.digest, piece.stored) != piece.stored:
+            raise Malformed(file.path, wanted="one stored size of a piece", got="two")
 
 
-def _check_link(file: FileEntry, kinds: dict[str, bool]) -> None:
+def _check_link(file: FileEntry, links: set[str]) -> None:
     parts = file.path.split("/")[:-1]
     for part in file.link.split("/"):
         if part == "..":
@@ -201,7 +218,7 @@ def _check_link(file: FileEntry, kinds: dict[str, bool]) -> None:
         elif part not in {"", "."}:
             parts.append(part)
         # A link through another link could leave the tree where no text shows it.
-        if kinds.get("/".join(parts)):
+        if fold("/".join(parts)) in links:
             raise Malformed(file.path, wanted="a link past no other link", got=repr(file.link))
     if file.link.startswith("/") or "\\" in file.link or ":" in file.link or "\0" in file.link:
         raise Malformed(file.path, wanted="a relative link", got=repr(file.link))

@@ -10,7 +10,7 @@ class Clock:
     """The real clocks. Tests inject a fake with the same three methods."""
 
     def now(self) -> Instant:
-        """The suspend-aware clock: it goes on while the machine sleeps, where the system has one."""
+        """The suspend-aware clock; it goes on while the machine sleeps, where there is one."""
         if hasattr(time, "CLOCK_BOOTTIME"):
             return Instant(time.clock_gettime(time.CLOCK_BOOTTIME))
         return Instant(time.monotonic())

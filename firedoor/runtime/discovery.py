@@ -160,7 +160,7 @@ class Browse(Discovery):
 
 
 def make_zeroconf(interfaces: Sequence[str]) -> AsyncZeroconf:
-    """zeroconf on these interface addresses, or on every one when they are just `all`.
+    """Zeroconf on these interface addresses, or on every one when they are just `all`.
 
     Raises:
         Unavailable: an address is not this machine's.
@@ -181,9 +181,7 @@ def read_service(
     hosts = [
         each
         for each in info.parsed_addresses()
-        if not (
-            ipaddress.ip_address(each).version == 6 and ipaddress.ip_address(each).is_link_local
-        )  # noqa: PLR2004
+        if ":" not in each or not ipaddress.ip_address(each).is_link_local
     ]
     is_known = facts.get("role") in {Role.MIRROR.value, Role.AGENT.value}
     if facts.get("fleet") != fleet or not is_known or not hosts or not info.port:

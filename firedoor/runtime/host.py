@@ -39,8 +39,8 @@ from firedoor.runtime.order_log import BEACON, ORDER, OrderLog
 from firedoor.runtime.peer_client import PeerClient
 from firedoor.runtime.peer_server import Conversation
 from firedoor.runtime.piece_store import PieceStore
-from firedoor.runtime.trust_client import ReleaseEntry
 from firedoor.runtime.transfers import Transfers
+from firedoor.runtime.trust_client import ReleaseEntry
 from firedoor.units import Instant, Span
 from firedoor.wire.messages import (
     Announce,
@@ -173,7 +173,7 @@ class Host:
             self._do(effect)
         self._stirred.set()
 
-    def _do(self, effect: Effect) -> None:
+    def _do(self, effect: Effect) -> None:  # noqa: C901  # one case an effect, flat on purpose
         match effect:
             case Send(peer, message):
                 self.send(peer, message)

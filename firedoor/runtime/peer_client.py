@@ -202,7 +202,7 @@ async def read_at_most(response: aiohttp.ClientResponse, limit: int) -> bytes:
     return b"".join(parts)
 
 
-def _session(factory: Any = None) -> aiohttp.ClientSession:
+def _session(factory: Callable[[Any], socket.socket] | None = None) -> aiohttp.ClientSession:
     connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=30, socket_factory=factory)
     timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_S, sock_read=READ_S)
     return aiohttp.ClientSession(
@@ -210,7 +210,7 @@ def _session(factory: Any = None) -> aiohttp.ClientSession:
     )
 
 
-def _small_socket(address: Any) -> socket.socket:
+def _small_socket(address: tuple[Any, ...]) -> socket.socket:
     family, kind, protocol, _, _ = address
     made = socket.socket(family, kind, protocol)
     made.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE_BUFFER_BYTES)

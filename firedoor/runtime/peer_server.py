@@ -6,7 +6,7 @@ the connection. No response is cached, compressed or buffered outside the gate.
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from ssl import SSLContext
 from typing import Any, Protocol
@@ -274,10 +274,12 @@ def peer_of_request(request: web.Request, clock: Clock) -> Peer:
 
 
 @web.middleware
-async def say_errors(request: web.Request, handler: Any) -> web.StreamResponse:
+async def say_errors(
+    request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+) -> web.StreamResponse:
     """Turn our errors into a status and `{code, error}`."""
     try:
-        response: web.StreamResponse = await handler(request)
+        response = await handler(request)
     except KeyError:
         return web.json_response({"code": "unknown", "error": "no such release here"}, status=404)
     except FiredoorError as error:

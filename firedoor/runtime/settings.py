@@ -1,4 +1,4 @@
-"""Settings of the two daemons: TOML text to a frozen record, or one sentence that says what is wrong.
+"""Settings of the two daemons: TOML text to a frozen record, or a sentence that says what is wrong.
 
 Unknown keys, wrong types and half-configured pairs are refused by name. deploy/config.d explains
 each key. No environment look-ups; settings are passed to constructors.

@@ -1,18 +1,24 @@
 """A release's tree of files: read at the publisher, written at the endpoint.
 
 Reading refuses what cannot mean the same everywhere. Writing builds a fresh folder that nothing
-points at yet, asks before each piece whether it may go on, and leaves nothing half-made.
+points at yet, asks before each 64 KiB whether it may go on, and leaves nothing half-made.
+
+An empty folder is no part of a release. On Windows a link needs a privilege; without it a release
+that has links is `Unavailable` there (untested).
 """
 
 import os
 import shutil
 import stat
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
+from typing import BinaryIO
 
 from blake3 import blake3
 
 from firedoor.errors import Malformed, Unavailable, Untrusted
+from firedoor.limits import GATE_BYTES
 from firedoor.pieces.chunking import pack_piece, piece_bytes, unpack_piece
 from firedoor.pieces.manifest import FileEntry, Manifest, Piece, check_tree
 from firedoor.runtime.files import sync_folder
@@ -29,9 +35,9 @@ def read_tree(root: Path, sink: Sink) -> tuple[FileEntry, ...]:
     """
     if not root.exists():
         raise Unavailable(str(root), why="no such file or folder")
-    paths = sorted(_walk(root)) if root.is_dir() else [root]
     base = root if root.is_dir() else root.parent
     try:
+        paths = sorted(_walk(root)) if root.is_dir() else [root]
         files = tuple(_read_entry(path, path.relative_to(base).as_posix(), sink) for path in paths)
     except OSError as error:
         raise Unavailable(
@@ -54,15 +60,18 @@ def write_tree(
     """Build the release in `target`, which must not exist, durably.
 
     `old`: files of other versions by their digest, copied instead of unpacked where they still
-    have it. `may_go_on` is called before each file and piece and raises to stop.
+    have it. `may_go_on` is called before each file and each 64 KiB and raises to stop.
 
     Raises:
         Unavailable: a piece is missing, or the disk is full.
         Untrusted: a file does not have its digest.
         Halted: `may_go_on` says so. In every case `target` is gone again.
+        ValueError: `target` exists; it is left as it is.
     """
-    target.mkdir(parents=True)
+    if os.path.lexists(target):
+        raise ValueError(f"write_tree: {target} exists")
     try:
+        target.mkdir(parents=True)
         for file in manifest.files:
             may_go_on()
             _write_entry(file, target / file.path, store_get, old=old, may_go_on=may_go_on)
@@ -78,19 +87,22 @@ def write_tree(
 
 
 def _walk(root: Path) -> Iterator[Path]:
-    for folder, folders, names in os.walk(root, followlinks=False):
+    for folder, folders, names in os.walk(root, followlinks=False, onerror=_fail):
         for name in [*names, *(each for each in folders if (Path(folder) / each).is_symlink())]:
             yield Path(folder) / name
 
 
+def _fail(error: OSError) -> None:
+    # os.walk leaves out what it cannot read; a release must not lack it unsaid.
+    raise error
+
+
 def _read_entry(path: Path, name: str, sink: Sink) -> FileEntry:
-    try:
-        name.encode()
-    except UnicodeEncodeError as error:
-        raise Malformed(repr(name), wanted="a name in UTF-8", got="other bytes") from error
+    _check_text(name)
     found = path.lstat()
     if stat.S_ISLNK(found.st_mode):
         link = path.readlink().as_posix()
+        _check_text(link)
         return FileEntry(name, 0o777, len(link.encode()), blake3(link.encode()).digest(), (), link)
     if not stat.S_ISREG(found.st_mode):
         raise Malformed(str(path), wanted="a file, folder or link", got="a device, socket or pipe")
@@ -109,6 +121,13 @@ def _read_entry(path: Path, name: str, sink: Sink) -> FileEntry:
     return FileEntry(name, mode, size, hasher.digest(), tuple(pieces))
 
 
+def _check_text(name: str) -> None:
+    try:
+        name.encode()
+    except UnicodeEncodeError as error:
+        raise Malformed(repr(name), wanted="a name in UTF-8", got="other bytes") from error
+
+
 def _write_entry(
     file: FileEntry,
     path: Path,
@@ -121,34 +140,46 @@ def _write_entry(
     if file.link:
         path.symlink_to(file.link)
         return
-    source = old.get(file.digest)
-    hasher = blake3()
     with path.open("xb") as output:
-        for raw in _old_bytes(source, file) or _unpacked(file, store_get, may_go_on):
-            hasher.update(raw)
-            output.write(raw)
+        found = b""
+        source = old.get(file.digest)
+        if source is not None and source.is_file() and not source.is_symlink():
+            found = _fill(output, _old_bytes(source, file.size), may_go_on)
+        if found != file.digest:
+            output.seek(0)
+            output.truncate()
+            found = _fill(output, _unpacked(file, store_get), may_go_on)
         output.flush()
+        # Before the sync, so that the mode is as durable as the bytes.
+        path.chmod(file.mode)
         os.fsync(output.fileno())
-    if hasher.digest() != file.digest:
-        raise Untrusted(file.path, wanted=file.digest.hex()[:12], got=hasher.hexdigest()[:12])
-    path.chmod(file.mode)
+    if found != file.digest:
+        raise Untrusted(file.path, wanted=file.digest.hex()[:12], got=found.hex()[:12])
 
 
-def _old_bytes(source: Path | None, file: FileEntry) -> list[bytes] | None:
-    """The content of an older file, if it still is what its manifest said."""
-    if source is None or source.is_symlink() or not source.is_file():
-        return None
-    data = source.read_bytes()
-    return [data] if blake3(data).digest() == file.digest else None
+def _fill(output: BinaryIO, parts: Iterator[bytes], may_go_on: Callable[[], None]) -> bytes:
+    """Write `parts` and return the digest of what was written."""
+    hasher = blake3()
+    for part in parts:
+        view = memoryview(part)
+        for start in range(0, len(view), GATE_BYTES):
+            may_go_on()
+            step = view[start : start + GATE_BYTES]
+            hasher.update(step)
+            output.write(step)
+    return hasher.digest()
 
 
-def _unpacked(
-    file: FileEntry,
-    store_get: Callable[[bytes], bytes | None],
-    may_go_on: Callable[[], None],
-) -> Iterator[bytes]:
+def _old_bytes(source: Path, size: int) -> Iterator[bytes]:
+    """An older file in steps. One that changed or cannot be read misses its digest."""
+    with suppress(OSError), source.open("rb") as file:
+        for _ in range(0, size, GATE_BYTES):
+            yield file.read(GATE_BYTES)
+        yield file.read(1)
+
+
+def _unpacked(file: FileEntry, store_get: Callable[[bytes], bytes | None]) -> Iterator[bytes]:
     for piece in file.pieces:
-        may_go_on()
         stored = store_get(piece.digest)
         if stored is None:
             raise Unavailable(file.path, why=f"piece {piece.digest.hex()[:12]} is not here")

@@ -94,6 +94,8 @@ class Demand:
         if len(data) != (size + 7) // 8:
             raise Malformed("bitfield", wanted=f"{(size + 7) // 8} bytes", got=str(len(data)))
         bits = Bits.from_bytes(data, size)
+        # A second bitfield is no news: repeated, it would keep this demand from starving for ever.
+        is_first = peer not in self.offers
         self.forget(peer)
         lacking = array("L", (batch.last - batch.first for batch in self.batches))
         offer = self.offers[peer] = Offer(bits, lacking, is_mirror)
@@ -105,7 +107,7 @@ class Demand:
                 self.holders[at] += 1
         for batch in self.missing:
             self._sort(offer, batch)
-        return bool(offer.whole or offer.parts)
+        return is_first and bool(offer.whole or offer.parts)
 
     def announce(self, peer: PeerId, pieces: Iterable[int], *, is_mirror: bool) -> bool:
         """`peer` holds these pieces too; whether one of them is of a batch missing here.
@@ -135,6 +137,11 @@ class Demand:
         for at in range(len(self.batches)):
             if not offer.lacking[at]:
                 self.holders[at] -= 1
+
+    def hear(self, now: Instant) -> None:
+        """A peer has announced something that is missing here."""
+        self.heard_at = now
+        self.is_starving = False
 
     def take(self, pieces: Iterable[int]) -> list[int]:
         """These pieces are held now; the batches that this made whole."""

@@ -80,7 +80,7 @@ def doubtful_at(request: Request, *, is_mirror: bool) -> Instant:
 
 def begins_to_starve(demand: Demand, now: Instant) -> bool:
     """Whether nobody has brought anything for OWNER_PATIENCE, but a mirror could."""
-    if demand.asked or demand.is_starving or now < after(demand.heard_at, OWNER_PATIENCE):
+    if demand.is_starving or now < after(demand.heard_at, OWNER_PATIENCE):
         return False
     mirrors = [offer for offer in demand.offers.values() if offer.is_mirror]
     return any(offer.whole or offer.parts for offer in mirrors)

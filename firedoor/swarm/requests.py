@@ -81,6 +81,13 @@ class Requests:
             and demand.asked[request.choice.batch] == 1
         ]
 
+    def is_served(self, demand: Demand) -> bool:
+        """Whether something is in flight to a peer that has not failed since its last piece.
+
+        A peer that is always asked and never answers would hold off the mirror for ever.
+        """
+        return any(one.demand is demand and not one.standing.failures for one in self)
+
     def start(self, demand: Demand, standing: Standing, choice: Choice, now: Instant) -> Fetch:
         """Make one; the caller has seen to it that there is room."""
         self._last_number += 1

@@ -83,7 +83,7 @@ class Swarm:
         if demand is None or standing is None:
             return []
         if demand.announce_all(peer, bits, is_mirror=standing.is_mirror):
-            _hear(demand, now)
+            demand.hear(now)
         return self._settle([], now, [standing])
 
     def have(
@@ -98,7 +98,7 @@ class Swarm:
         if demand is None or standing is None:
             return []
         if demand.announce(peer, pieces, is_mirror=standing.is_mirror):
-            _hear(demand, now)
+            demand.hear(now)
         return self._settle([], now, [standing])
 
     # --- demands -------------------------------------------------------------------------------
@@ -215,7 +215,8 @@ class Swarm:
                 del self._demands[manifest]
                 effects.append(Complete(manifest))
         effects += self._ask_all([*self._peers.values()] if only is None else only, now)
-        starving = [one for one in self._demands.values() if begins_to_starve(one, now)]
+        unserved = [one for one in self._demands.values() if not self._requests.is_served(one)]
+        starving = [demand for demand in unserved if begins_to_starve(demand, now)]
         for demand in starving:
             demand.is_starving = True
             effects.append(Tell("demand-starving", (("manifest", demand.pieces.manifest),)))
@@ -229,7 +230,7 @@ class Swarm:
         return effects
 
     def _ask_all(self, peers: list[Standing], now: Instant) -> list[Effect]:
-        ready = sorted((one for one in peers if one.is_ready(now)), key=lambda one: -one.rate)
+        ready = sorted((one for one in peers if one.is_ready(now)), key=lambda one: one.worth)
         effects: list[Effect] = []
         for is_mirror in (False, True):
             group = [one for one in ready if one.is_mirror is is_mirror]
@@ -285,7 +286,7 @@ class Swarm:
         # looked at and would spin the host.
         times = [standing.not_before for standing in self._peers.values()]
         for demand in self._demands.values():
-            if not demand.asked and not demand.is_starving:
+            if not demand.is_starving and not self._requests.is_served(demand):
                 times.append(after(demand.heard_at, OWNER_PATIENCE))
             if demand.is_all_asked:
                 for request in self._requests.lone(demand):
@@ -293,8 +294,3 @@ class Swarm:
                     times.append(doubtful_at(request, is_mirror=True))
         times = [time for time in times if time > now]
         return min([*times, *(request.deadline for request in self._requests)], default=None)
-
-
-def _hear(demand: Demand, now: Instant) -> None:
-    demand.heard_at = now
-    demand.is_starving = False

@@ -31,7 +31,7 @@ DOUBLINGS_MAX = 5
 
 @dataclass(slots=True)
 class Standing:
-    """One peer that may be asked. `in_flight`: requests that it has not ended yet."""
+    """One peer that may be asked. `in_flight`: its requests; `failures`: since its last piece."""
 
     peer: PeerId
     is_mirror: bool
@@ -44,6 +44,11 @@ class Standing:
     def is_ready(self, now: Instant) -> bool:
         """Whether it is not left alone at the moment."""
         return now >= self.not_before
+
+    @property
+    def worth(self) -> tuple[int, float]:
+        """Sorts the best source first."""
+        return self.failures, -self.rate
 
     def patience(self, size: int) -> Span:
         """How long a request of `size` bytes may go without progress."""
@@ -60,14 +65,12 @@ class Standing:
 
     def failed(self, retry_after: Span, now: Instant) -> None:
         """Leave it alone for `retry_after`, doubled for each failure since its last piece."""
-        self._leave(Span(retry_after * 2 ** min(self.failures, DOUBLINGS_MAX)), now)
+        pause = Span(retry_after * 2 ** min(self.failures, DOUBLINGS_MAX))
+        self.not_before = max(self.not_before, after(now, pause))
         self.failures += 1
 
     def missed(self, pause: Span, now: Instant) -> None:
-        """It let a deadline pass: leave it alone for `pause`, and be more patient afterwards."""
+        """It let a deadline pass: a failure, and a reason to be more patient afterwards."""
         # Without the halving a link slower than the first guess would never finish one request.
         self.rate = max(self.rate / 2, 1.0)
-        self._leave(pause, now)
-
-    def _leave(self, pause: Span, now: Instant) -> None:
-        self.not_before = max(self.not_before, after(now, pause))
+        self.failed(pause, now)

@@ -9,7 +9,7 @@ Source: msgpack specification; msgspec `convert` with `strict=True` for the type
 """
 
 from dataclasses import asdict, fields, is_dataclass
-from typing import Any, TypeVar, cast
+from typing import TypeVar, cast
 
 import msgpack
 import msgspec

@@ -2,7 +2,6 @@
 
 from hashlib import sha256
 
-from firedoor.trust.keys import Authority, RoleKeys
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from nacl.signing import SigningKey
@@ -12,6 +11,7 @@ from firedoor.halt.order import BeaconPayload, Halt, HaltPayload, ResumePayload,
 from firedoor.halt.orderset import OrderSet
 from firedoor.halt.scope import Subject, parse_scope
 from firedoor.identity import FleetId
+from firedoor.trust.keys import Authority, RoleKeys
 
 FLEET = FleetId("0a" * 16)
 SEEDS = {kind: sha256(kind.encode()).digest() for kind in ("halt", "resume", "beacon")}

@@ -12,7 +12,8 @@ from firedoor.pieces.inventory import Bits
 from firedoor.swarm.demand import batches_of
 from firedoor.swarm.scheduler import Swarm
 from firedoor.units import KIB, MIB, Instant, Span
-from simulator.fleet import MANIFEST, Site, SiteSettings, release
+from simulator.fleet import Site, SiteSettings
+from simulator.payload import MANIFEST, release
 
 SEEDS = st.integers(0, 2**64 - 1)
 PEERS = [PeerId(f"{number:032x}") for number in range(1, 13)]

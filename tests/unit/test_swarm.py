@@ -305,6 +305,21 @@ def test_a_mirror_that_still_brings_news_makes_nobody_starve() -> None:
     assert swarm.next_wakeup() == at(101.9)
 
 
+def test_a_bitfield_said_again_and_again_does_not_hold_off_the_mirror() -> None:
+    swarm = starved(1)
+    assert swarm.bitfield(A, M, bits(1).to_bytes(), at(100.9)) == []
+    assert swarm.bitfield(MIRROR, M, all_of(1), at(100.9)) == []
+    assert len(swarm.wake(at(101))) == 2
+
+
+def test_a_peer_that_never_answers_does_not_hold_off_the_mirror() -> None:
+    swarm = starved(2)
+    assert swarm.have(A, M, (0,), at(100.9)) == [Fetch(1, A, M, 0, 1)]
+    assert swarm.wake(at(102)) == []
+    missed = at(100.9 + 4 * MIB / FIRST_RATE)
+    assert [*map(type, swarm.wake(missed))] == [Cancel, Tell, Fetch, Fetch]
+
+
 def test_nobody_starves_for_what_no_mirror_has() -> None:
     swarm = wanting(1, MIRROR)
     assert swarm.wake(at(101)) == []
