@@ -23,10 +23,16 @@ NEXT: dict[Phase, frozenset[Phase]] = {
     Phase.IDLE: frozenset({Phase.IDLE, Phase.FETCHING, Phase.STAGING, Phase.ROLLING_BACK}),
     # A newer release may appear, or a halt may come, while pieces arrive.
     Phase.FETCHING: frozenset({Phase.FETCHING, Phase.STAGING, Phase.IDLE, Phase.ROLLING_BACK}),
-    # Staging ends in STAGED, or is aborted by the brake or a full disk and then begun again.
-    Phase.STAGING: frozenset({Phase.STAGED, Phase.IDLE, Phase.STAGING, Phase.ROLLING_BACK}),
+    # Staging ends in STAGED, or is aborted by the brake, a full disk or a piece found damaged, and
+    # is then begun again, with fetching where a piece or the plan needs it.
+    Phase.STAGING: frozenset(
+        {Phase.STAGED, Phase.IDLE, Phase.STAGING, Phase.FETCHING, Phase.ROLLING_BACK}
+    ),
     Phase.STAGED: frozenset({Phase.ACTIVATING, Phase.IDLE}),
-    Phase.ACTIVATING: frozenset({Phase.CHECKING, Phase.ROLLING_BACK, Phase.IDLE}),
+    # A switch that the disk refuses to throw leaves the old one, and the plan is followed anew.
+    Phase.ACTIVATING: frozenset(
+        {Phase.CHECKING, Phase.ROLLING_BACK, Phase.IDLE, Phase.FETCHING, Phase.STAGING}
+    ),
     Phase.CHECKING: frozenset({Phase.IDLE, Phase.ROLLING_BACK, Phase.CHECKING}),
     Phase.ROLLING_BACK: frozenset({Phase.IDLE, Phase.ROLLING_BACK}),
 }

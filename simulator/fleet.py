@@ -110,8 +110,7 @@ class Site:
         self._clockwork = Clockwork()
         sizes, rate = self._pieces.sizes, settings.port_rate
         self._network = Network(self._clockwork, self._arrive, sizes=sizes, rate=rate)
-        self._trace = blake2b(digest_size=16)
-        self._bans = 0
+        self._trace, self._bans = blake2b(digest_size=16), 0
         self._last_at = self._now
         self._breaches: list[str] = []
 
@@ -227,8 +226,8 @@ class Site:
         if endpoint is None or number not in endpoint.in_flight:
             return
         self._network.withdraw(endpoint.in_flight.pop(number), me, number)
-        failed = endpoint.swarm.failed(number, self._now, is_lie=is_lie, retry_after=RETRY_SPAN)
-        self._do(me, failed)
+        swarm, now = endpoint.swarm, self._now
+        self._do(me, swarm.failed(number, now, is_lie=is_lie, retry_after=RETRY_SPAN))
 
     # --- effects -------------------------------------------------------------------------------
 

@@ -33,21 +33,35 @@ async def hand_over(
     order: tuple[bytes, bytes],
     wait_s: float,
 ) -> None:
-    """Give `order` (id and record) to the first peer that takes it; say what becomes of it.
+    """Give `order` (id and record) to all of `addresses` at once; say what becomes of it.
+
+    At once, for a dead first address must not cost the seconds that this is about.
 
     Raises:
         Unavailable: no peer has recorded it within `wait_s`.
     """
-    last: FiredoorError = Unavailable("no peer", why="none is known")
-    for host, port in addresses:
-        try:
-            socket = await _dial(client, host, port)
-            await _hand(socket, order, f"{host}:{port}", wait_s)
-        except FiredoorError as error:
-            last = error
-        else:
-            return
-    raise Unavailable("the order is signed, but no peer has recorded it", why=str(last))
+    seen: set[str] = set()
+
+    def note(what: str, text: str) -> None:
+        if what not in seen:
+            seen.add(what)
+            say(text)
+
+    hands = [asyncio.ensure_future(_hand(client, each, order, note)) for each in addresses]
+    pending = set(hands)
+    with suppress(TimeoutError):
+        async with asyncio.timeout(wait_s):
+            while pending and "logged" not in seen:
+                _, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
+    for hand in pending:
+        hand.cancel()
+    ends = await asyncio.gather(*hands, return_exceptions=True)
+    if not seen:
+        whys = [str(end) for end in ends if isinstance(end, FiredoorError)]
+        why = "; ".join(whys) or "it may not accept the signature"
+        raise Unavailable("the order is signed, but no peer has recorded it", why=why)
+    if "logged" not in seen:
+        say("not yet logged by the origin: every peer that hears it obeys, but no bound runs yet")
 
 
 async def _dial(client: PeerClient, host: str, port: int) -> Conversation:
@@ -59,28 +73,18 @@ async def _dial(client: PeerClient, host: str, port: int) -> Conversation:
 
 
 async def _hand(
-    socket: Conversation, order: tuple[bytes, bytes], address: str, wait_s: float
+    client: PeerClient,
+    address: tuple[str, int],
+    order: tuple[bytes, bytes],
+    note: Callable[[str, str], None],
 ) -> None:
-    order_id, record = order
-    for message in (Hello(bytes(32), 0), Orders((record,)), OrdersDone()):
-        socket.send(encode_message(message))
-    seen: set[str] = set()
-
-    def note(what: str, text: str) -> None:
-        if what not in seen:
-            seen.add(what)
-            say(text)
-
-    with suppress(TimeoutError):
-        async with asyncio.timeout(wait_s):
-            await _hear(socket, order_id, address, note)
-    socket.close()
-    if not seen:
-        raise Unavailable(
-            address, why="it did not record the order; it may not accept its signature"
-        )
-    if "logged" not in seen:
-        say("not yet logged by the origin: every peer that hears it obeys, but no bound runs yet")
+    socket = await _dial(client, *address)
+    try:
+        for message in (Hello(bytes(32), 0), Orders((order[1],)), OrdersDone()):
+            socket.send(encode_message(message))
+        await _hear(socket, order[0], f"{address[0]}:{address[1]}", note)
+    finally:
+        socket.close()
 
 
 async def _hear(

@@ -286,14 +286,15 @@ def test_a_demand_that_starves_takes_anything_from_the_mirror() -> None:
 
 
 def test_news_from_a_neighbour_ends_starving() -> None:
-    swarm = starved(3)
-    assert len(swarm.wake(at(101))) == 3
-    # The neighbour's news is fetched from it, and the mirror is left alone again.
-    first = swarm.have(A, M, (0, 1, 2), at(101.5))
-    assert len(first) == 1
-    assert isinstance(first[0], Fetch)
-    assert first[0].peer == A
-    assert swarm.peer_left(A, at(101.6)) == [Cancel(first[0].number)]
+    swarm = starved(8)
+    _, *asked = swarm.wake(at(101))
+    first = next(one for one in asked if isinstance(one, Fetch))
+    assert first.peer == MIRROR
+    # Whatever the neighbour announces of what is missing, it is fetched from there.
+    news = swarm.have(A, M, tuple(range(8)), at(101.5))
+    assert [one.peer for one in news if isinstance(one, Fetch)] == [A, A]
+    swarm.fetched(first.number, (first.first,), at(101.6))
+    assert swarm.finished(first.number, at(101.6)) == []
 
 
 def test_a_mirror_that_still_brings_news_makes_nobody_starve() -> None:
@@ -313,9 +314,11 @@ def test_a_bitfield_said_again_and_again_does_not_hold_off_the_mirror() -> None:
 
 
 def test_a_peer_that_never_answers_does_not_hold_off_the_mirror() -> None:
-    swarm = starved(2)
+    swarm = starved(4)
     assert swarm.have(A, M, (0,), at(100.9)) == [Fetch(1, A, M, 0, 1)]
-    assert swarm.wake(at(102)) == []
+    assert swarm.have(A, M, (1,), at(105)) == [Fetch(2, A, M, 1, 2)]
+    assert swarm.wake(at(107)) == []
+    # The second request is still in flight, but to a peer that has let a deadline pass.
     missed = at(100.9 + 4 * MIB / FIRST_RATE)
     assert [*map(type, swarm.wake(missed))] == [Cancel, Tell, Fetch, Fetch]
 
@@ -451,6 +454,15 @@ def test_a_deadline_passed_unseen_is_still_due() -> None:
     assert due is not None
     assert due <= late
     assert swarm.wake(late) == [Cancel(1), Fetch(2, B, M, 0, 1)]
+
+
+def test_a_peer_whose_pause_ended_unseen_is_still_due() -> None:
+    swarm = wanting(2, A, B)
+    swarm.have(A, M, (0,), T)
+    fail(swarm, 1, T)
+    assert swarm.have(B, M, (1,), at(100.2)) == [Fetch(2, B, M, 1, 2)]
+    assert swarm.next_wakeup() == at(100.1)
+    assert swarm.wake(at(100.2)) == [Fetch(3, A, M, 0, 1)]
 
 
 def test_pieces_of_a_cancelled_request_still_count() -> None:
