@@ -76,7 +76,7 @@ class Lab:
         `rate`: what its line carries each way, as tc spells it, such as `10mbit`.
         """
         self._hosts += 1
-        space, port, address = f"{self._tag}-{name}", f"port{self._hosts}", ""
+        space, port = f"{self._tag}-{name}", f"port{self._hosts}"
         address = f"{NETWORK}.{self._hosts}"
         self._make_space(space)
         _run("ip", "-n", self._switch, "link", "add", port, "type", "veth",

@@ -75,12 +75,11 @@ def test_two_paths_that_may_be_one_place_are_refused(one: str, other: str) -> No
 
 
 @pytest.mark.parametrize(
-    "target", ["/etc", "..", "../../x", "a/../../..", "\\x", "c:x", "nul\0byte", "sub/self", "./b"]
+    "target", ["/etc", "../..", "../../x", "a/../../..", "\\x", "c:x", "nul\0byte", "self", "./b"]
 )
 def test_a_link_that_leaves_the_tree_or_passes_a_link_is_refused(target: str) -> None:
-    link = a_link("sub/self", target if target != "sub/self" else "self")
     with pytest.raises(Malformed):
-        check_tree((a_file("sub/a"), a_link("sub/b", "a"), link))
+        check_tree((a_file("sub/a"), a_link("sub/b", "a"), a_link("sub/self", target)))
 
 
 def test_a_link_past_another_is_refused_whatever_its_case() -> None:
@@ -93,7 +92,7 @@ def test_a_path_below_a_link_is_refused() -> None:
         check_tree((a_link("out", "sub"), a_file("sub/a"), a_file("out/b")))
 
 
-@pytest.mark.parametrize("target", ["a", "./a", "../sub/a", "..//sub/a", "missing"])
+@pytest.mark.parametrize("target", ["a", "./a", "../sub/a", "..//sub/a", "..", "missing"])
 def test_a_link_inside_the_tree_is_taken(target: str) -> None:
     check_tree((a_file("sub/a"), a_link("sub/b", target)))
 
@@ -152,10 +151,10 @@ def test_a_manifest_with_a_bad_field_is_refused(change: dict[str, object]) -> No
         decode_manifest(encode_manifest(bad))
 
 
-@pytest.mark.parametrize("mode", [0o4755, -1])
+@pytest.mark.parametrize("mode", [0o1000, 0o4755])
 def test_a_mode_beyond_the_permission_bits_is_refused(mode: int) -> None:
     with pytest.raises(Malformed):
-        decode_manifest(encode(a_manifest(a_file("a", mode=mode & 0o7777 if mode > 0 else 0o1777))))
+        decode_manifest(encode(a_manifest(a_file("a", mode=mode))))
 
 
 def test_an_unknown_field_at_any_depth_is_refused() -> None:
