@@ -1,0 +1,148 @@
+"""`python -m tests.bench serve [--mib N] [--times K]`: CPU to serve with mTLS, beside nginx.
+
+A real origin serves a release to `firedoor-agent fetch`; nginx, if it is installed, serves the same
+bytes with TLS 1.3 and a required client certificate to curl. CPU is read from /proc, so Linux only.
+"""
+
+import argparse
+import asyncio
+import json
+import os
+import resource
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from firedoor.cli.site import Program, Site, free_port
+from firedoor.identity import Role
+from firedoor.runtime.key_files import read_key_file
+from firedoor.runtime.tls import credentials_of
+
+NGINX = """\
+daemon off; worker_processes 1; pid {folder}/nginx.pid; error_log {folder}/error.log;
+events {{ worker_connections 64; }}
+http {{ access_log off; sendfile on; server {{
+  listen 127.0.0.1:{port} ssl; root {folder}/www;
+  ssl_certificate {folder}/identity.pem; ssl_certificate_key {folder}/identity.pem;
+  ssl_client_certificate {folder}/ca.pem; ssl_verify_client on; ssl_protocols TLSv1.3;
+}} }}
+"""
+
+
+def cpu_of(pid: int) -> float:
+    """CPU seconds of a process and of its children that live."""
+    total = 0.0
+    for each in [pid, *children_of(pid)]:
+        fields = Path(f"/proc/{each}/stat").read_text("utf-8").rpartition(")")[2].split()
+        total += (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    return total
+
+
+def children_of(pid: int) -> list[int]:
+    return [int(one) for one in Path(f"/proc/{pid}/task/{pid}/children").read_text("utf-8").split()]
+
+
+def rss_mb(pid: int) -> float:
+    lines = Path(f"/proc/{pid}/status").read_text("utf-8").splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmRSS")) / 1024
+
+
+def client_cpu() -> float:
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
+
+
+async def serve_by_firedoor(folder: Path, payload: Path, times: int) -> dict[str, Any]:
+    site = Site(folder / "site", mdns=())
+    site.folder.mkdir()
+    origin = f"127.0.0.1:{free_port()}"
+    try:
+        await site.init(origin, f"127.0.0.1:{free_port()}")
+        await site.start("origin")
+        await site.firedoor("publish", "load", "1", str(payload), "--fleet", str(site.fleet))
+        process = site.programs["origin"].process
+        assert process is not None
+        for number in range(times):
+            address = f"127.0.0.1:{free_port()}"
+            options = {"mirrors": [origin]}
+            name = f"reader-{number}"
+            program = Program(name, Role.AGENT, address, site.folder / name, options=options)
+            await site.add(program)
+        before, client, began = cpu_of(process.pid), client_cpu(), time.monotonic()
+        for number in range(times):
+            home = site.folder / f"reader-{number}"
+            command = [sys.executable, "-m", "agent", "--config", str(home / "settings.toml")]
+            done = await asyncio.create_subprocess_exec(
+                *command, "fetch", "load", "--out", str(home / "out"), stderr=subprocess.DEVNULL
+            )
+            if await done.wait() != 0:
+                raise SystemExit("fetch failed")
+        gb = times * payload.stat().st_size / 1e9
+        return {
+            "server_cpu_s_per_gb": round((cpu_of(process.pid) - before) / gb, 2),
+            "client_cpu_s_per_gb": round((client_cpu() - client) / gb, 2),
+            "wall_s": round(time.monotonic() - began, 2),
+            "server_rss_mb": round(rss_mb(process.pid), 1),
+        }
+    finally:
+        await site.close()
+
+
+def serve_by_nginx(folder: Path, payload: Path, times: int) -> dict[str, Any] | None:
+    nginx = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin")
+    if nginx is None or shutil.which("curl") is None:
+        return None
+    port = free_port()
+    (folder / "www").mkdir()
+    shutil.copy(payload, folder / "www" / "load")
+    key = read_key_file(folder / "site" / "fleet" / "origin" / "identity.key", str)
+    credentials = credentials_of(key)
+    (folder / "identity.pem").write_bytes(credentials.key + credentials.certificate)
+    (folder / "ca.pem").write_bytes(credentials.ca)
+    settings = folder / "nginx.conf"
+    settings.write_text(NGINX.format(folder=folder, port=port), "utf-8")
+    folder.chmod(0o755)
+    server = subprocess.Popen([nginx, "-c", str(settings), "-p", str(folder)])
+    try:
+        deadline = time.monotonic() + 10
+        while not (folder / "nginx.pid").exists() or not children_of(server.pid):
+            if time.monotonic() > deadline:
+                raise SystemExit("nginx did not start")
+            time.sleep(0.05)
+        before, began = cpu_of(server.pid), time.monotonic()
+        for _ in range(times):
+            words = ["curl", "-sSf", "-k", "--cert", str(folder / "identity.pem")]
+            subprocess.run(
+                [*words, "-o", "/dev/null", f"https://127.0.0.1:{port}/load"], check=True
+            )
+        gb = times * payload.stat().st_size / 1e9
+        return {
+            "server_cpu_s_per_gb": round((cpu_of(server.pid) - before) / gb, 2),
+            "wall_s": round(time.monotonic() - began, 2),
+        }
+    finally:
+        server.terminate()
+        server.wait()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
+    parser.add_argument("bench", choices=["serve"])
+    parser.add_argument("--mib", type=int, default=256)
+    parser.add_argument("--times", type=int, default=3)
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="firedoor-bench-") as name:
+        folder = Path(name)
+        payload = folder / "load"
+        payload.write_bytes(os.urandom(arguments.mib << 20))
+        firedoor = asyncio.run(serve_by_firedoor(folder, payload, arguments.times))
+        nginx = serve_by_nginx(folder, payload, arguments.times)
+        print(json.dumps({"firedoor": firedoor, "nginx": nginx}))
+
+
+if __name__ == "__main__":
+    main()
