@@ -192,6 +192,9 @@ class Installer:
     async def _check(self, entry: ReleaseEntry, manifest: Manifest) -> None:
         commands = (*manifest.checks, *self._settings.check)
         failure = await self._first_failure(commands, entry)
+        if self._level(entry.manifest) >= Gate.KEEP:
+            await self._obey()
+            return
         active = self._handler.active()
         if active is None or active[1] != entry.manifest:
             return  # An order took it back in the meantime.
@@ -213,15 +216,18 @@ class Installer:
             for command in commands:
                 bound = Span(self._settings.check_timeout_s)
                 result = await run_check(command, folder=folder, timeout=bound)
+                if self._level(entry.manifest) >= Gate.KEEP:
+                    return None
                 if not result.is_well:
                     return f"{command}: {result.detail}"
-            if clock.now() >= until:
+            if clock.now() >= until or self._level(entry.manifest) >= Gate.KEEP:
                 return None
             await asyncio.sleep(min(CHECK_EVERY_S, max(0.0, until - clock.now())))
 
     def _step_back(self, manifest: str) -> bool:
         """Go back to the last good version, if it may run; a step back needs no lease."""
-        good = self._entry.good
+        # A release that was well here until it was halted is `good` itself; then the one before it.
+        good = self._entry.good if self._entry.good != manifest else self._entry.previous
         versions = {each: version for version, each in self._handler.staged()}
         subject = self._host.node.subjects.get(good)
         is_allowed = subject is None or self._host.node.brake.permits(Gate.ACTIVATE, subject)
@@ -233,7 +239,7 @@ class Installer:
         self._note(Phase.ROLLING_BACK, manifest=manifest)
         self._handler.activate(versions[good], good)
         self.counts.rolled_back += 1
-        self._note(Phase.IDLE, manifest=good)
+        self._note(Phase.IDLE, manifest=good, good=good)
         log("rolled-back", product=self._product, version=versions[good])
         return True
 
@@ -241,11 +247,9 @@ class Installer:
 
     async def _obey(self) -> None:
         """Enforce levels 3, 5 and 6 on what is already on the disk."""
-        node = self._host.node
         active = self._handler.active()
         for version, manifest in self._handler.staged():
-            subject = node.subjects.get(manifest)
-            level = node.brake.level(subject) if subject is not None else 0
+            level = self._level(manifest)
             is_active = active is not None and active[1] == manifest
             if is_active and level >= Gate.KEEP:
                 if not self._step_back(manifest):
@@ -258,6 +262,10 @@ class Installer:
                 await asyncio.to_thread(self._handler.quarantine, version, manifest)
             elif level >= Gate.INSTALL and manifest != self._entry.good:
                 await asyncio.to_thread(self._handler.unstage, version, manifest)
+
+    def _level(self, manifest: str) -> int:
+        subject = self._host.node.subjects.get(manifest)
+        return self._host.node.brake.level(subject) if subject is not None else 0
 
     # --- the journal ---------------------------------------------------------------------------
 

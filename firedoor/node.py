@@ -21,7 +21,13 @@ from firedoor.halt.order import Halt
 from firedoor.halt.orderset import Admission, OrderSet
 from firedoor.halt.scope import Subject
 from firedoor.identity import Peer, PeerId, Role
-from firedoor.limits import FRAME_BYTES_MAX, MIRROR_PATIENCE, ORDER_BYTES_MAX, ROSTER_MAX
+from firedoor.limits import (
+    FRAME_BYTES_MAX,
+    MIRROR_PATIENCE,
+    ORDER_BYTES_MAX,
+    REQUESTS_MAX,
+    ROSTER_MAX,
+)
 from firedoor.pieces.inventory import Bits, PieceMap
 from firedoor.swarm.scheduler import Swarm
 from firedoor.trust.keys import Authority
@@ -49,7 +55,11 @@ ROSTER_SPAN = Span(0.2)
 
 @dataclass(frozen=True, slots=True)
 class NodeSettings:
-    """Who this node is. `port`: where it listens; `has_mirrors`: some are configured or found."""
+    """Who this node is.
+
+    `port`: where it listens; `has_mirrors`: some are configured or found; `places`: requests in
+    flight at once.
+    """
 
     me: PeerId
     role: Role
@@ -57,6 +67,7 @@ class NodeSettings:
     port: int
     is_origin: bool = False
     has_mirrors: bool = True
+    places: int = REQUESTS_MAX
 
 
 @dataclass(slots=True)
@@ -111,7 +122,7 @@ class Node:
         self._may_reconcile_by_peer_at = after(now, MIRROR_PATIENCE)
         self.orders = OrderSet()
         self.brake = Brake()
-        self.swarm = Swarm(settings.me, dice)
+        self.swarm = Swarm(settings.me, dice, settings.places)
         self.subjects: dict[str, Subject] = {}
         self.durable: set[bytes] = set()
         self.refusals: dict[str, int] = {}

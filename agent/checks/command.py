@@ -18,6 +18,9 @@ from firedoor.units import KIB, Span
 # Enough of what it said for a person to start from.
 _SAID_BYTES = 300
 
+# A killed group closes its output at once; what escaped it is not waited for longer than this.
+_CLOSE_SPAN_S = 1.0
+
 # What programs need to find each other, their language and a place for temporary files; the rest
 # of the agent's environment may hold what a release should not read.
 _PASSED_ON = ("PATH", "HOME", "LANG", "LC_ALL", "TZ", "TMPDIR", "SYSTEMROOT", "TEMP", "TMP")
@@ -46,7 +49,7 @@ async def run_check(command: str, *, folder: Path, timeout: Span) -> CheckResult
             code = await process.wait()
             has_ended = True
     except TimeoutError:
-        return CheckResult(is_well=False, detail=f"did not end within {timeout:.0f} s")
+        return CheckResult(is_well=False, detail=f"did not end within {timeout:g} s")
     finally:
         if not has_ended:
             await _kill(process)
@@ -79,3 +82,7 @@ async def _kill(process: asyncio.subprocess.Process) -> None:
         else:
             os.killpg(process.pid, signal.SIGKILL)
     await process.wait()
+    # What the dead still held of its output closes now; what left the group may hold it longer.
+    with suppress(TimeoutError):
+        async with asyncio.timeout(_CLOSE_SPAN_S):
+            await _tail(process)

@@ -181,6 +181,8 @@ class Host:
                 self.start(self._record(order, record))
             case KeepBeacon(record):
                 self.start(self._append(BEACON, record))
+                # A resume may act from now on.
+                self.program.on_cut()
             case Cut(order):
                 self.order_times.setdefault(order.hex(), OrderTimes(self.clock.now()))
                 self.transfers.cut(lambda manifest: not self.node.permits(Gate.SERVE, manifest))

@@ -19,7 +19,7 @@ from firedoor.identity import Peer, PeerId, Role
 from firedoor.limits import FRAME_BYTES_MAX, GATE_BYTES
 from firedoor.runtime.clocks import Clock
 from firedoor.runtime.pacing import Budget
-from firedoor.runtime.peer_server import HEARTBEAT_S, Conversation
+from firedoor.runtime.peer_server import CLOSE_S, HEARTBEAT_S, Conversation
 from firedoor.runtime.tls import Credentials, client_context, peer_of, role_name, server_name
 
 # TCP and TLS over a line with a second of delay take four; a dead address must not cost more.
@@ -65,6 +65,7 @@ class PeerClient:
                     server_hostname=name,
                     heartbeat=HEARTBEAT_S,
                     max_msg_size=FRAME_BYTES_MAX,
+                    timeout=aiohttp.ClientWSTimeout(ws_close=CLOSE_S),
                 )
         except (aiohttp.ClientError, OSError, TimeoutError, SSLError) as error:
             raise _unavailable(host, port, error) from error

@@ -8,6 +8,7 @@ import asyncio
 import re
 import warnings
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from ssl import SSLContext
 from typing import Any, Protocol
@@ -36,6 +37,9 @@ from firedoor.runtime.transfers import Transfer, Transfers
 # A peer that answers no ping within twice this is gone; mirror beats of 1 s come with leases.
 HEARTBEAT_S = 5.0
 
+# How long a closing handshake may take before the connection is dropped without one.
+CLOSE_S = 1.0
+
 CLOCK = web.AppKey("clock", Clock)
 """Under which an application keeps its clock."""
 
@@ -57,39 +61,47 @@ class Conversation:
 
     def __init__(self, socket: web.WebSocketResponse | ClientWebSocketResponse) -> None:
         self._socket = socket
-        self._outbox: asyncio.Queue[bytes | None] = asyncio.Queue(OUTBOX_FRAMES_MAX)
+        self._outbox: asyncio.Queue[bytes | None] = asyncio.Queue(OUTBOX_FRAMES_MAX + 1)
         self._is_closing = False
+        # From the start, so that a conversation to which nobody listens can be closed as well.
+        self._writer = asyncio.ensure_future(self._write())
 
     def send(self, frame: bytes) -> bool:
         """Queue one frame. False, and the conversation ends, when the peer takes none."""
         if self._is_closing:
             return False
-        try:
-            self._outbox.put_nowait(frame)
-        except asyncio.QueueFull:
-            self.close()
+        if self._outbox.qsize() >= OUTBOX_FRAMES_MAX:
+            self._is_closing = True
+            self._writer.cancel()
             return False
+        self._outbox.put_nowait(frame)
         return True
 
     def close(self) -> None:
-        """End the conversation; `frames` then stops."""
-        self._is_closing = True
-        while self._outbox.full():
-            self._outbox.get_nowait()
-        self._outbox.put_nowait(None)
+        """End the conversation after what is queued has left; `frames` then stops."""
+        if not self._is_closing:
+            self._is_closing = True
+            # The outbox has one place more than frames may take.
+            self._outbox.put_nowait(None)
+
+    async def closed(self) -> None:
+        """Close, and wait until no connection is left."""
+        self.close()
+        await asyncio.wait({self._writer}, timeout=CLOSE_S)
+        self._writer.cancel()
+        await asyncio.wait({self._writer})
 
     async def frames(self) -> AsyncIterator[bytes]:
         """Every binary frame until either side ends; anything else ends it."""
-        writer = asyncio.ensure_future(self._write())
         try:
             async for message in self._socket:
                 if message.type is not WSMsgType.BINARY:
                     return
                 yield message.data
         finally:
-            writer.cancel()
-            await asyncio.gather(writer, return_exceptions=True)
-            await self._socket.close()
+            self._is_closing = True
+            self._writer.cancel()
+            await asyncio.wait({self._writer})
 
     async def _write(self) -> None:
         try:
@@ -97,7 +109,11 @@ class Conversation:
                 await self._socket.send_bytes(frame)
         except (ConnectionError, RuntimeError):
             self._is_closing = True
-        await self._socket.close()
+        finally:
+            # A peer that reads nothing would never say good-bye.
+            with suppress(TimeoutError, ConnectionError, RuntimeError):
+                async with asyncio.timeout(CLOSE_S):
+                    await self._socket.close()
 
 
 class Backend(Protocol):
@@ -167,10 +183,14 @@ class PeerApi:
         """The standing connection of one peer."""
         peer = peer_of_request(request, self._clock)
         socket = web.WebSocketResponse(
-            heartbeat=HEARTBEAT_S, max_msg_size=FRAME_BYTES_MAX, compress=False, timeout=1.0
+            heartbeat=HEARTBEAT_S, max_msg_size=FRAME_BYTES_MAX, compress=False, timeout=CLOSE_S
         )
         await socket.prepare(request)
-        await self._backend.converse(peer, request.remote or "", Conversation(socket))
+        conversation = Conversation(socket)
+        try:
+            await self._backend.converse(peer, request.remote or "", conversation)
+        finally:
+            await conversation.closed()
         return socket
 
     async def metadata(self, request: web.Request) -> web.Response:

@@ -18,6 +18,7 @@ from typing import Any
 from firedoor import __version__
 from firedoor.errors import FiredoorError, Malformed, Unavailable
 from firedoor.identity import FleetId, Peer, PeerId, Role
+from firedoor.limits import BATCH_BYTES, REQUESTS_MAX, REQUESTS_PER_PEER_MAX
 from firedoor.node import NodeSettings
 from firedoor.runtime.catalogue import Catalogue
 from firedoor.runtime.clocks import Clock
@@ -159,8 +160,17 @@ def make_host(
         port=port,
         is_origin=is_origin,
         has_mirrors=has_mirrors,
+        places=places_of(limits.receive_bytes_per_s),
     )
     return Host(settings, state, catalogue=catalogue, client=client, clock=clock)
+
+
+def places_of(receive_bytes_per_s: int) -> int:
+    """How many requests a line fills: two seconds' worth of batches. Source: Little's law."""
+    if not receive_bytes_per_s:
+        return REQUESTS_MAX
+    worth = 2 * receive_bytes_per_s // BATCH_BYTES
+    return max(REQUESTS_PER_PEER_MAX + 1, min(REQUESTS_MAX, worth))
 
 
 class StateLock:

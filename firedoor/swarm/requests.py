@@ -49,9 +49,11 @@ class Request:
 class Requests:
     """All requests of a swarm, in the order in which they were made."""
 
-    __slots__ = ("_by_number", "_last_number", "_late")
+    __slots__ = ("_by_number", "_last_number", "_late", "_places")
 
-    def __init__(self) -> None:
+    def __init__(self, places: int) -> None:
+        assert REQUESTS_PER_PEER_MAX < places <= REQUESTS_MAX
+        self._places = places
         self._by_number: dict[int, Request] = {}
         self._late: dict[int, Demand] = {}
         self._last_number = 0
@@ -69,7 +71,7 @@ class Requests:
 
     def has_room(self, kept: int) -> bool:
         """Whether one more may be made when `kept` places must stay free."""
-        return len(self._by_number) < REQUESTS_MAX - kept
+        return len(self._by_number) < self._places - kept
 
     def lone(self, demand: Demand) -> list[Request]:
         """The requests whose batch is missing and asked of nobody else, the oldest first."""
@@ -97,7 +99,7 @@ class Requests:
         demand.asked[choice.batch] = demand.asked.get(choice.batch, 0) + 1
         standing.in_flight += 1
         assert standing.in_flight <= REQUESTS_PER_PEER_MAX
-        assert len(self._by_number) <= REQUESTS_MAX
+        assert len(self._by_number) <= self._places
         return Fetch(number, standing.peer, manifest, choice.first, choice.last)
 
     def end(self, request: Request) -> None:

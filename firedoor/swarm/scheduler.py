@@ -14,7 +14,7 @@ from functools import partial
 from firedoor.dice import Dice
 from firedoor.effects import Complete, Drop, Effect, Tell
 from firedoor.identity import PeerId
-from firedoor.limits import OWNER_PATIENCE, REQUESTS_PER_PEER_MAX
+from firedoor.limits import OWNER_PATIENCE, REQUESTS_MAX, REQUESTS_PER_PEER_MAX
 from firedoor.pieces.inventory import Bits, PieceMap
 from firedoor.swarm.demand import Demand
 from firedoor.swarm.policy import begins_to_starve, choose, doubtful_at, is_owner, second_source
@@ -29,7 +29,11 @@ WHY_BANNED = "it sent bytes that are not the piece"
 
 
 class Swarm:
-    """The fetching of one peer; every method returns what the host must do, in order."""
+    """The fetching of one peer; every method returns what the host must do, in order.
+
+    `places`: requests in flight in all; fewer where the line is capped, so that the batches which
+    this peer brings for its neighbours do not queue behind all the others.
+    """
 
     __slots__ = (
         "_banned",
@@ -43,7 +47,7 @@ class Swarm:
         "_roster",
     )
 
-    def __init__(self, me: PeerId, dice: Dice) -> None:
+    def __init__(self, me: PeerId, dice: Dice, places: int = REQUESTS_MAX) -> None:
         self._me = me
         self._dice = dice
         self._peers: dict[PeerId, Standing] = {}
@@ -51,7 +55,7 @@ class Swarm:
         self._roster: tuple[PeerId, ...] = ()
         self._demands: dict[str, Demand] = {}
         self._done: dict[str, Bits] = {}
-        self._requests = Requests()
+        self._requests = Requests(places)
         self._next: Instant | None = None
 
     # --- peers ---------------------------------------------------------------------------------

@@ -176,9 +176,11 @@ class LabSite(Site):
 
     async def halt(self, scope: str, *, at: str) -> None:
         """Halt `scope` by handing the order to the one program `at`."""
+        # Without the origin in reach the command waits in vain to hear that the order is logged.
+        wait = ("--wait", "5")
         key = str(self.fleet / "keys" / "halt-1.key")
         to = self.programs[at].address
-        await self.firedoor("halt", scope, "--reason", "it is bad", "--key", key, "--to", to)
+        await self.firedoor("halt", scope, "--reason", "it is bad", "--key", key, "--to", to, *wait)
 
     # --- waiting -------------------------------------------------------------------------------
 

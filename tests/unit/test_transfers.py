@@ -73,7 +73,9 @@ def credentials(seed: bytes, role: Role, *, age_days: int = 0) -> Credentials:
         now=UnixTime(NOW - age_days * 86400),
     )
     seeds = (b"\0" * 32 + seed).hex()
-    return credentials_of(KeyFile("r", "n", "f", "k", "p", seeds, certificate.decode(), CA.decode()))
+    return credentials_of(
+        KeyFile("r", "n", "f", "k", "p", seeds, certificate.decode(), CA.decode())
+    )
 
 
 MIRROR = credentials(MIRROR_SEED, Role.MIRROR)
