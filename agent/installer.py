@@ -19,7 +19,7 @@ from agent.handlers.files import FilesHandler
 from agent.journal import Entry, Journal
 from agent.lifecycle import Phase, advance
 from agent.plan import Offer, choose
-from firedoor.errors import FiredoorError, Halted
+from firedoor.errors import FiredoorError, Halted, Unavailable
 from firedoor.halt.brake import Gate
 from firedoor.pieces.manifest import Manifest
 from firedoor.runtime.host import Host
@@ -204,7 +204,11 @@ class Installer:
             log("release-well", product=self._product, version=entry.version)
             return
         log("release-unwell", product=self._product, version=entry.version, why=failure)
-        self._journal.add_failed(manifest.content)
+        # What fails goes back even when the disk can take no note of it.
+        try:
+            self._journal.add_failed(manifest.content)
+        except Unavailable as error:
+            log("journal-full", level="error", why=str(error), do="free disk space")
         self._step_back(entry.manifest)
         self._say(f"{entry.version} failed its check and was taken back: {failure}")
 
@@ -236,7 +240,8 @@ class Installer:
             # was well here; what runs because nothing else can is left running.
             self._note(Phase.IDLE)
             return False
-        self._note(Phase.ROLLING_BACK, manifest=manifest)
+        with suppress(Unavailable):
+            self._note(Phase.ROLLING_BACK, manifest=manifest)
         self._handler.activate(versions[good], good)
         self.counts.rolled_back += 1
         self._note(Phase.IDLE, manifest=good, good=good)

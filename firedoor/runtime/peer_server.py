@@ -61,8 +61,10 @@ class Conversation:
 
     def __init__(self, socket: web.WebSocketResponse | ClientWebSocketResponse) -> None:
         self._socket = socket
+        # One place more than frames may take, for the mark of the end.
         self._outbox: asyncio.Queue[bytes | None] = asyncio.Queue(OUTBOX_FRAMES_MAX + 1)
         self._is_closing = False
+        self._is_ending = False
         # From the start, so that a conversation to which nobody listens can be closed as well.
         self._writer = asyncio.ensure_future(self._write())
 
@@ -71,24 +73,23 @@ class Conversation:
         if self._is_closing:
             return False
         if self._outbox.qsize() >= OUTBOX_FRAMES_MAX:
-            self._is_closing = True
-            self._writer.cancel()
+            self._abandon()
             return False
         self._outbox.put_nowait(frame)
         return True
 
     def close(self) -> None:
-        """End the conversation after what is queued has left; `frames` then stops."""
-        if not self._is_closing:
-            self._is_closing = True
-            # The outbox has one place more than frames may take.
-            self._outbox.put_nowait(None)
+        """End the conversation; what is queued leaves first, and `frames` yields no more."""
+        if self._is_closing:
+            return
+        self._is_closing = True
+        self._outbox.put_nowait(None)
+        # A peer that takes nothing would keep the queue for ever.
+        asyncio.get_running_loop().call_later(CLOSE_S, self._stop)
 
     async def closed(self) -> None:
-        """Close, and wait until no connection is left."""
+        """Close, and wait until that is done."""
         self.close()
-        await asyncio.wait({self._writer}, timeout=CLOSE_S)
-        self._writer.cancel()
         await asyncio.wait({self._writer})
 
     async def frames(self) -> AsyncIterator[bytes]:
@@ -97,11 +98,20 @@ class Conversation:
             async for message in self._socket:
                 if message.type is not WSMsgType.BINARY:
                     return
-                yield message.data
+                if not self._is_closing:
+                    yield message.data
         finally:
-            self._is_closing = True
-            self._writer.cancel()
+            self._abandon()
             await asyncio.wait({self._writer})
+
+    def _abandon(self) -> None:
+        while not self._is_closing and not self._outbox.empty():
+            self._outbox.get_nowait()
+        self.close()
+
+    def _stop(self) -> None:
+        if not self._is_ending:
+            self._writer.cancel()
 
     async def _write(self) -> None:
         try:
@@ -110,7 +120,7 @@ class Conversation:
         except (ConnectionError, RuntimeError):
             self._is_closing = True
         finally:
-            # A peer that reads nothing would never say good-bye.
+            self._is_ending = True
             with suppress(TimeoutError, ConnectionError, RuntimeError):
                 async with asyncio.timeout(CLOSE_S):
                     await self._socket.close()

@@ -173,9 +173,9 @@ def _fill(output: BinaryIO, parts: Iterator[bytes], may_go_on: Callable[[], None
 def _old_bytes(source: Path, size: int) -> Iterator[bytes]:
     """An older file in steps. One that changed or cannot be read misses its digest."""
     with suppress(OSError), source.open("rb") as file:
-        for _ in range(0, size, GATE_BYTES):
+        # One byte past the end at least, so that a file that has grown shows it.
+        for _ in range(0, size + 1, GATE_BYTES):
             yield file.read(GATE_BYTES)
-        yield file.read(1)
 
 
 def _unpacked(file: FileEntry, store_get: Callable[[bytes], bytes | None]) -> Iterator[bytes]:

@@ -191,6 +191,7 @@ class LabSite(Site):
         seen: dict[str, Table] = {}
 
         async def look() -> bool:
+            self._check_alive()
             seen.update(await self.statuses(names))
             return len(seen) == len(names) and all(holds(seen[name]) for name in names)
 
@@ -214,6 +215,12 @@ class LabSite(Site):
     async def until_halted(self, names: Sequence[str]) -> dict[str, Table]:
         """The statuses of `names` once all have the one order on their disks."""
         return await self.until_all("all have recorded the halt", names, has_recorded)
+
+    def _check_alive(self) -> None:
+        for program in self.programs.values():
+            ended = program.process and program.process.returncode
+            if ended and ended > 0:
+                raise Unavailable(program.name, why=f"it ended by itself with exit code {ended}")
 
     def logs(self) -> str:
         """The last lines of every program, for a failure's report."""

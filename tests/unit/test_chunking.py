@@ -79,7 +79,9 @@ def test_a_piece_that_is_not_as_long_as_promised_is_refused(raw: int) -> None:
 
 def test_a_frame_that_ends_early_or_has_a_tail_is_refused() -> None:
     frame = zstd.compress(TEXT)
-    for stored in (frame[:-1], frame + b"\0", frame + frame, b"no frame"):
+    packer = zstd.ZstdCompressor()
+    unended = packer.compress(TEXT, packer.FLUSH_BLOCK)
+    for stored in (unended, frame[:-1], frame + b"\0", frame + frame, b"no frame"):
         with pytest.raises(Malformed):
             unpack_piece(packed_as(stored, len(TEXT)), stored)
 

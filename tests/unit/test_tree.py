@@ -251,6 +251,19 @@ def test_an_old_file_that_changed_falls_back_to_pieces(
     assert (target / "large").read_bytes() == NOISE
 
 
+def test_an_old_file_of_whole_steps_that_grew_falls_back_to_pieces(
+    shelf: Shelf, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_bytes(bytes(GATE_BYTES))
+    manifest = a_manifest(read_tree(tmp_path / "file", shelf.sink))
+    with (tmp_path / "file").open("ab") as file:
+        file.write(b"!")
+    old = {manifest.files[0].digest: tmp_path / "file"}
+    target = written(manifest, shelf, tmp_path / "target", old=old)
+    assert shelf.asked == 1
+    assert (target / "file").read_bytes() == bytes(GATE_BYTES)
+
+
 def test_an_old_file_is_never_read_through_a_link(
     manifest: Manifest, shelf: Shelf, tmp_path: Path
 ) -> None:
