@@ -274,7 +274,14 @@ class Node:
             for session in self._sessions.values()
             if session.is_open and session.peer.role is not Role.OPERATOR
         ]
-        return [*ask, *self.swarm.want(pieces, have, now)]
+        # Who asked before this node knew the release, after a restart for one, hears of it now.
+        tell = [
+            effect
+            for session in self._sessions.values()
+            if pieces.manifest in session.interests
+            for effect in self._bitfields(session.peer.id, (pieces.manifest,))
+        ]
+        return [*ask, *tell, *self.swarm.want(pieces, have, now)]
 
     def fetched(
         self, number: int, manifest: str, pieces: tuple[int, ...], now: Instant

@@ -167,6 +167,11 @@ def make_zeroconf(interfaces: Sequence[str]) -> AsyncZeroconf:
     """
     chosen: Any = InterfaceChoice.All if list(interfaces) == ["all"] else list(interfaces)
     try:
+        # Asked first, because zeroconf leaves a socket open when an address is not ours.
+        for each in () if chosen is InterfaceChoice.All else chosen:
+            family = socket.AF_INET6 if ":" in each else socket.AF_INET
+            with socket.socket(family, socket.SOCK_DGRAM) as probe:
+                probe.bind((each, 0))
         return AsyncZeroconf(interfaces=chosen)
     except (OSError, ValueError) as error:
         raise Unavailable(f"mDNS on {', '.join(interfaces)}", why=str(error)) from error

@@ -1,0 +1,137 @@
+"""DNS-SD between real zeroconf instances, on loopback only."""
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from contextlib import AsyncExitStack
+from typing import Any
+
+import pytest
+
+from firedoor.errors import Unavailable
+from firedoor.identity import FleetId, PeerId, Role
+from firedoor.runtime.discovery import Discovery, find_mirrors
+
+FLEET, OTHER_FLEET = FleetId("a1" * 16), FleetId("b2" * 16)
+MIRROR, SECOND_MIRROR, AGENT = PeerId("c3" * 16), PeerId("d4" * 16), PeerId("e5" * 16)
+LOOPBACK = ("127.0.0.1",)
+
+# Probing and announcing take a second or two by the standard; a hang takes longer.
+DEADLINE_S = 20.0
+
+pytestmark = pytest.mark.slow
+
+
+class Seen:
+    """What one program has found and lost."""
+
+    def __init__(self) -> None:
+        self.found: dict[PeerId, tuple[Role, tuple[str, int]]] = {}
+        self.lost: set[PeerId] = set()
+        self._changed = asyncio.Event()
+
+    def discovery(
+        self,
+        me: PeerId,
+        role: Role,
+        port: int,
+        *,
+        fleet: FleetId = FLEET,
+        interfaces: tuple[str, ...] = LOOPBACK,
+    ) -> Discovery:
+        return Discovery(
+            fleet,
+            me,
+            role=role,
+            site="branch",
+            port=port,
+            interfaces=interfaces,
+            on_found=self._on_found,
+            on_lost=self._on_lost,
+        )
+
+    async def until(self, is_so: Callable[[], bool]) -> None:
+        while not is_so():
+            self._changed.clear()
+            await self._changed.wait()
+
+    def _on_found(self, peer: PeerId, role: Role, address: tuple[str, int]) -> None:
+        self.found[peer] = (role, address)
+        self._changed.set()
+
+    def _on_lost(self, peer: PeerId) -> None:
+        self.lost.add(peer)
+        self._changed.set()
+
+
+def run(work: Coroutine[Any, Any, None]) -> None:
+    async def bounded() -> None:
+        async with asyncio.timeout(DEADLINE_S):
+            await work
+
+    asyncio.run(bounded())
+
+
+def test_a_mirror_and_an_endpoint_find_each_other_and_hear_a_good_bye() -> None:
+    async def work() -> None:
+        mirror, agent = Seen(), Seen()
+        async with agent.discovery(AGENT, Role.AGENT, 7001):
+            async with mirror.discovery(MIRROR, Role.MIRROR, 7002):
+                await mirror.until(lambda: AGENT in mirror.found)
+                await agent.until(lambda: MIRROR in agent.found)
+            await agent.until(lambda: MIRROR in agent.lost)
+        assert mirror.found == {AGENT: (Role.AGENT, ("127.0.0.1", 7001))}
+        assert agent.found == {MIRROR: (Role.MIRROR, ("127.0.0.1", 7002))}
+
+    run(work())
+
+
+def test_other_fleets_and_oneself_are_not_found() -> None:
+    async def work() -> None:
+        ours, theirs = Seen(), Seen()
+        async with AsyncExitStack() as stack:
+            enter = stack.enter_async_context
+            foreign = theirs.discovery(SECOND_MIRROR, Role.MIRROR, 7003, fleet=OTHER_FLEET)
+            await enter(foreign)
+            await enter(ours.discovery(MIRROR, Role.MIRROR, 7002))
+            # Who comes last is heard last: by then the others have been heard and left out.
+            await enter(Seen().discovery(AGENT, Role.AGENT, 7001))
+            await ours.until(lambda: AGENT in ours.found)
+        assert set(ours.found) == {AGENT}
+        assert not theirs.found
+
+    run(work())
+
+
+def test_an_operator_finds_the_mirrors_of_the_fleet_alone() -> None:
+    async def work() -> None:
+        async with (
+            Seen().discovery(MIRROR, Role.MIRROR, 7002),
+            Seen().discovery(AGENT, Role.AGENT, 7001),
+        ):
+            assert await find_mirrors(FLEET, LOOPBACK, DEADLINE_S) == [("127.0.0.1", 7002)]
+            assert await find_mirrors(OTHER_FLEET, LOOPBACK, 0.5) == []
+
+    run(work())
+
+
+def test_without_an_interface_nothing_is_sent_or_found() -> None:
+    async def work() -> None:
+        silent, agent = Seen(), Seen()
+        async with (
+            silent.discovery(MIRROR, Role.MIRROR, 7002, interfaces=()),
+            agent.discovery(AGENT, Role.AGENT, 7001),
+        ):
+            assert await find_mirrors(FLEET, LOOPBACK, 0.5) == []
+        assert not silent.found
+        assert not agent.found
+
+    run(work())
+
+
+def test_an_address_of_another_machine_is_named_in_the_error() -> None:
+    async def work() -> None:
+        with pytest.raises(Unavailable, match=r"192\.0\.2\.1"):
+            async with Seen().discovery(MIRROR, Role.MIRROR, 7002, interfaces=("192.0.2.1",)):
+                pass
+
+    run(work())
