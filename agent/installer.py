@@ -209,8 +209,9 @@ class Installer:
             self._journal.add_failed(manifest.content)
         except Unavailable as error:
             log("journal-full", level="error", why=str(error), do="free disk space")
-        self._step_back(entry.manifest)
-        self._say(f"{entry.version} failed its check and was taken back: {failure}")
+        is_back = self._step_back(entry.manifest)
+        end = "was taken back" if is_back else "still runs, for there is nothing good to go back to"
+        self._say(f"{entry.version} failed its check and {end}: {failure}")
 
     async def _first_failure(self, commands: tuple[str, ...], entry: ReleaseEntry) -> str | None:
         clock = self._host.clock
@@ -236,8 +237,7 @@ class Installer:
         subject = self._host.node.subjects.get(good)
         is_allowed = subject is None or self._host.node.brake.permits(Gate.ACTIVATE, subject)
         if not good or good == manifest or good not in versions or not is_allowed:
-            # Nothing to go back to. A first install that failed is switched off only when it never
-            # was well here; what runs because nothing else can is left running.
+            # Nothing to go back to: what runs because nothing else can is left running.
             self._note(Phase.IDLE)
             return False
         with suppress(Unavailable):

@@ -61,7 +61,7 @@ async def hand_over(
         why = "; ".join(whys) or "it may not accept the signature"
         raise Unavailable("the order is signed, but no peer has recorded it", why=why)
     if "logged" not in seen:
-        say("not yet logged by the origin: every peer that hears it obeys, but no bound runs yet")
+        say("not yet logged by the origin: every peer that hears it obeys all the same")
 
 
 async def _dial(client: PeerClient, host: str, port: int) -> Conversation:
@@ -101,7 +101,7 @@ async def _hear(
             case _:
                 pass
         if named and recorded:
-            note("logged", "logged by the origin: bound runs from here")
+            note("logged", "logged by the origin")
             return
 
 

@@ -6,7 +6,6 @@ Addresses and a command prefix (`ip netns exec …`) come from the caller; the d
 
 import asyncio
 import json
-import os
 import signal
 import socket
 import sys
@@ -245,9 +244,3 @@ def version_of(status: dict[str, Any] | None, product: str) -> str:
     """The active version of a product in an agent's status; empty when there is none."""
     rows = (status or {}).get("products", [])
     return next((str(row["version"]) for row in rows if row["product"] == product), "")
-
-
-def own_cpu_s() -> float:
-    """CPU seconds of this process and of the children that it waited for."""
-    times = os.times()
-    return times.user + times.system + times.children_user + times.children_system

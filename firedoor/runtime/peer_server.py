@@ -6,7 +6,6 @@ the connection. No response is cached, compressed or buffered outside the gate.
 
 import asyncio
 import re
-import warnings
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -275,10 +274,6 @@ def build_app(
     api = PeerApi(backend, transfers=transfers, budget=budget, clock=clock)
     app.add_routes([*api.routes(), *extra_routes])
     app[CLOCK] = clock
-    with warnings.catch_warnings():
-        # The origin's routes still ask for it by this name; to go when they use CLOCK.
-        warnings.simplefilter("ignore", web.NotAppKeyWarning)
-        app["clock"] = clock
     return app
 
 

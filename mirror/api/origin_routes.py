@@ -23,7 +23,7 @@ from firedoor.limits import (
 )
 from firedoor.runtime.certificates import id_of_request
 from firedoor.runtime.peer_client import PeerClient
-from firedoor.runtime.peer_server import peer_of_request, say_errors
+from firedoor.runtime.peer_server import CLOCK, peer_of_request, say_errors
 from firedoor.runtime.piece_store import PieceStore
 from firedoor.runtime.settings import split_address
 from firedoor.wire.codec import pack, unpack
@@ -203,7 +203,7 @@ async def read_body(request: web.Request, limit: int) -> bytes:
 
 
 def _peer(request: web.Request) -> Peer:
-    return peer_of_request(request, request.app["clock"])
+    return peer_of_request(request, request.app[CLOCK])
 
 
 def _require(request: web.Request, role: Role) -> None:
