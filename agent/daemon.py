@@ -1,7 +1,6 @@
 """The endpoint: follows its products, passes pieces on, obeys and spreads orders."""
 
 import asyncio
-from collections.abc import Callable
 from typing import Any
 
 from agent.installer import Installer
@@ -33,7 +32,6 @@ class AgentDaemon:
         self._refresh_wanted = asyncio.Event()
         self._health_wanted = asyncio.Event()
         self.installers: list[Installer] = []
-        self.on_whole: Callable[[str], None] = lambda _: None
         self.neighbours = Neighbours(host, dice, dialled_max=NEIGHBOURS_DIALLED_MAX)
 
     async def run(self) -> None:
@@ -77,7 +75,11 @@ class AgentDaemon:
     async def on_complete(self, manifest: str) -> None:
         """A release is here whole."""
         log("release-complete", manifest=manifest[:12])
-        self.on_whole(manifest)
+        self._stir()
+
+    def on_no_room(self, manifest: str) -> None:
+        """The disk is full; the installer says so and tries again later."""
+        del manifest
         self._stir()
 
     # --- inside --------------------------------------------------------------------------------

@@ -1,7 +1,7 @@
 """One product on this endpoint: from an offer in signed metadata to a checked, active version.
 
-* The journal is written before each side effect, so a crash at any instant resumes to a phase that
-  lifecycle.py names.
+* The journal is written before each side effect (life.py); after a crash, or a step that the world
+  refused, the life goes on by lifecycle.RESUMES.
 * Gate and switch run in one turn of the event loop: no order can be admitted between the last look
   at the brake and the switch. The gate is asked once more after it, and doubt undoes it.
 * A release whose check failed steps back to the last good version, and its content digest is never
@@ -14,29 +14,31 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 
-from agent.checks.command import run_check
-from agent.handlers.files import FilesHandler
-from agent.journal import Entry, Journal
-from agent.lifecycle import Phase, advance
-from agent.plan import Offer, choose
+from agent.checks.trial import Outcome, Trial, hold_trial
+from agent.handlers.contract import Handler
+from agent.journal import Journal
+from agent.life import Life
+from agent.lifecycle import Phase
+from agent.plan import Offer, Running, choose, way_back
+from agent.verdict import Verdict
 from firedoor.errors import FiredoorError, Halted, Unavailable
 from firedoor.halt.brake import Gate
-from firedoor.pieces.manifest import Manifest
+from firedoor.pieces.manifest import Manifest, decode_manifest
 from firedoor.runtime.host import Host
 from firedoor.runtime.logs import log
 from firedoor.runtime.settings import ProductSettings
 from firedoor.runtime.trust_client import ReleaseEntry
-from firedoor.units import Span
+from firedoor.units import Span, after, between
 from firedoor.wire.messages import ProductHealth
 
 # Where nothing stirs a product, it still looks at its plan this often.
 LOOK_AGAIN_S = 30.0
 
-# After a failure, sooner: a mirror that restarts, a disk that was full.
+# After a failure, sooner: a mirror that restarts, a switch that the disk refused.
 TRY_AGAIN_S = 1.0
 
-# How often a check is asked within its settle span.
-CHECK_EVERY_S = 0.5
+# A full disk is emptied by a person or a rotation of logs, not within a second.
+NO_ROOM_SPAN = Span(5.0)
 
 
 @dataclass(slots=True)
@@ -58,7 +60,7 @@ class Installer:
         settings: ProductSettings,
         *,
         journal: Journal,
-        handler: FilesHandler,
+        handler: Handler,
         on_change: Callable[[], None],
     ) -> None:
         self._host = host
@@ -68,19 +70,24 @@ class Installer:
         self._handler = handler
         self._on_change = on_change
         self._stirred = asyncio.Event()
+        self._ordered = asyncio.Event()
         self._detail = ""
-        self._entry: Entry = journal.read(product)
+        self._life = Life(journal, product, on_change)
+        self._is_settled = False
+        self._not_before = host.clock.now()
+        self._counters: dict[str, int] = {}
         self.counts = Counts()
 
     def stir(self) -> None:
-        """Something changed that may change the plan."""
+        """Something changed that may change the plan, or end a trial."""
         self._stirred.set()
+        self._ordered.set()
 
     def health(self) -> ProductHealth:
         """What this endpoint has of the product now."""
         active = self._handler.active()
         version, manifest = active if active is not None else ("", "")
-        phase = self._entry.phase.value
+        phase = self._life.phase.value
         return ProductHealth(self._product, version, manifest, phase, self._detail[:400])
 
     def table(self) -> dict[str, object]:
@@ -99,14 +106,13 @@ class Installer:
 
     async def run(self) -> None:
         """Follow the plan for ever; a failure is said and tried again later."""
-        await self._recover()
         while True:
             self._stirred.clear()
-            pause = LOOK_AGAIN_S
             try:
-                await self._round()
+                pause = await self._round()
             except (FiredoorError, OSError) as error:
                 pause = TRY_AGAIN_S
+                self._is_settled = False
                 self._say(f"{type(error).__name__}: {error}")
                 log("install-failed", level="warning", product=self._product, why=str(error))
             with suppress(TimeoutError):
@@ -115,21 +121,29 @@ class Installer:
 
     # --- one look at the plan ------------------------------------------------------------------
 
-    async def _round(self) -> None:
+    async def _round(self) -> float:
+        """Do what is due; the seconds until the plan is looked at again."""
+        if not self._is_settled:
+            await self._resume()
+            self._is_settled = True
         await self._obey()
+        why = self._host.no_room.pop(self._life.manifest, None)
+        if why is not None:
+            self._say(why)
+            self._not_before = after(self._host.clock.now(), NO_ROOM_SPAN)
+        wait = between(self._host.clock.now(), self._not_before)
+        if wait > 0:
+            return wait
         offer = self._choose()
-        if offer is None:
-            return
-        entry = self._host.catalogue.entry(offer.manifest)
+        entry = self._host.catalogue.entry(offer.manifest) if offer is not None else None
         if entry is None:
-            return
-        have, total = self._host.node.progress(offer.manifest)
-        if total == 0 or have < total:
-            if offer.manifest not in self._host.node.swarm.wanted():
-                self._note(Phase.FETCHING, manifest=offer.manifest)
-                await self._host.acquire(entry, self._host.getter(None))
-            return
-        await self._install(entry)
+            return LOOK_AGAIN_S
+        if self._is_whole(entry.manifest):
+            await self._install(entry)
+        elif entry.manifest not in self._host.node.swarm.wanted():
+            self._life.note(Phase.FETCHING, manifest=entry.manifest)
+            await self._host.acquire(entry, self._host.getter(None))
+        return LOOK_AGAIN_S
 
     def _choose(self) -> Offer | None:
         offers = [
@@ -143,30 +157,56 @@ class Installer:
             for entry in self._host.catalogue.releases
             if entry.product == self._product and entry.manifest in self._host.node.subjects
         ]
-        active = self._handler.active()
+        staged = {manifest for _, manifest in self._handler.staged()}
+
+        def permits(offer: Offer) -> bool:
+            # The next step that it needs: a halt of level 2 stops what is not here yet, and lets
+            # the plan go on to the release before it.
+            is_here = self._is_whole(offer.manifest)
+            gate = Gate.INSTALL if is_here else Gate.FETCH
+            gate = Gate.ACTIVATE if offer.manifest in staged else gate
+            return self._host.node.permits(gate, offer.manifest)
+
         return choose(
             self._settings.version,
             offers,
-            active=active[1] if active else None,
+            running=self._running(),
             failed=self._journal.failed(),
-            permits=lambda offer: self._host.node.permits(Gate.ACTIVATE, offer.manifest),
+            permits=permits,
         )
+
+    def _is_whole(self, manifest: str) -> bool:
+        have, total = self._host.node.progress(manifest)
+        return total > 0 and have == total
+
+    def _running(self) -> Running | None:
+        active = self._handler.active()
+        if active is None:
+            return None
+        manifest = active[1]
+        entry = self._host.catalogue.entry(manifest)
+        if entry is not None:
+            return Running(manifest, int(entry.custom.get("counter", 0)))
+        if manifest not in self._counters:
+            held = self._manifest(manifest)
+            self._counters = {manifest: held.counter if held is not None else 0}
+        return Running(manifest, self._counters[manifest])
 
     # --- install, check, step back -------------------------------------------------------------
 
     async def _install(self, entry: ReleaseEntry) -> None:
         manifest = await self._host.catalogue.manifest(entry, self._host.getter(None))
         try:
-            self._note(Phase.STAGING, manifest=entry.manifest)
+            self._life.note(Phase.STAGING, manifest=entry.manifest)
             await asyncio.to_thread(self._stage, entry, manifest)
-            self._note(Phase.STAGED)
+            self._life.note(Phase.STAGED)
             self._activate(entry)
         except Halted as halted:
             await asyncio.to_thread(self._handler.unstage, entry.version, entry.manifest)
-            self._note(Phase.IDLE)
+            self._life.note(Phase.IDLE)
             self._say(str(halted))
             return
-        await self._check(entry, manifest)
+        await self._check(entry.version, entry.manifest, manifest)
 
     def _stage(self, entry: ReleaseEntry, manifest: Manifest) -> None:
         self._handler.stage(
@@ -177,76 +217,118 @@ class Installer:
         )
 
     def _activate(self, entry: ReleaseEntry) -> None:
-        active = self._handler.active()
         self._host.node.require(Gate.ACTIVATE, entry.manifest)
-        self._note(Phase.ACTIVATING, manifest=entry.manifest, previous=active[1] if active else "")
+        self._life.note(Phase.ACTIVATING)
+        before = self._handler.active()
         self._handler.activate(entry.version, entry.manifest)
         self.counts.activations += 1
         if not self._host.node.permits(Gate.ACTIVATE, entry.manifest):
             self.counts.activations_after_receipt += 1
-            self._step_back(entry.manifest)
+            self._life.note_back(Phase.ROLLING_BACK)
+            if before is None:
+                self._handler.deactivate()
+            else:
+                self._handler.activate(*before)
             raise Halted(entry.manifest[:12], level=Gate.ACTIVATE)
         log("activated", product=self._product, version=entry.version)
-        self._note(Phase.CHECKING)
+        self._life.note(Phase.CHECKING)
 
-    async def _check(self, entry: ReleaseEntry, manifest: Manifest) -> None:
-        commands = (*manifest.checks, *self._settings.check)
-        failure = await self._first_failure(commands, entry)
-        if self._level(entry.manifest) >= Gate.KEEP:
-            await self._obey()
-            return
+    async def _check(self, version: str, manifest_id: str, manifest: Manifest | None) -> None:
+        outcome = await self._try(version, manifest_id, manifest)
         active = self._handler.active()
-        if active is None or active[1] != entry.manifest:
-            return  # An order took it back in the meantime.
-        if failure is None:
-            self._note(Phase.IDLE, good=entry.manifest)
-            self._say("")
-            log("release-well", product=self._product, version=entry.version)
-            return
-        log("release-unwell", product=self._product, version=entry.version, why=failure)
+        if active is None or active[1] != manifest_id:
+            self._life.note(Phase.IDLE)
+            return  # Somebody else's hand: what runs is not what was tried.
+        match outcome.verdict:
+            case Verdict.WELL:
+                self._life.note(Phase.IDLE, good=manifest_id)
+                self._say("")
+                log("release-well", product=self._product, version=version)
+                await asyncio.to_thread(self._tidy)
+            case Verdict.UNWELL:
+                self._take_back(version, manifest_id, manifest, outcome.detail)
+            case Verdict.UNDECIDED:
+                await self._obey()
+                # An order that was lifted in the meantime leaves the release to be tried again.
+                if self._life.phase is Phase.CHECKING:
+                    self._is_settled = False
+                    self.stir()
+
+    async def _try(self, version: str, manifest_id: str, manifest: Manifest | None) -> Outcome:
+        async def ended_by_order() -> None:
+            while self._level(manifest_id) < Gate.KEEP:
+                self._ordered.clear()
+                await self._ordered.wait()
+
+        own = manifest.checks if manifest is not None else ()
+        trial = Trial(
+            (*own, *self._settings.check),
+            self._handler.folder_of(version, manifest_id),
+            Span(self._settings.settle_s),
+            Span(self._settings.check_timeout_s),
+        )
+        return await hold_trial(trial, clock=self._host.clock.now, ended_by_order=ended_by_order)
+
+    def _take_back(
+        self, version: str, manifest_id: str, manifest: Manifest | None, failure: str
+    ) -> None:
+        log("release-unwell", product=self._product, version=version, why=failure)
         # What fails goes back even when the disk can take no note of it.
         try:
-            self._journal.add_failed(manifest.content)
+            if manifest is not None:
+                self._journal.add_failed(manifest.content)
         except Unavailable as error:
             log("journal-full", level="error", why=str(error), do="free disk space")
-        is_back = self._step_back(entry.manifest)
+        is_back = self._step_back(manifest_id)
         end = "was taken back" if is_back else "still runs, for there is nothing good to go back to"
-        self._say(f"{entry.version} failed its check and {end}: {failure}")
-
-    async def _first_failure(self, commands: tuple[str, ...], entry: ReleaseEntry) -> str | None:
-        clock = self._host.clock
-        until = clock.now() + self._settings.settle_s
-        folder = self._handler.folder_of(entry.version, entry.manifest)
-        while True:
-            for command in commands:
-                bound = Span(self._settings.check_timeout_s)
-                result = await run_check(command, folder=folder, timeout=bound)
-                if self._level(entry.manifest) >= Gate.KEEP:
-                    return None
-                if not result.is_well:
-                    return f"{command}: {result.detail}"
-            if clock.now() >= until or self._level(entry.manifest) >= Gate.KEEP:
-                return None
-            await asyncio.sleep(min(CHECK_EVERY_S, max(0.0, until - clock.now())))
+        self._say(f"{version} failed its check and {end}: {failure}")
 
     def _step_back(self, manifest: str) -> bool:
-        """Go back to the last good version, if it may run; a step back needs no lease."""
-        # A release that was well here until it was halted is `good` itself; then the one before it.
-        good = self._entry.good if self._entry.good != manifest else self._entry.previous
+        """Leave `manifest` for what last ran well here, if that may run; it needs no lease."""
         versions = {each: version for version, each in self._handler.staged()}
-        subject = self._host.node.subjects.get(good)
-        is_allowed = subject is None or self._host.node.brake.permits(Gate.ACTIVATE, subject)
-        if not good or good == manifest or good not in versions or not is_allowed:
-            # Nothing to go back to: what runs because nothing else can is left running.
-            self._note(Phase.IDLE)
+        staged = frozenset(versions)
+        good = way_back(manifest, self._life.kept, staged=staged, permits=self._may_run)
+        if good is None:
+            # What runs because nothing else can is left running.
+            self._life.note_back(Phase.IDLE)
             return False
-        with suppress(Unavailable):
-            self._note(Phase.ROLLING_BACK, manifest=manifest)
+        self._life.note_back(Phase.ROLLING_BACK, manifest=manifest)
         self._handler.activate(versions[good], good)
         self.counts.rolled_back += 1
-        self._note(Phase.IDLE, manifest=good, good=good)
+        self._life.note_back(Phase.IDLE, manifest=good, good=good)
         log("rolled-back", product=self._product, version=versions[good])
         return True
+
+    def _may_run(self, manifest: str) -> bool:
+        subject = self._host.node.subjects.get(manifest)
+        if subject is None:
+            return True  # It ran well here, and no order that is held can name it.
+        is_failed = subject.content in self._journal.failed()
+        return not is_failed and self._host.node.brake.permits(Gate.ACTIVATE, subject)
+
+    def _tidy(self) -> None:
+        """Remove every version that nothing leads back to."""
+        active = self._handler.active()
+        kept = {*self._life.kept, active[1] if active else ""}
+        for version, manifest in self._handler.staged():
+            if manifest not in kept:
+                self._handler.unstage(version, manifest)
+
+    async def _resume(self) -> None:
+        """Go on after a crash or a refused step: what is half-checked is checked again."""
+        await asyncio.to_thread(self._handler.sweep)
+        active, manifest = self._handler.active(), self._life.manifest
+        is_unproved = active is not None and not self._life.is_proved(manifest)
+        is_switched = is_unproved and active is not None and active[1] == manifest
+        match self._life.resume(is_switched=is_switched):
+            case Phase.CHECKING if active is not None:
+                log("check-resumed", product=self._product, version=active[0])
+                await self._check(active[0], manifest, self._manifest(manifest))
+            case Phase.ROLLING_BACK if active is not None:
+                if not self._step_back(manifest):
+                    self._say(f"{active[0]} was to be taken back; nothing good to go back to")
+            case _:
+                pass
 
     # --- orders --------------------------------------------------------------------------------
 
@@ -265,52 +347,18 @@ class Installer:
                 continue
             if level >= Gate.KEEP:
                 await asyncio.to_thread(self._handler.quarantine, version, manifest)
-            elif level >= Gate.INSTALL and manifest != self._entry.good:
+            elif level >= Gate.INSTALL and manifest not in self._life.kept:
                 await asyncio.to_thread(self._handler.unstage, version, manifest)
 
     def _level(self, manifest: str) -> int:
         subject = self._host.node.subjects.get(manifest)
         return self._host.node.brake.level(subject) if subject is not None else 0
 
-    # --- the journal ---------------------------------------------------------------------------
+    # --- small things --------------------------------------------------------------------------
 
-    async def _recover(self) -> None:
-        """Resume what a crash interrupted: half-staged goes, half-checked is checked again."""
-        phase, manifest = self._entry.phase, self._entry.manifest
-        active = self._handler.active()
-        if phase is Phase.STAGING:
-            await asyncio.to_thread(self._handler.sweep)
-        is_unproved = active is not None and active[1] == manifest != self._entry.good
-        if phase in {Phase.ACTIVATING, Phase.CHECKING, Phase.ROLLING_BACK} and is_unproved:
-            data = self._host.catalogue.manifest_bytes(manifest)
-            if phase is Phase.ROLLING_BACK:
-                self._step_back(manifest)
-            elif data is not None and active is not None:
-                held = self._host.catalogue.keep_manifest(manifest, data)
-                log("check-resumed", product=self._product, version=held.version)
-                entry = ReleaseEntry(self._product, active[0], manifest, len(data), {})
-                self._note(Phase.CHECKING)
-                await self._check(entry, held)
-                return
-        self._note(Phase.IDLE)
-
-    def _note(
-        self,
-        phase: Phase,
-        *,
-        manifest: str | None = None,
-        previous: str | None = None,
-        good: str | None = None,
-    ) -> None:
-        old = self._entry
-        self._entry = Entry(
-            advance(old.phase, phase),
-            old.manifest if manifest is None else manifest,
-            old.previous if previous is None else previous,
-            old.good if good is None else good,
-        )
-        self._journal.write(self._product, self._entry)
-        self._on_change()
+    def _manifest(self, manifest: str) -> Manifest | None:
+        data = self._host.catalogue.manifest_bytes(manifest)
+        return decode_manifest(data) if data is not None else None
 
     def _say(self, detail: str) -> None:
         if detail != self._detail:

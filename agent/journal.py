@@ -15,19 +15,22 @@ from firedoor.errors import Malformed, Unavailable
 
 _SCHEMA = (
     """CREATE TABLE IF NOT EXISTS phases (product TEXT PRIMARY KEY, phase TEXT NOT NULL,
-    manifest TEXT NOT NULL, previous TEXT NOT NULL, good TEXT NOT NULL)""",
+    manifest TEXT NOT NULL, good TEXT NOT NULL, earlier TEXT NOT NULL)""",
     "CREATE TABLE IF NOT EXISTS failed (content BLOB PRIMARY KEY)",
 )
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One product: its phase, the release that it is about, the one before, the last good one."""
+    """One product: its phase and the manifest that it is about.
+
+    `good`: the release that last ran well here; `earlier`: the one that did so before it.
+    """
 
     phase: Phase = Phase.IDLE
     manifest: str = ""
-    previous: str = ""
     good: str = ""
+    earlier: str = ""
 
 
 class Journal:
@@ -56,7 +59,7 @@ class Journal:
         Raises:
             Malformed: the file is damaged, or names a phase that does not exist.
         """
-        query = "SELECT phase, manifest, previous, good FROM phases WHERE product = ?"
+        query = "SELECT phase, manifest, good, earlier FROM phases WHERE product = ?"
         rows = self._rows(query, (product,))
         if not rows:
             return Entry()
@@ -72,7 +75,7 @@ class Journal:
             Unavailable: the disk is full; what the entry announces must not begin.
             Malformed: the file is damaged.
         """
-        row = (product, entry.phase.value, entry.manifest, entry.previous, entry.good)
+        row = (product, entry.phase.value, entry.manifest, entry.good, entry.earlier)
         self._rows("INSERT OR REPLACE INTO phases VALUES (?, ?, ?, ?, ?)", row)
 
     def add_failed(self, content: bytes) -> None:

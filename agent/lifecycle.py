@@ -1,7 +1,7 @@
 """The life of one product on one endpoint, as a table.
 
-The journal holds the phase; a crash at any instant resumes by `RESUMES`. What the table lacks
-cannot happen and is refused as our own mistake.
+The journal holds the phase. After a crash, and after any step that the world refused, the life
+goes on by `RESUMES`; what neither table has cannot happen and is refused as our own mistake.
 """
 
 from enum import Enum
@@ -23,17 +23,13 @@ NEXT: dict[Phase, frozenset[Phase]] = {
     Phase.IDLE: frozenset({Phase.IDLE, Phase.FETCHING, Phase.STAGING, Phase.ROLLING_BACK}),
     # A newer release may appear, or a halt may come, while pieces arrive.
     Phase.FETCHING: frozenset({Phase.FETCHING, Phase.STAGING, Phase.IDLE, Phase.ROLLING_BACK}),
-    # Staging ends in STAGED, or is aborted by the brake, a full disk or a piece found damaged, and
-    # is then begun again, with fetching where a piece or the plan needs it.
-    Phase.STAGING: frozenset(
-        {Phase.STAGED, Phase.IDLE, Phase.STAGING, Phase.FETCHING, Phase.ROLLING_BACK}
-    ),
+    # IDLE: the brake aborted it.
+    Phase.STAGING: frozenset({Phase.STAGED, Phase.IDLE}),
     Phase.STAGED: frozenset({Phase.ACTIVATING, Phase.IDLE}),
-    # A switch that the disk refuses to throw leaves the old one, and the plan is followed anew.
-    Phase.ACTIVATING: frozenset(
-        {Phase.CHECKING, Phase.ROLLING_BACK, Phase.IDLE, Phase.FETCHING, Phase.STAGING}
-    ),
-    Phase.CHECKING: frozenset({Phase.IDLE, Phase.ROLLING_BACK, Phase.CHECKING}),
+    # ROLLING_BACK: the gate, asked once more after the switch, had closed.
+    Phase.ACTIVATING: frozenset({Phase.CHECKING, Phase.ROLLING_BACK}),
+    Phase.CHECKING: frozenset({Phase.IDLE, Phase.ROLLING_BACK}),
+    # Again, where the disk refused to throw the switch back.
     Phase.ROLLING_BACK: frozenset({Phase.IDLE, Phase.ROLLING_BACK}),
 }
 

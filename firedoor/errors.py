@@ -82,6 +82,12 @@ class Unavailable(FiredoorError):
         self.why = why
 
 
+class NoRoom(Unavailable):
+    """This machine cannot keep it: its disk is full or refuses. Another peer would not help."""
+
+    code: ClassVar[str] = "no-room"
+
+
 class Halted(FiredoorError):
     """The brake says no."""
 

@@ -304,6 +304,10 @@ class Node:
         """A fetch ended early. `is_lie`: the peer sent bytes that are not the piece."""
         return self.swarm.failed(number, now, is_lie=is_lie, retry_after=retry_after)
 
+    def give_up(self, manifest: str, now: Instant) -> list[Effect]:
+        """Fetch a release no longer: this machine cannot keep it. `want` begins anew."""
+        return self.swarm.drop(manifest, now)
+
     def pieces_of(self, manifest: str) -> PieceMap:
         """The piece map of a release that is held or wanted here.
 

@@ -28,6 +28,9 @@ RESIGN_LOOK_S = 600.0
 # After a failed sync from upstream, beyond what its next announcement will start anyway.
 SYNC_AGAIN_S = 2.0
 
+# A full disk is emptied by a person or a rotation of logs, not within a second.
+NO_ROOM_S = 5.0
+
 
 class MirrorDaemon:
     """One mirror's workers over its host."""
@@ -85,6 +88,11 @@ class MirrorDaemon:
         """A release has arrived whole; its pieces were relayed as they came."""
         log("release-complete", manifest=manifest[:12])
 
+    def on_no_room(self, manifest: str) -> None:
+        """The disk is full: what is here is served on, the rest is tried again later."""
+        del manifest
+        self._host.start(self._sync_later())
+
     # --- inside --------------------------------------------------------------------------------
 
     async def published(self) -> None:
@@ -120,6 +128,10 @@ class MirrorDaemon:
                 log("sync-failed", level="warning", why=str(error))
                 await asyncio.sleep(SYNC_AGAIN_S)
                 self._sync_wanted.set()
+
+    async def _sync_later(self) -> None:
+        await asyncio.sleep(NO_ROOM_S)
+        self._sync_wanted.set()
 
     async def _sync_once(self) -> None:
         get = self._source()

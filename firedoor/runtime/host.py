@@ -25,7 +25,7 @@ from firedoor.effects import (
     Send,
     Tell,
 )
-from firedoor.errors import FiredoorError, Halted, Refused, Unavailable, Untrusted
+from firedoor.errors import FiredoorError, Halted, NoRoom, Refused, Unavailable, Untrusted
 from firedoor.halt.brake import Gate
 from firedoor.halt.scope import Subject
 from firedoor.identity import Peer, PeerId, Role
@@ -73,6 +73,9 @@ class Program(Protocol):
 
     async def on_complete(self, manifest: str) -> None:
         """Every piece of a release is here."""
+
+    def on_no_room(self, manifest: str) -> None:
+        """The fetch of a release was given up; `Host.no_room` says why."""
 
 
 @dataclass(slots=True)
@@ -126,6 +129,7 @@ class Host:
         self.transfers = Transfers()
         self.counters = Counters({"mirror": 0, "peer": 0, "upstream": 0})
         self.order_times: dict[str, OrderTimes] = {}
+        self.no_room: dict[str, str] = {}
         self.lines: dict[PeerId, Line] = {}
         self.program: Program
         self._banned: set[PeerId] = set()
@@ -297,6 +301,7 @@ class Host:
         Raises:
             Unavailable, Refused: the manifest cannot be had.
         """
+        self.no_room.pop(entry.manifest, None)
         manifest = await self.catalogue.manifest(entry, get)
         pieces = piece_map(entry.manifest, manifest)
         have = Bits(len(pieces.digests))
@@ -328,6 +333,8 @@ class Host:
         node, number = self.node, fetch.number
         try:
             await self._fetch_pieces(fetch)
+        except NoRoom as error:
+            self._give_up(fetch.manifest, error)
         except (Untrusted, Halted, Unavailable, Refused) as error:
             lie = isinstance(error, Untrusted)
             log("fetch-failed", level="debug", peer=fetch.peer, why=str(error))
@@ -337,6 +344,12 @@ class Host:
             self.apply(node.swarm.finished(number, self.clock.now()))
         finally:
             self._fetches.pop(number, None)
+
+    def _give_up(self, manifest: str, error: NoRoom) -> None:
+        log("no-room", level="error", manifest=manifest[:12], why=str(error), do="free disk space")
+        self.no_room[manifest] = str(error)
+        self.apply(self.node.give_up(manifest, self.clock.now()))
+        self.program.on_no_room(manifest)
 
     async def _fetch_pieces(self, fetch: Fetch) -> None:
         manifest = fetch.manifest

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from blake3 import blake3
 
-from firedoor.errors import Unavailable, Untrusted
+from firedoor.errors import NoRoom, Untrusted
 from firedoor.runtime.files import sync_folder
 
 
@@ -33,7 +33,7 @@ class PieceStore:
 
         Raises:
             Untrusted: the bytes have another digest; nothing is written.
-            Unavailable: the disk is full or fails; nothing half-written is left.
+            NoRoom: the disk is full or fails; nothing half-written is left.
         """
         found = blake3(stored).digest()
         if found != digest:
@@ -50,7 +50,7 @@ class PieceStore:
             temporary.unlink(missing_ok=True)
             full = error.errno in {errno.ENOSPC, errno.EDQUOT}
             why = "the disk is full" if full else str(error)
-            raise Unavailable(f"keeping a piece in {self._folder}", why=why) from error
+            raise NoRoom(f"keeping a piece in {self._folder}", why=why) from error
         self._verified.add(digest)
 
     def sync(self, digests: Sequence[bytes]) -> None:

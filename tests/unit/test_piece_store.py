@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from blake3 import blake3
 
-from firedoor.errors import Unavailable, Untrusted
+from firedoor.errors import NoRoom, Untrusted
 from firedoor.runtime.piece_store import PieceStore
 
 DATA = b"a stored piece"
@@ -77,7 +77,7 @@ def test_a_disk_that_refuses_is_unavailable_and_leaves_nothing(
 
     with monkeypatch.context() as patched:
         patched.setattr(Path, "replace", refuse)
-        with pytest.raises(Unavailable) as caught:
+        with pytest.raises(NoRoom) as caught:
             store.put(DIGEST, DATA)
     assert ("disk is full" in str(caught.value)) == (number == errno.ENOSPC)
     assert files_in(tmp_path) == []

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import pytest
 
-from agent.plan import Offer, choose
+from agent.plan import Offer, Running, choose, way_back
 
 
 def an_offer(counter: int, *, content: bytes = b"", product: str = "app") -> Offer:
@@ -28,8 +28,8 @@ def chosen(
     refused: tuple[Offer, ...] = (),
 ) -> Offer | None:
     contents = frozenset(offer.content for offer in failed)
-    name = active.manifest if active else None
-    return choose(wanted, ALL, active=name, failed=contents, permits=but(*refused))
+    running = Running(active.manifest, active.counter) if active else None
+    return choose(wanted, ALL, running=running, failed=contents, permits=but(*refused))
 
 
 def test_the_newest_by_counter_is_chosen_whatever_the_order() -> None:
@@ -57,7 +57,7 @@ def test_content_that_failed_here_is_not_taken_under_any_name() -> None:
     found = choose(
         "newest",
         (*ALL, again),
-        active=None,
+        running=None,
         failed=frozenset({THREE.content}),
         permits=but(),
     )
@@ -79,9 +79,43 @@ def test_a_named_version_waits_rather_than_becoming_another() -> None:
 def test_of_two_with_one_counter_every_endpoint_takes_the_same() -> None:
     twin = Offer("app", "2.1", 2, "f" * 64, bytes(32))
     for offers in ((TWO, twin), (twin, TWO)):
-        found = choose("newest", offers, active=None, failed=frozenset(), permits=but())
+        found = choose("newest", offers, running=None, failed=frozenset(), permits=but())
         assert found == twin
 
 
 def test_nothing_offered_is_nothing_chosen() -> None:
-    assert choose("newest", (), active=None, failed=frozenset(), permits=but()) is None
+    assert choose("newest", (), running=None, failed=frozenset(), permits=but()) is None
+
+
+def test_newest_is_not_older_than_a_release_that_the_list_no_longer_has() -> None:
+    gone = Running("f" * 64, 4)
+    assert choose("newest", ALL, running=gone, failed=frozenset(), permits=but()) is None
+    older = Running("f" * 64, 2)
+    assert choose("newest", ALL, running=older, failed=frozenset(), permits=but()) == THREE
+
+
+# --- the way back ------------------------------------------------------------------------------
+
+
+def back(*kept: str, staged: str = "abc", refused: str = "") -> str | None:
+    """The way back from release `c`."""
+    return way_back("c", kept, staged=frozenset(staged), permits=lambda each: each not in refused)
+
+
+def test_the_way_back_is_what_last_ran_well() -> None:
+    assert back("b", "a") == "b"
+
+
+def test_a_release_that_was_well_until_it_was_halted_goes_back_to_the_one_before() -> None:
+    assert back("c", "b") == "b"
+
+
+def test_a_halted_or_removed_release_is_no_way_back() -> None:
+    assert back("b", "a", refused="b") == "a"
+    assert back("b", "a", staged="ac") == "a"
+
+
+def test_without_a_good_release_there_is_no_way_back() -> None:
+    assert back() is None
+    assert back("c", "") is None
+    assert back("b", "a", refused="ab") is None

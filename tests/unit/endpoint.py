@@ -1,0 +1,183 @@
+"""One endpoint on a real host, in folders of a test; a test puts its pieces into its store."""
+
+import asyncio
+import dataclasses
+import shutil
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Any
+
+from agent.handlers.files import FilesHandler
+from agent.installer import Installer
+from agent.journal import Journal
+from agent.lifecycle import Phase
+from firedoor.halt.order import HaltPayload, seal
+from firedoor.identity import FleetId, PeerId, Role
+from firedoor.node import NodeSettings
+from firedoor.pieces.manifest import Manifest, encode_manifest
+from firedoor.runtime.catalogue import Catalogue
+from firedoor.runtime.clocks import Clock
+from firedoor.runtime.host import Host
+from firedoor.runtime.key_files import read_key_file
+from firedoor.runtime.pacing import Budget
+from firedoor.runtime.peer_client import PeerClient
+from firedoor.runtime.settings import ProductSettings
+from firedoor.runtime.tls import credentials_of
+from firedoor.runtime.trust_client import fleet_of
+from firedoor.wire.messages import Message
+from tests.unit.origin_bench import Bench, release
+
+# Far above what a story takes, far below what would hide a hang.
+DEADLINE_S = 20.0
+
+PRODUCT = "app"
+
+
+class PowerCutError(BaseException):
+    """The machine is off. Nothing but a test's outermost loop catches it."""
+
+
+class Endpoint:
+    """An endpoint of a bench's fleet. Each `run` is one life of its process."""
+
+    def __init__(self, bench: Bench, folder: Path, **settings: Any) -> None:
+        self._bench = bench
+        self._folder = folder
+        self._settings = ProductSettings(str(folder / "root"), **{"settle_s": 0.0} | settings)
+        self._published: list[tuple[bytes, Manifest]] = []
+        self.host: Host
+        self.installer: Installer
+
+    def publish(self, version: str, *checks: str) -> None:
+        """Publish a release of one file, `version` in it; its pieces are here at once."""
+        raw = f"content of {version}".encode()
+        made = release(self._bench.store, version, raw)
+        counter = int(version.partition(".")[0])
+        manifest = dataclasses.replace(made, counter=counter, checks=checks)
+        self._bench.publish(manifest)
+        self._published.append((raw, manifest))
+
+    def cloned(self, folder: Path) -> "Endpoint":
+        """The same endpoint on another disk."""
+        shutil.copytree(self._folder, folder, symlinks=True)
+        other = Endpoint(self._bench, folder)
+        other._published = self._published
+        return other
+
+    def run(
+        self,
+        story: Callable[["Endpoint"], Coroutine[Any, Any, None]],
+        *,
+        cut_power: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        """Boot, follow the plan while `story` goes on, and stop. `cut_power` sees each step."""
+        asyncio.run(self._live(story, cut_power))
+
+    async def until(self, holds: Callable[[], bool]) -> None:
+        """Wait until `holds()`; the test's deadline ends what never does."""
+        while not holds():  # the journal has no event to wait for
+            await asyncio.sleep(0.005)
+
+    async def until_runs(self, version: str) -> None:
+        """Wait until this version runs and nothing is under way."""
+        await self.until(lambda: self.state == (version, Phase.IDLE.value))
+
+    @property
+    def state(self) -> tuple[str, str]:
+        """The active version, empty for none, and the phase."""
+        health = self.installer.health()
+        return health.version, health.phase
+
+    def halt(self, scope: str, level: int) -> None:
+        """An operator's order arrives."""
+        key = read_key_file(self._bench.fleet / "keys" / "halt-1.key", str)
+        payload = HaltPayload(1, bytes(16), scope, level, 0, "it is bad")
+        seeds = {key.keyid: key.signing_seed}
+        _, record = seal("halt", payload, fleet=FleetId(key.fleet), keys=seeds)
+        self.host.apply(self.host.node.submit(record, None, self.host.clock.now()))
+
+    # --- Program -------------------------------------------------------------------------------
+
+    def on_message(self, message: Message, sender: PeerId) -> None:
+        pass
+
+    def on_synced(self, peer: PeerId) -> None:
+        pass
+
+    def on_cut(self) -> None:
+        self.installer.stir()
+
+    async def on_complete(self, manifest: str) -> None:
+        del manifest
+        self.installer.stir()
+
+    def on_no_room(self, manifest: str) -> None:
+        pass
+
+    # --- inside --------------------------------------------------------------------------------
+
+    async def _live(
+        self, story: Callable[["Endpoint"], Coroutine[Any, Any, None]], cut: Callable[[str], None]
+    ) -> None:
+        self._folder.mkdir(exist_ok=True)
+        self.host = self._make_host()
+        self._booted = asyncio.Event()
+        journal = Journal(self._folder / "journal.db")
+        handler = FilesHandler(Path(self._settings.root))
+        self.installer = Installer(
+            self.host,
+            PRODUCT,
+            self._settings,
+            journal=Cut(journal, cut),  # type: ignore[arg-type]  # the same, until the power goes
+            handler=Cut(handler, cut),
+            on_change=lambda: None,
+        )
+        try:
+            async with asyncio.timeout(DEADLINE_S), asyncio.TaskGroup() as group:
+                life = group.create_task(self.host.run(self, self._boot()))
+                await self._booted.wait()
+                await story(self)
+                life.cancel()
+        finally:
+            journal.close()
+            self.host.log.close()
+
+    async def _boot(self) -> None:
+        await self.host.catalogue.refresh(self._bench.origin.get)
+        self.host.believe()
+        for raw, manifest in self._published:
+            release(self.host.store, manifest.version, raw)
+            entry = next(e for e in self.host.catalogue.releases if e.version == manifest.version)
+            self.host.catalogue.keep_manifest(entry.manifest, encode_manifest(manifest))
+        self._booted.set()
+        await self.installer.run()
+
+    def _make_host(self) -> Host:
+        clock = Clock()
+        root = (self._bench.fleet / "root.json").read_bytes()
+        key = read_key_file(self._bench.fleet / "origin" / "identity.key", str)
+        state = self._folder / "state"
+        # An origin has nobody to sync with first; all else is as at any endpoint.
+        settings = NodeSettings(PeerId("e" * 32), Role.AGENT, "branch", 7443, is_origin=True)
+        catalogue = Catalogue(state / "metadata", root=root, fleet=fleet_of(root), clock=clock)
+        client = PeerClient(credentials_of(key), clock, Budget(0))
+        return Host(settings, state, catalogue=catalogue, client=client, clock=clock)
+
+
+class Cut:
+    """A thing whose every step `cut` sees before and after it is done."""
+
+    def __init__(self, thing: object, cut: Callable[[str], None]) -> None:
+        self._thing = thing
+        self._cut = cut
+
+    def __getattr__(self, name: str) -> Any:
+        method = getattr(self._thing, name)
+
+        def step(*args: Any, **named: Any) -> Any:
+            self._cut(f"before {name}")
+            done = method(*args, **named)
+            self._cut(f"after {name}")
+            return done
+
+        return step
