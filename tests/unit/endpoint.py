@@ -88,13 +88,14 @@ class Endpoint:
         health = self.installer.health()
         return health.version, health.phase
 
-    def halt(self, scope: str, level: int) -> None:
-        """An operator's order arrives."""
+    async def halt(self, scope: str, level: int) -> None:
+        """An operator's order arrives, and is recorded."""
         key = read_key_file(self._bench.fleet / "keys" / "halt-1.key", str)
         payload = HaltPayload(1, bytes(16), scope, level, 0, "it is bad")
         seeds = {key.keyid: key.signing_seed}
-        _, record = seal("halt", payload, fleet=FleetId(key.fleet), keys=seeds)
+        order, record = seal("halt", payload, fleet=FleetId(key.fleet), keys=seeds)
         self.host.apply(self.host.node.submit(record, None, self.host.clock.now()))
+        await self.until(lambda: order in self.host.node.durable)
 
     # --- Program -------------------------------------------------------------------------------
 

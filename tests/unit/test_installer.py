@@ -106,7 +106,7 @@ def test_a_failed_release_is_never_the_way_back(endpoint: Endpoint) -> None:
 
     async def story(endpoint: Endpoint) -> None:
         await endpoint.until_runs("2.0")
-        endpoint.halt("app==2.0", 6)
+        await endpoint.halt("app==2.0", 6)
         await endpoint.until(lambda: "nothing good" in endpoint.installer.health().detail)
 
     endpoint.run(story)
@@ -139,7 +139,7 @@ def test_a_halt_of_level_6_does_not_wait_for_a_running_check(
 
     async def story(endpoint: Endpoint) -> None:
         await endpoint.until(lambda: endpoint.state == ("2.0", "checking"))
-        endpoint.halt("app==2.0", 6)
+        await endpoint.halt("app==2.0", 6)
         await endpoint.until_runs("1.0")
         await endpoint.until((tmp_path / "endpoint" / "root" / "quarantine").is_dir)
 
@@ -156,7 +156,7 @@ def test_a_halt_of_a_release_that_was_well_takes_it_back_to_the_one_before(
 
     async def story(endpoint: Endpoint) -> None:
         await endpoint.until_runs("2.0")
-        endpoint.halt("app==2.0", 6)
+        await endpoint.halt("app==2.0", 6)
         await endpoint.until_runs("1.0")
 
     endpoint.run(story)
@@ -171,7 +171,7 @@ def test_a_halted_release_is_passed_over_for_the_one_before_it(
 
     async def story(endpoint: Endpoint) -> None:
         await endpoint.until_runs("1.0")
-        endpoint.halt("app==3.0", level)
+        await endpoint.halt("app==3.0", level)
 
     endpoint.run(story)
     endpoint.publish("2.0")
@@ -186,8 +186,7 @@ def test_a_halt_of_level_4_leaves_alone_what_runs(endpoint: Endpoint) -> None:
 
     async def story(endpoint: Endpoint) -> None:
         await endpoint.until_runs("2.0")
-        endpoint.halt("app", 4)
-        await endpoint.until(lambda: bool(endpoint.host.node.durable))
+        await endpoint.halt("app", 4)
 
     endpoint.run(story)
     endpoint.run(runs("2.0"))
