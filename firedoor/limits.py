@@ -5,13 +5,14 @@ What hostile input can make larger stands here; what an administrator sets stand
 
 from firedoor.units import KIB, MIB, Span
 
-# A halt is about 250 bytes; the reason is the only part a person types. One UDP datagram holds it.
-ORDER_BYTES_MAX = 1200
+# A halt is about 250 bytes; the reason is the only part a person types. The longest resume, of 16
+# ids, a reason in four-byte characters and 8 signatures, is 3,400.
+ORDER_BYTES_MAX = 4 * KIB
 
 # A reason is a sentence for the person who reads `firedoor status` at 4 a.m.
 REASON_BYTES_MAX = 400
 
-# A resume names the halts that it lifts; 16 ids of 32 bytes still fit one datagram.
+# A resume names the halts that it lifts; a bad day has a few, and each is read by its signers.
 RESUMED_IDS_MAX = 16
 
 # Signatures under one order: thresholds in practice are 1 to 3; 8 leaves room for rotation.

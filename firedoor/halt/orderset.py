@@ -54,9 +54,14 @@ class OrderSet:
         """Take in a beacon. Returns the ids that it names and that were not named before.
 
         Raises:
+            TooLarge: with what was named before these are more than a set may hold; an honest
+                origin never gets there, a stolen key must not fill memory.
             TooLarge, Malformed, Untrusted: as `read_beacon` says.
         """
         fresh = read_beacon(record, authority) - self._named
+        if len(self._named) + len(fresh) > ORDERS_MAX:
+            size = len(self._named) + len(fresh)
+            raise TooLarge("ids named by beacons", limit=ORDERS_MAX, size=size)
         for order_id in fresh:
             held = self._held.get(order_id)
             if held is not None:

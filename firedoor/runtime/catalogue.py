@@ -17,6 +17,7 @@ from firedoor.limits import MANIFEST_BYTES_MAX
 from firedoor.pieces.manifest import Manifest, decode_manifest
 from firedoor.runtime.clocks import Clock
 from firedoor.runtime.files import durable_write
+from firedoor.runtime.logs import log
 from firedoor.runtime.trust_client import ReleaseEntry, TrustClient
 from firedoor.trust.keys import Authority
 
@@ -135,7 +136,10 @@ class Catalogue:
         self._trust.refresh()
         self.authority = self._trust.authority(self._clock.unix())
         self.timestamp = self._trust.timestamp_version()
-        return self._trust.releases()
+        releases = self._trust.releases()
+        for role, why in self._trust.unlisted.items():
+            log("publisher-unlisted", level="error", role=role, why=why, do="publish or sign anew")
+        return releases
 
     def _refresh_authority(self, targets: int) -> bool:
         """Whether keys for halts could be had without regard to dates."""

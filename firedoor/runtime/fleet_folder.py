@@ -19,6 +19,7 @@ from urllib.parse import quote
 
 from firedoor.errors import Malformed, Unavailable
 from firedoor.identity import FleetId, Role
+from firedoor.limits import SIGNATURES_MAX
 from firedoor.runtime.certificates import issue, make_authority, make_request
 from firedoor.runtime.files import durable_write, sync_folder
 from firedoor.runtime.key_files import KeyFile, write_key_file
@@ -71,8 +72,9 @@ def make_fleet(folder: Path, plan: FleetPlan, now: UnixTime) -> FleetId:
     if folder.exists():
         raise Malformed(str(folder), wanted="a folder that does not exist yet", got="one that does")
     for role, (count, threshold) in plan.counts.items():
-        if not 1 <= threshold <= count:
-            raise Malformed(f"threshold of {role}", wanted=f"1 to {count}", got=str(threshold))
+        most = min(count, SIGNATURES_MAX)
+        if not 1 <= threshold <= most:
+            raise Malformed(f"threshold of {role}", wanted=f"1 to {most}", got=str(threshold))
     half = folder.with_name(f".{folder.name}.half")
     shutil.rmtree(half, ignore_errors=True)
     try:

@@ -29,16 +29,15 @@ from firedoor.identity import FleetId, checked_name
 from firedoor.limits import METADATA_BYTES_MAX
 from firedoor.runtime.files import durable_write, sync_folder
 from firedoor.trust.keys import Authority, authority_of, register
+from firedoor.trust.repository import is_publisher, own_path
 from firedoor.units import UnixTime
 
 Fetch = Callable[[str, int], bytes]
 """Returns the metadata file of that name, at most so many bytes; raises Unavailable or Refused."""
 
 _BASE = "https://mirror.invalid/"
-_RELEASES = "releases/"
-
 # Matches every publisher's paths and can be no release: no name starts with a dash.
-_NO_RELEASE = "releases/-/-"
+_ANY_RELEASE = "releases/-/-"
 
 # python-tuf's own 32 would leave a 32nd publisher's file unverified in silence.
 _DELEGATIONS_MAX = 4096
@@ -85,6 +84,7 @@ class TrustClient:
         self._fetcher = TufFetcher(fetch)
         self._root = root
         self._updater: Updater | None = None
+        self.unlisted: dict[str, str] = {}
         folder.mkdir(parents=True, exist_ok=True)
 
     def refresh(self) -> None:
@@ -190,30 +190,42 @@ class TrustClient:
     def releases(self) -> list[ReleaseEntry]:
         """Every release in signed metadata; `refresh` must have succeeded just before.
 
+        A publisher whose list cannot be believed, for it is past its date for one, lists nothing;
+        `unlisted` then says why, and what it listed before is not open to other publishers.
+
         Raises:
-            Unavailable, Untrusted, Malformed: a publisher's list cannot be had or believed.
+            Unavailable: a publisher's list cannot be had.
+            Malformed: what is kept here is damaged.
         """
         assert self._updater is not None
         delegations = _targets(self._kept("targets.json"), "targets.json").signed.delegations
         # The delegations of now decide, not the files that lie here: a publisher whose role was
         # taken away still has one.
         roles = delegations.roles or {} if delegations is not None else {}
-        publishers = [role for name, role in roles.items() if name.startswith(_RELEASES)]
-        entries: dict[str, ReleaseEntry] = {}
-        for role in publishers:
+        entries: dict[str, ReleaseEntry | None] = {}
+        self.unlisted = {}
+        for role in [role for name, role in roles.items() if is_publisher(name)]:
             # The first role in order of delegation has the word, as in python-tuf's own search.
-            for entry in self._releases_of(role):
-                entries.setdefault(f"{entry.product}/{entry.version}", entry)
+            try:
+                for entry in self._releases_of(role):
+                    entries.setdefault(f"releases/{entry.product}/{entry.version}", entry)
+            except Refused as error:
+                self.unlisted[role.name] = str(error)
+                for path in self._listed_before(role.name):
+                    entries.setdefault(path, None)
         sync_all(self._folder)
-        return list(entries.values())
+        return [entry for entry in entries.values() if entry is not None]
 
     def _releases_of(self, role: DelegatedRole) -> list[ReleaseEntry]:
         assert self._updater is not None
-        if not role.is_delegated_path(_NO_RELEASE):
-            raise Malformed(role.name[:80], wanted="the paths releases/*/*", got="others")
+        own = own_path(role.name)
+        if not (role.is_delegated_path(_ANY_RELEASE) and role.is_delegated_path(own)):
+            raise Malformed(
+                role.name[:80], wanted=f"the paths releases/*/* and {own}", got="others"
+            )
         try:
             # Walks the delegations, and so verifies and keeps the role's file.
-            self._updater.get_targetinfo(_NO_RELEASE)
+            self._updater.get_targetinfo(own)
         except DownloadError as error:
             raise Unavailable(role.name, why=str(error)[:200]) from error
         except (RepositoryError, ValueError) as error:
@@ -223,6 +235,13 @@ class TrustClient:
             raise Unavailable(str(self._folder), why=error.strerror or "disk") from error
         kept = _targets(self._kept(f"{quote(role.name, safe='')}.json"), role.name)
         return [_entry(path, target) for path, target in sorted(kept.signed.targets.items())]
+
+    def _listed_before(self, role: str) -> list[str]:
+        try:
+            kept = _targets(self._kept(f"{quote(role, safe='')}.json"), role)
+        except FiredoorError:
+            return []
+        return sorted(kept.signed.targets)
 
     def _authority_in(self, name: str, root: Metadata[Root], now: UnixTime) -> Authority:
         targets = _targets(self._kept(name), name)

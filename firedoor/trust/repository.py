@@ -31,6 +31,9 @@ from firedoor.trust.keys import NaclSigner, key_of
 # The brake's roles sign records, not targets; a pattern of their own never meets a release.
 BRAKE_ROLES = ("halt", "resume", "promote", "beacon")
 
+_PUBLISHER = "releases/"
+_RELEASE_PATHS = "releases/*/*"
+
 
 @dataclass(frozen=True, slots=True)
 class RoleSeeds:
@@ -43,6 +46,20 @@ class RoleSeeds:
     def keys(self) -> list[Key]:
         """The public keys."""
         return [key_of(seed) for seed in self.seeds]
+
+
+def is_publisher(role: str) -> bool:
+    """Whether this role signs releases."""
+    return role.startswith(_PUBLISHER)
+
+
+def own_path(role: str) -> str:
+    """The target path that this publisher's role is delegated and no other is.
+
+    A client that asks for it walks to that role's file alone: one publisher's expired list must
+    not hide the releases of all the others.
+    """
+    return f"publishers/{role.removeprefix(_PUBLISHER)}"
 
 
 def new_root(
@@ -204,6 +221,6 @@ def _role(seeds: RoleSeeds) -> Role:
 
 
 def _delegated(name: str, seeds: RoleSeeds) -> DelegatedRole:
-    pattern = "releases/*/*" if name.startswith("releases/") else f"{name}/*"
     keyids = [key.keyid for key in seeds.keys]
-    return DelegatedRole(name, keyids, seeds.threshold, terminating=False, paths=[pattern])
+    paths = [_RELEASE_PATHS, own_path(name)] if is_publisher(name) else [f"{name}/*"]
+    return DelegatedRole(name, keyids, seeds.threshold, terminating=False, paths=paths)

@@ -206,12 +206,20 @@ def test_a_halt_that_readers_would_doubt_is_not_signed(payload: HaltPayload) -> 
 
 
 def test_an_order_that_readers_would_find_too_large_is_not_signed() -> None:
+    seeds = {f"{number:064x}": nonce(number) * 2 for number in range(24)}
     with pytest.raises(TooLarge):
-        sealed("halt", replace(halt_payload(), reason="\U0001f525" * REASON_BYTES_MAX), HALT)
+        seal("resume", longest_resume(), fleet=FLEET, keys=seeds)
+
+
+def test_the_longest_resume_fits_the_limit_with_all_its_signatures() -> None:
+    seeds = {f"{number:064x}": nonce(number) * 2 for number in range(SIGNATURES_MAX)}
+    _, record = seal("resume", longest_resume(), fleet=FLEET, keys=seeds)
+    assert len(record) <= ORDER_BYTES_MAX
+
+
+def longest_resume() -> ResumePayload:
     ids = tuple(nonce(number) * 2 for number in range(RESUMED_IDS_MAX))
-    resume = ResumePayload(1, nonce(0), ids, 0, "r" * REASON_BYTES_MAX)
-    with pytest.raises(TooLarge):
-        sealed("resume", resume, RESUME, RESUME_2)
+    return ResumePayload(1, nonce(0), ids, 2**40, "\U0001f525" * REASON_BYTES_MAX)
 
 
 # Forgery.
