@@ -18,22 +18,18 @@ from firedoor.errors import FiredoorError, Unavailable
 from firedoor.identity import PeerId, Role
 from firedoor.runtime import logs
 from firedoor.runtime.clocks import Clock
-from firedoor.runtime.discovery import Discovery
 from firedoor.runtime.pacing import Budget
 from firedoor.runtime.peer_client import PeerClient
-from firedoor.runtime.peer_server import build_app, serve
+from firedoor.runtime.presence import Hooks, present
 from firedoor.runtime.program import (
     Person,
     StateLock,
     guarded,
     make_host,
     read_identity,
-    read_root,
     run_loop,
 )
-from firedoor.runtime.service import Service
 from firedoor.runtime.settings import AgentSettings, read_agent, split_address
-from firedoor.runtime.tls import server_context
 
 # What a status answer may weigh: a few hundred bytes a release and an endpoint.
 STATUS_BYTES_MAX = 64 << 20
@@ -125,34 +121,14 @@ async def _serve(
     daemon: AgentDaemon,
     errand: Callable[[AgentDaemon], Awaitable[None]] | None,
 ) -> None:
-    host = daemon.host
-    app = build_app(
-        Service(host, daemon.more_status),
-        transfers=host.transfers,
-        budget=Budget(settings.limits.send_bytes_per_s),
-        clock=host.clock,
-    )
-    server = await serve(app, settings.listen, server_context(person.credentials))
-    _, fleet = read_root(Path(settings.fleet_root))
-    discovery = Discovery(
-        fleet,
-        person.peer.id,
-        role=Role.AGENT,
-        site=person.peer.site,
-        port=server.port,
-        interfaces=settings.mdns,
-        on_found=lambda peer, role, address: daemon.neighbours.found(peer, address, role),
-        on_lost=daemon.neighbours.lost,
-    )
-    logs.log("agent-started", port=server.port, peer=person.peer.id)
-    try:
-        async with discovery:
-            if errand is None:
-                await daemon.run()
-            else:
-                await _until_done(daemon, errand)
-    finally:
-        await server.close()
+    hooks = Hooks(daemon.more_status, daemon.found, daemon.neighbours.lost)
+    async with present(daemon.host, person, settings, hooks) as discovery:
+        logs.log("agent-started", listen=settings.listen, peer=person.peer.id)
+        daemon.discovery = discovery
+        if errand is None:
+            await daemon.run()
+        else:
+            await _until_done(daemon, errand)
 
 
 async def _until_done(

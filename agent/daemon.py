@@ -7,11 +7,13 @@ from agent.installer import Installer
 from firedoor.dice import Dice
 from firedoor.errors import FiredoorError
 from firedoor.identity import PeerId, Role
-from firedoor.limits import NEIGHBOURS_DIALLED_MAX
+from firedoor.limits import MIRROR_PATIENCE, NEIGHBOURS_DIALLED_MAX
 from firedoor.runtime.dialling import Neighbours, keep_dialling
+from firedoor.runtime.discovery import Discovery
 from firedoor.runtime.host import Host
 from firedoor.runtime.logs import log
 from firedoor.runtime.settings import AgentSettings, split_address
+from firedoor.units import between
 from firedoor.wire.messages import Announce, Health, Message, Recorded, Report, Roster
 
 # While no mirror answers, the keys and the list of releases are asked for this often.
@@ -19,6 +21,9 @@ FIRST_CONTACT_S = 0.5
 
 # An unchanged endpoint still says so, so that status can tell silence from sameness.
 HEALTH_EVERY_S = 30.0
+
+# How often an endpoint looks whether a mirror still answers.
+LOOK_AROUND_S = 1.0
 
 
 class AgentDaemon:
@@ -32,6 +37,7 @@ class AgentDaemon:
         self._refresh_wanted = asyncio.Event()
         self._health_wanted = asyncio.Event()
         self.installers: list[Installer] = []
+        self.discovery: Discovery
         self.neighbours = Neighbours(host, dice, dialled_max=NEIGHBOURS_DIALLED_MAX)
 
     async def run(self) -> None:
@@ -41,7 +47,13 @@ class AgentDaemon:
         dials = [keep_dialling(self.host, each, Role.MIRROR, self._dice) for each in mirrors]
         dials += [keep_dialling(self.host, each, Role.AGENT, self._dice) for each in peers]
         products = [installer.run() for installer in self.installers]
-        workers = (self._refresh(), self._report(), self._first_contact(), self.neighbours.run())
+        workers = (
+            self._refresh(),
+            self._report(),
+            self._first_contact(),
+            self._look_around(),
+            self.neighbours.run(),
+        )
         await self.host.run(self, *workers, *dials, *products)
 
     # --- Program -------------------------------------------------------------------------------
@@ -49,10 +61,9 @@ class AgentDaemon:
     def on_message(self, message: Message, sender: PeerId) -> None:
         """A mirror has news, or an order is durable here."""
         match message:
-            case Announce(timestamp, targets) if sender in self._mirrors():
-                if timestamp != self.host.catalogue.timestamp:
-                    self._announced = (sender, targets)
-                    self._refresh_wanted.set()
+            case Announce(timestamp, targets) if self._is_news(sender, timestamp):
+                self._announced = (sender, targets)
+                self._refresh_wanted.set()
             case Roster(entries) if sender in self._mirrors():
                 for entry in entries:
                     address = (entry.host, entry.port)
@@ -66,6 +77,7 @@ class AgentDaemon:
         """The gates may have opened."""
         if peer in self._mirrors():
             self._health_wanted.set()
+        self._announce(peer)
         self._stir()
 
     def on_cut(self) -> None:
@@ -82,6 +94,10 @@ class AgentDaemon:
         del manifest
         self._stir()
 
+    def found(self, peer: PeerId, role: Role, address: tuple[str, int]) -> None:
+        """A peer is on this LAN, says mDNS."""
+        self.neighbours.found(peer, address, role)
+
     # --- inside --------------------------------------------------------------------------------
 
     def changed(self) -> None:
@@ -96,6 +112,29 @@ class AgentDaemon:
         lines = self.host.lines.values()
         return [line.peer.id for line in lines if line.peer.role is Role.MIRROR]
 
+    def _is_news(self, sender: PeerId, timestamp: int) -> bool:
+        """Whether to ask `sender` for its metadata; an endpoint only while no mirror answers."""
+        mirrors, mine = self._mirrors(), self.host.catalogue.timestamp
+        return timestamp != mine if sender in mirrors else not mirrors and timestamp > mine
+
+    def _announce(self, peer: PeerId) -> None:
+        """Tell an endpoint what there is: it may have missed the mirror's own word."""
+        authority, line = self.host.catalogue.authority, self.host.lines.get(peer)
+        if authority is not None and line is not None and line.peer.role is Role.AGENT:
+            timestamp = self.host.catalogue.timestamp
+            self.host.send(peer, Announce(timestamp, authority.targets_version))
+
+    async def _look_around(self) -> None:
+        """Browse for endpoints while no mirror answers: a roster is a mirror's."""
+        now = self.host.clock.now
+        seen_at = now()
+        while True:
+            if self._mirrors():
+                seen_at = now()
+            is_alone = between(seen_at, now()) >= MIRROR_PATIENCE
+            await self.discovery.browse_widely(is_wanted=is_alone)
+            await asyncio.sleep(LOOK_AROUND_S)
+
     async def _refresh(self) -> None:
         while True:
             await self._refresh_wanted.wait()
@@ -106,22 +145,29 @@ class AgentDaemon:
             except FiredoorError as error:
                 log("refresh-failed", level="warning", why=str(error))
             self.host.believe()
+            for peer in list(self.host.lines):
+                self._announce(peer)
             self._stir()
 
     async def _first_contact(self) -> None:
         """Metadata before the first conversation: without keys no order can be checked."""
         while not self.host.trusted.is_set():
-            addresses = [split_address(text) for text in self._settings.mirrors]
-            addresses += self.neighbours.addresses(Role.MIRROR)
-            for host, port in addresses:
-                await self._contact(host, port)
+            for host, port, role in self._known_addresses():
+                await self._contact(host, port, role)
                 if self.host.trusted.is_set():
                     return
             await asyncio.sleep(FIRST_CONTACT_S * (0.5 + self._dice.fraction()))
 
-    async def _contact(self, host: str, port: int) -> None:
+    def _known_addresses(self) -> list[tuple[str, int, Role]]:
+        known = [(Role.MIRROR, split_address(text)) for text in self._settings.mirrors]
+        known += [(Role.MIRROR, each) for each in self.neighbours.addresses(Role.MIRROR)]
+        known += [(Role.AGENT, split_address(text)) for text in self._settings.peers]
+        known += [(Role.AGENT, each) for each in self.neighbours.addresses(Role.AGENT)]
+        return [(host, port, role) for role, (host, port) in known]
+
+    async def _contact(self, host: str, port: int, role: Role) -> None:
         async def get(path: str, limit: int) -> bytes:
-            return await self.host.client.get(host, port, path, role=Role.MIRROR, limit=limit)
+            return await self.host.client.get(host, port, path, role=role, limit=limit)
 
         try:
             await self.host.catalogue.refresh(get)

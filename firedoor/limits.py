@@ -54,6 +54,9 @@ METADATA_BYTES_MAX = 16 * MIB
 # Peers named in one roster: more neighbours than a site has endpoints help nobody.
 ROSTER_MAX = 1024
 
+# Endpoints whose reports one mirror keeps: a fleet of this version; 64 MB of reports of 1 kB.
+ENDPOINTS_MAX = 65_536
+
 # Certificate requests are 300 bytes.
 ENROLMENT_BYTES_MAX = 8 * KIB
 

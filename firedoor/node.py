@@ -148,7 +148,11 @@ class Node:
                 continue
             self.durable.add(order.id)
         if beacon:
-            self._name(beacon, authority)
+            try:
+                self._name(beacon, authority)
+            except Refused as error:
+                # Its key was turned; the origin's next beacon names all of it again.
+                self._count(error)
         return self._apply(now)
 
     def learn(self, manifest: str, subject: Subject, now: Instant) -> list[Effect]:
@@ -409,8 +413,9 @@ class Node:
         wanted = self.swarm.wanted()
         if wanted:
             effects.append(Send(session.peer.id, Interest(tuple(wanted[:256]))))
-        is_source = session.is_upstream or session.peer.role is Role.AGENT
-        if is_source and session.peer.is_current:
+        # Whether its certificate is within its dates is for the giver of pieces to judge: a machine
+        # whose own clock is wrong would find nobody current, and pieces prove themselves.
+        if session.is_upstream or session.peer.role is Role.AGENT:
             effects += self.swarm.peer_joined(session.peer.id, session.is_upstream, now)
         return effects
 

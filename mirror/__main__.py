@@ -1,8 +1,8 @@
 """`firedoor-mirror`: put a mirror together from its settings and run it."""
 
-import asyncio
 import sys
 from collections.abc import Callable
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 from firedoor.dice import Dice
@@ -10,24 +10,22 @@ from firedoor.errors import Unavailable
 from firedoor.identity import Role
 from firedoor.runtime import logs
 from firedoor.runtime.clocks import Clock
-from firedoor.runtime.discovery import Discovery
 from firedoor.runtime.host import Host
-from firedoor.runtime.pacing import Budget
-from firedoor.runtime.peer_server import build_app, serve
+from firedoor.runtime.peer_server import serve
+from firedoor.runtime.presence import Hooks, present
 from firedoor.runtime.program import (
     Person,
     StateLock,
     main_of,
     make_host,
     read_identity,
-    read_root,
     run_loop,
 )
-from firedoor.runtime.service import Service
 from firedoor.runtime.settings import MirrorSettings, read_mirror, split_address
-from firedoor.runtime.tls import enrolment_server_context, server_context
+from firedoor.runtime.tls import enrolment_server_context
 from mirror.api.origin_routes import Forwarder, enrolment_app, forward_routes, routes
 from mirror.daemon import MirrorDaemon, state_folder
+from mirror.endpoints import Endpoints
 from mirror.origin import Origin
 
 
@@ -67,8 +65,14 @@ async def _run(settings: MirrorSettings, state: Path) -> None:
     if settings.origin_folder:
         origin = Origin(home, state, store=host.store, passphrase=_passphrase(settings))
     dice = Dice(clock.seed())
-    daemon = MirrorDaemon(host, upstream=settings.upstream, origin=origin, dice=dice)
-    await _serve(settings, person, daemon, host=host, origin=origin)
+    endpoints = Endpoints(state / "mirror.sqlite")
+    daemon = MirrorDaemon(
+        host, upstream=settings.upstream, origin=origin, endpoints=endpoints, dice=dice
+    )
+    try:
+        await _serve(settings, person, daemon, host=host, origin=origin)
+    finally:
+        endpoints.close()
 
 
 async def _serve(
@@ -81,37 +85,18 @@ async def _serve(
 ) -> None:
     forwarder = Forwarder(host.client, settings.upstream, person.credentials.ca)
     extra = routes(origin, host.store, daemon.published) if origin else forward_routes(forwarder)
-    app = build_app(
-        Service(host, daemon.more_status),
-        transfers=host.transfers,
-        budget=Budget(settings.limits.send_bytes_per_s),
-        clock=host.clock,
-        extra_routes=extra,
-    )
-    server = await serve(app, settings.listen, server_context(person.credentials))
-    servers = [server]
-    if settings.enrol_listen:
-        enrolment = enrolment_app(origin or forwarder)
-        context = enrolment_server_context(person.credentials)
-        servers.append(await serve(enrolment, settings.enrol_listen, context))
-    _, fleet = read_root(Path(settings.fleet_root))
-    discovery = Discovery(
-        fleet,
-        person.peer.id,
-        role=Role.MIRROR,
-        site=person.peer.site,
-        port=server.port,
-        interfaces=settings.mdns,
-        on_found=lambda peer, role, address: daemon.neighbours.found(peer, address, role),
-        on_lost=daemon.neighbours.lost,
-    )
-    logs.log("mirror-started", port=server.port, peer=person.peer.id)
-    try:
-        async with discovery:
-            await daemon.run()
-    finally:
-        await asyncio.gather(*(each.close() for each in servers), host.client.close())
-        host.log.close()
+    hooks = Hooks(daemon.more_status, daemon.found, daemon.neighbours.lost, extra)
+    async with AsyncExitStack() as stack:
+        stack.callback(host.log.close)
+        stack.push_async_callback(host.client.close)
+        if settings.enrol_listen:
+            context = enrolment_server_context(person.credentials)
+            enrolment = enrolment_app(origin or forwarder)
+            enrolling = await serve(enrolment, settings.enrol_listen, context)
+            stack.push_async_callback(enrolling.close)
+        await stack.enter_async_context(present(host, person, settings, hooks))
+        logs.log("mirror-started", listen=settings.listen, peer=person.peer.id)
+        await daemon.run()
 
 
 def _passphrase(settings: MirrorSettings) -> Callable[[], str]:

@@ -5,6 +5,7 @@ when an order is durable, and it answers publishers and enrolments.
 """
 
 import asyncio
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from firedoor.runtime.logs import log
 from firedoor.runtime.settings import split_address
 from firedoor.runtime.trust_client import ReleaseEntry
 from firedoor.wire.messages import Announce, Health, Message, Recorded, Report
+from mirror.endpoints import Endpoints
 from mirror.origin import Origin
 
 # The timestamp is looked at this often; mirror/origin.py signs it anew long before it expires.
@@ -27,6 +29,9 @@ RESIGN_LOOK_S = 600.0
 
 # After a failed sync from upstream, beyond what its next announcement will start anyway.
 SYNC_AGAIN_S = 2.0
+
+# Reports in one frame: of 1 kB each, a quarter of what a frame may hold.
+REPORTS_MAX = 128
 
 # A full disk is emptied by a person or a rotation of logs, not within a second.
 NO_ROOM_S = 5.0
@@ -36,7 +41,13 @@ class MirrorDaemon:
     """One mirror's workers over its host."""
 
     def __init__(
-        self, host: Host, *, upstream: tuple[str, ...], origin: Origin | None, dice: Dice
+        self,
+        host: Host,
+        *,
+        upstream: tuple[str, ...],
+        origin: Origin | None,
+        endpoints: Endpoints,
+        dice: Dice,
     ) -> None:
         self._host = host
         self._upstream = upstream
@@ -45,7 +56,7 @@ class MirrorDaemon:
         self._sync_wanted = asyncio.Event()
         self._syncing = asyncio.Lock()
         self._announced_targets = 0
-        self.reports: dict[str, tuple[Report, float]] = {}
+        self._endpoints = endpoints
         self.neighbours = Neighbours(host, dice, dialled_max=ROSTER_MAX)
 
     async def run(self) -> None:
@@ -54,7 +65,8 @@ class MirrorDaemon:
         dials = [keep_dialling(self._host, each, Role.MIRROR, self._dice) for each in addresses]
         origin = [self._resign()] if self._origin is not None else []
         self._sync_wanted.set()
-        await self._host.run(self, self._sync(), self.neighbours.run(), *dials, *origin)
+        workers = (self._sync(), self.neighbours.run(), self._endpoints.keep_saving())
+        await self._host.run(self, *workers, *dials, *origin)
 
     # --- Program -------------------------------------------------------------------------------
 
@@ -66,7 +78,7 @@ class MirrorDaemon:
                     self._announced_targets = targets
                     self._sync_wanted.set()
             case Health(reports):
-                self._take(reports)
+                self._take(self._believable(reports, sender))
             case Recorded() if sender == self._host.settings.me and self._origin is not None:
                 self._sign_beacon()
             case _:
@@ -77,8 +89,8 @@ class MirrorDaemon:
         self._announce(peer)
         if peer in self._upstream_ids():
             self._sync_wanted.set()
-            reports = tuple(report for report, _ in self.reports.values())
-            self._host.send(peer, Health(reports[:ROSTER_MAX]))
+            for reports in _in_parts(self._endpoints.reports()):
+                self._host.send(peer, Health(reports))
 
     def on_cut(self) -> None:
         """A resume may let a release move again."""
@@ -92,6 +104,11 @@ class MirrorDaemon:
         """The disk is full: what is here is served on, the rest is tried again later."""
         del manifest
         self._host.start(self._sync_later())
+
+    def found(self, peer: PeerId, role: Role, address: tuple[str, int]) -> None:
+        """A peer is on this LAN, says mDNS. Mirrors are reached by their settings alone."""
+        if role is Role.AGENT:
+            self.neighbours.found(peer, address, role)
 
     # --- inside --------------------------------------------------------------------------------
 
@@ -175,38 +192,26 @@ class MirrorDaemon:
                 self._sync_wanted.set()
             await asyncio.sleep(RESIGN_LOOK_S)
 
+    def _believable(self, reports: tuple[Report, ...], sender: PeerId) -> tuple[Report, ...]:
+        """What `sender` may report: an agent itself, a mirror below this one its endpoints."""
+        peer = self._host.lines[sender].peer
+        if peer.role is Role.AGENT:
+            return tuple(
+                replace(report, role=peer.role.value, site=peer.site)
+                for report in reports[:1]
+                if report.id == sender
+            )
+        return reports if peer.role is Role.MIRROR and sender not in self._upstream_ids() else ()
+
     def _take(self, reports: tuple[Report, ...]) -> None:
-        now = self._host.clock.unix()
-        for report in reports:
-            if len(self.reports) < ROSTER_MAX * 64 or report.id in self.reports:
-                self.reports[report.id] = (report, now)
+        self._endpoints.take(reports, self._host.clock.unix())
         for upstream in self._upstream_ids():
             self._host.send(upstream, Health(reports))
 
     def more_status(self) -> dict[str, Any]:
         """What a mirror's status has beside the common part."""
-        return {
-            "endpoints": [
-                {
-                    "id": report.id,
-                    "site": report.site,
-                    "seen_at": seen,
-                    "is_connected": report.id in self._host.lines,
-                    "orders": list(report.orders),
-                    "products": [
-                        {
-                            "product": product.product,
-                            "version": product.version,
-                            "manifest": product.manifest,
-                            "phase": product.phase,
-                            "detail": product.detail,
-                        }
-                        for product in report.products
-                    ],
-                }
-                for report, seen in sorted(self.reports.values(), key=lambda pair: pair[0].id)
-            ]
-        }
+        enrolled = self._origin.enrolled() if self._origin is not None else ()
+        return {"endpoints": self._endpoints.table(self._host.lines, enrolled)}
 
 
 class FirstContact:
@@ -221,6 +226,10 @@ class FirstContact:
         """The body at `path`; raises Unavailable or Refused."""
         client = self._host.client
         return await client.get(self._address, self._port, path, role=Role.MIRROR, limit=limit)
+
+
+def _in_parts(reports: tuple[Report, ...]) -> list[tuple[Report, ...]]:
+    return [reports[at : at + REPORTS_MAX] for at in range(0, len(reports), REPORTS_MAX)]
 
 
 def _newest_first(entry: ReleaseEntry) -> int:

@@ -120,6 +120,13 @@ class Enrolments:
             raise Untrusted(f"peer {peer[:12]}", wanted="an enrolled peer", got="an unknown one")
         return Grant(Role(row[0]), row[1])
 
+    def peers(self, role: Role) -> list[tuple[PeerId, str]]:
+        """Id and site of everyone who was ever enrolled in a role, in order of id."""
+        query = "SELECT id, site FROM peers WHERE role = ? ORDER BY id"
+        with self._lock:
+            rows = self._base.execute(query, (role.value,)).fetchall()
+        return [(PeerId(row[0]), str(row[1])) for row in rows]
+
 
 def _digest(secret: str) -> str:
     return sha256(secret.encode()).hexdigest()

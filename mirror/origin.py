@@ -31,6 +31,7 @@ from firedoor.runtime.piece_store import PieceStore
 from firedoor.trust.keys import NaclSigner
 from firedoor.units import UnixTime
 from firedoor.wire.codec import record
+from firedoor.wire.messages import Report
 from mirror.enrolments import Enrolments
 from mirror.metadata import MetadataFolder, check_offer
 
@@ -140,6 +141,11 @@ class Origin:
         return beacon
 
     # --- enrolment -----------------------------------------------------------------------------
+
+    def enrolled(self) -> list[Report]:
+        """An empty report for every endpoint that was ever enrolled."""
+        peers = self._enrolments.peers(Role.AGENT)
+        return [Report(peer, Role.AGENT.value, site, (), ()) for peer, site in peers]
 
     def issue_token(self, role: Role, site: str, span_s: int) -> str:
         """The secret of a new token; raises as `Enrolments.issue`."""

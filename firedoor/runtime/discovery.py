@@ -50,6 +50,7 @@ class Discovery:
         self._on_lost = on_lost
         self._zeroconf: AsyncZeroconf | None = None
         self._browser: AsyncServiceBrowser | None = None
+        self._wide_browser: AsyncServiceBrowser | None = None
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def __aenter__(self) -> "Discovery":
@@ -84,11 +85,24 @@ class Discovery:
         """Say good-bye and stop."""
         for task in self._tasks:
             task.cancel()
-        if self._browser is not None:
-            await self._browser.async_cancel()
+        for browser in (self._browser, self._wide_browser):
+            if browser is not None:
+                await browser.async_cancel()
         if self._zeroconf is not None:
             await self._zeroconf.async_unregister_all_services()
             await self._zeroconf.async_close()
+
+    async def browse_widely(self, *, is_wanted: bool) -> None:
+        """Look for endpoints too, or no longer: where no mirror answers, nobody has a roster."""
+        if self._zeroconf is None or is_wanted == (self._wide_browser is not None):
+            return
+        if self._wide_browser is not None:
+            await self._wide_browser.async_cancel()
+            self._wide_browser = None
+            return
+        self._wide_browser = AsyncServiceBrowser(
+            self._zeroconf.zeroconf, [TYPE], handlers=[self._changed]
+        )
 
     def _changed(
         self,

@@ -420,7 +420,10 @@ class Host:
 
 
 class Getter:
-    """A `Get` of catalogue.py over this host's connections."""
+    """A `Get` of catalogue.py over this host's connections: mirrors, or peers where there is none.
+
+    What it brings proves itself, so whoever has it will do.
+    """
 
     def __init__(self, host: Host, source: PeerId | None) -> None:
         self._host = host
@@ -428,10 +431,10 @@ class Getter:
 
     async def __call__(self, path: str, limit: int) -> bytes:
         """The body at `path`; raises Unavailable or Refused."""
-        mirrors = [
-            line.peer.id for line in self._host.lines.values() if line.peer.role is Role.MIRROR
-        ]
-        source = self._source if self._source in mirrors else next(iter(mirrors), None)
+        peers = [line.peer for line in self._host.lines.values()]
+        able = [peer.id for peer in peers if peer.role is Role.MIRROR]
+        able = able or [peer.id for peer in peers if peer.role is Role.AGENT]
+        source = self._source if self._source in able else next(iter(able), None)
         if source is None:
             raise Unavailable(path, why="no mirror is connected")
         address, port = self._host.address_of(source)

@@ -149,8 +149,16 @@ def make_host(
     is_origin: bool = False,
     has_mirrors: bool = True,
 ) -> Host:
-    """A host on this state folder."""
+    """A host on this state folder.
+
+    Raises:
+        Malformed: the root is of another fleet than the identity, or is none.
+        Unavailable: the root or the state folder cannot be read.
+    """
     root, fleet = read_root(Path(root_path))
+    if person.key.fleet != fleet:
+        wanted, got = f"an identity of fleet {fleet[:12]}", person.key.fleet[:12]
+        raise Malformed(str(root_path), wanted=wanted, got=got)
     catalogue = Catalogue(state / "metadata", root=root, fleet=fleet, clock=clock)
     client = PeerClient(person.credentials, clock, Budget(limits.receive_bytes_per_s))
     settings = NodeSettings(

@@ -1,0 +1,62 @@
+"""How a program is there for its peers: the one mTLS port, and its advertisement on the LAN."""
+
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from aiohttp import web
+
+from firedoor.identity import FleetId, PeerId
+from firedoor.runtime.discovery import Discovery, Found
+from firedoor.runtime.host import Host
+from firedoor.runtime.pacing import Budget
+from firedoor.runtime.peer_server import build_app, serve
+from firedoor.runtime.program import Person
+from firedoor.runtime.service import Service
+from firedoor.runtime.settings import AgentSettings, MirrorSettings
+from firedoor.runtime.tls import server_context
+
+
+@dataclass(frozen=True, slots=True)
+class Hooks:
+    """What a program adds: to its status, to its routes, and when a peer is found or lost."""
+
+    more_status: Callable[[], dict[str, Any]]
+    on_found: Found
+    on_lost: Callable[[PeerId], None]
+    routes: Sequence[web.RouteDef] = ()
+
+
+@asynccontextmanager
+async def present(
+    host: Host, person: Person, settings: AgentSettings | MirrorSettings, hooks: Hooks
+) -> AsyncIterator[Discovery]:
+    """Listen and advertise while entered.
+
+    Raises:
+        Unavailable: the address is taken or not this machine's, or an mDNS interface is not.
+    """
+    app = build_app(
+        Service(host, hooks.more_status),
+        transfers=host.transfers,
+        budget=Budget(settings.limits.send_bytes_per_s),
+        clock=host.clock,
+        extra_routes=hooks.routes,
+    )
+    server = await serve(app, settings.listen, server_context(person.credentials))
+    discovery = Discovery(
+        FleetId(person.key.fleet),
+        person.peer.id,
+        role=person.peer.role,
+        site=person.peer.site,
+        port=server.port,
+        interfaces=settings.mdns,
+        on_found=hooks.on_found,
+        on_lost=hooks.on_lost,
+    )
+    try:
+        async with discovery:
+            yield discovery
+    finally:
+        await server.close()

@@ -1,0 +1,126 @@
+"""What the endpoints below this mirror last said of themselves, kept through a restart.
+
+A report is a claim, not a proof; of each endpoint the newest counts. Memory is what is asked; the
+file follows within a second or so, for a lost report is said again within half a minute.
+"""
+
+import asyncio
+import sqlite3
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from firedoor.errors import Refused, Unavailable
+from firedoor.identity import PeerId
+from firedoor.limits import ENDPOINTS_MAX, FRAME_BYTES_MAX
+from firedoor.runtime.logs import log
+from firedoor.units import UnixTime
+from firedoor.wire.codec import decode, encode
+from firedoor.wire.messages import Report
+
+_TABLE = """CREATE TABLE IF NOT EXISTS endpoints (
+  id TEXT PRIMARY KEY, seen_at INTEGER NOT NULL, report BLOB NOT NULL) STRICT"""
+
+# A thousand endpoints that report at once become one transaction.
+FLUSH_S = 1.0
+
+
+Row = dict[str, Any]
+
+
+class Endpoints:
+    """The newest report of each endpoint, in one SQLite file.
+
+    Raises:
+        Unavailable: on opening, the file cannot be used.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._reports: dict[PeerId, tuple[Report, UnixTime]] = {}
+        self._unsaved: set[PeerId] = set()
+        try:
+            self._base = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
+            self._base.execute("PRAGMA journal_mode = WAL")
+            self._base.execute("PRAGMA synchronous = FULL")
+            self._base.execute(_TABLE)
+            rows = self._base.execute("SELECT seen_at, report FROM endpoints").fetchall()
+        except sqlite3.Error as error:
+            raise Unavailable(str(path), why=str(error)) from error
+        for seen_at, data in rows:
+            self._load(UnixTime(seen_at), data)
+
+    def close(self) -> None:
+        """Save what is not yet, and let go of the file."""
+        self._save(self._unsaved_rows())
+        self._base.close()
+
+    def take(self, reports: Iterable[Report], now: UnixTime) -> None:
+        """These came in just now. Above ENDPOINTS_MAX only known endpoints are kept."""
+        for report in reports:
+            peer = PeerId(report.id)
+            if peer in self._reports or len(self._reports) < ENDPOINTS_MAX:
+                self._reports[peer] = (report, now)
+                self._unsaved.add(peer)
+
+    def reports(self) -> tuple[Report, ...]:
+        """The newest report of each endpoint, in order of id."""
+        return tuple(report for report, _ in self._sorted())
+
+    def table(self, connected: Iterable[PeerId], enrolled: Iterable[Report]) -> list[Row]:
+        """The `endpoints` of a status. `enrolled`: those who should be there, heard of or not."""
+        here = set(connected)
+        silent = [(each, UnixTime(0)) for each in enrolled if each.id not in self._reports]
+        pairs = [*self._sorted(), *silent]
+        return [_row(report, seen) | {"is_connected": report.id in here} for report, seen in pairs]
+
+    async def keep_saving(self) -> None:
+        """Write what is new to the file, for ever."""
+        while True:
+            await asyncio.sleep(FLUSH_S)
+            rows = self._unsaved_rows()
+            if rows:
+                await asyncio.to_thread(self._save, rows)
+
+    def _sorted(self) -> list[tuple[Report, UnixTime]]:
+        return [self._reports[peer] for peer in sorted(self._reports)]
+
+    def _unsaved_rows(self) -> list[tuple[PeerId, UnixTime, bytes]]:
+        peers, self._unsaved = self._unsaved, set()
+        pairs = [(peer, self._reports[peer]) for peer in sorted(peers)]
+        return [(peer, seen_at, encode(report)) for peer, (report, seen_at) in pairs]
+
+    def _save(self, rows: list[tuple[PeerId, UnixTime, bytes]]) -> None:
+        try:
+            with self._base:
+                self._base.execute("BEGIN")
+                self._base.executemany("INSERT OR REPLACE INTO endpoints VALUES (?, ?, ?)", rows)
+        except sqlite3.Error as error:
+            # They are said again within half a minute.
+            log("reports-not-saved", level="error", why=str(error), do="free disk space")
+
+    def _load(self, seen_at: UnixTime, data: bytes) -> None:
+        try:
+            report = decode(Report, data, what="kept report", limit=FRAME_BYTES_MAX)
+        except Refused as error:
+            log("kept-report-refused", level="warning", why=str(error))
+            return
+        self._reports[PeerId(report.id)] = (report, seen_at)
+
+
+def _row(report: Report, seen_at: UnixTime) -> Row:
+    return {
+        "id": report.id,
+        "site": report.site,
+        "seen_at": seen_at,
+        "orders": list(report.orders),
+        "products": [
+            {
+                "product": product.product,
+                "version": product.version,
+                "manifest": product.manifest,
+                "phase": product.phase,
+                "detail": product.detail,
+            }
+            for product in report.products
+        ],
+    }

@@ -1,0 +1,80 @@
+"""What a mirror remembers of its endpoints' own words."""
+
+import sqlite3
+from pathlib import Path
+
+import pytest
+
+from firedoor.errors import Unavailable
+from firedoor.identity import PeerId
+from firedoor.units import UnixTime
+from firedoor.wire.messages import ProductHealth, Report
+from mirror import endpoints
+from mirror.endpoints import Endpoints
+
+ONE, TWO = PeerId("1" * 32), PeerId("2" * 32)
+
+
+def report(peer: PeerId, version: str = "1.0") -> Report:
+    product = ProductHealth("kiosk", version, "ab" * 32, "idle")
+    return Report(peer, "agent", "branch", (product,), ())
+
+
+def kept(path: Path) -> dict[str, tuple[int, str]]:
+    """When each endpoint was heard, and what it runs, as another process would read it."""
+    opened = Endpoints(path)
+    rows = opened.table((), ())
+    opened.close()
+    return {row["id"]: (row["seen_at"], row["products"][0]["version"]) for row in rows}
+
+
+def test_the_newest_report_of_each_endpoint_outlives_the_process(tmp_path: Path) -> None:
+    path = tmp_path / "mirror.sqlite"
+    opened = Endpoints(path)
+    opened.take([report(ONE), report(TWO)], UnixTime(100))
+    opened.take([report(ONE, "2.0")], UnixTime(200))
+    opened.close()
+    assert kept(path) == {ONE: (200, "2.0"), TWO: (100, "1.0")}
+
+
+def test_who_was_enrolled_and_never_heard_of_is_shown_as_silent(tmp_path: Path) -> None:
+    opened = Endpoints(tmp_path / "mirror.sqlite")
+    opened.take([report(ONE)], UnixTime(100))
+    enrolled = [Report(each, "agent", "branch", (), ()) for each in (ONE, TWO)]
+    rows = opened.table([ONE], enrolled)
+    opened.close()
+    assert [(row["id"], row["seen_at"], row["is_connected"]) for row in rows] == [
+        (ONE, 100, True),
+        (TWO, 0, False),
+    ]
+
+
+def test_a_fleet_above_the_limit_keeps_those_that_are_known(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(endpoints, "ENDPOINTS_MAX", 1)
+    path = tmp_path / "mirror.sqlite"
+    opened = Endpoints(path)
+    opened.take([report(ONE), report(TWO)], UnixTime(100))
+    opened.take([report(ONE, "2.0")], UnixTime(200))
+    opened.close()
+    assert kept(path) == {ONE: (200, "2.0")}
+
+
+def test_a_row_that_cannot_be_read_costs_no_other(tmp_path: Path) -> None:
+    path = tmp_path / "mirror.sqlite"
+    opened = Endpoints(path)
+    opened.take([report(ONE), report(TWO)], UnixTime(100))
+    opened.close()
+    base = sqlite3.connect(path)
+    base.execute("UPDATE endpoints SET report = x'c1' WHERE id = ?", (ONE,))
+    base.commit()
+    base.close()
+    assert set(kept(path)) == {TWO}
+
+
+def test_a_file_that_is_no_database_is_said(tmp_path: Path) -> None:
+    path = tmp_path / "mirror.sqlite"
+    path.write_bytes(b"no database" * 100)
+    with pytest.raises(Unavailable, match=r"not a database"):
+        Endpoints(path)
