@@ -29,7 +29,7 @@ from firedoor.runtime.program import (
     read_identity,
     run_loop,
 )
-from firedoor.runtime.settings import AgentSettings, read_agent, split_address
+from firedoor.runtime.settings import AgentSettings, ProductSettings, read_agent, split_address
 
 # What a status answer may weigh: a few hundred bytes a release and an endpoint.
 STATUS_BYTES_MAX = 64 << 20
@@ -88,7 +88,6 @@ async def _run(
 ) -> None:
     clock = Clock()
     person = _person(settings, clock)
-    has_mirrors = bool(settings.mirrors or settings.mdns)
     host = make_host(
         person,
         state,
@@ -96,23 +95,28 @@ async def _run(
         port=split_address(settings.listen)[1],
         limits=settings.limits,
         clock=clock,
-        has_mirrors=has_mirrors,
+        has_mirrors=bool(settings.mirrors),
     )
     daemon = AgentDaemon(host, settings, Dice(clock.seed()))
-    journal = Journal(state / "journal.db")
-    for name, product in settings.products.items() if errand is None else ():
-        handler = FilesHandler(Path(product.root).expanduser())
-        daemon.installers.append(
-            Installer(
-                host, name, product, journal=journal, handler=handler, on_change=daemon.changed
-            )
-        )
+    if errand is None:
+        daemon.make_installers = lambda journal: [
+            _installer(daemon, name, product, journal)
+            for name, product in settings.products.items()
+        ]
     try:
         await _serve(settings, person, daemon, errand)
     finally:
-        journal.close()
         await host.client.close()
         host.log.close()
+
+
+def _installer(
+    daemon: AgentDaemon, name: str, product: ProductSettings, journal: Journal
+) -> Installer:
+    handler = FilesHandler(Path(product.root).expanduser())
+    return Installer(
+        daemon.host, name, product, journal=journal, handler=handler, on_change=daemon.changed
+    )
 
 
 async def _serve(

@@ -1,9 +1,12 @@
 """The endpoint: follows its products, passes pieces on, obeys and spreads orders."""
 
 import asyncio
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
-from agent.installer import Installer
+from agent.installer import Installer, idle_row
+from agent.journal import Journal
 from firedoor.dice import Dice
 from firedoor.errors import FiredoorError
 from firedoor.identity import PeerId, Role
@@ -19,8 +22,17 @@ from firedoor.wire.messages import Announce, Health, Message, Recorded, Report, 
 # While no mirror answers, the keys and the list of releases are asked for this often.
 FIRST_CONTACT_S = 0.5
 
+# Halts in force of which an endpoint says that it has recorded them.
+ORDERS_SAID_MAX = 64
+
 # An unchanged endpoint still says so, so that status can tell silence from sameness.
 HEALTH_EVERY_S = 30.0
+
+# After news that nobody could bring whole: a mirror that restarts takes about as long.
+REFRESH_AGAIN_S = 2.0
+
+# A journal that cannot be opened (a full disk, a damaged file) is tried again this often.
+JOURNAL_AGAIN_S = 10.0
 
 # How often an endpoint looks whether a mirror still answers.
 LOOK_AROUND_S = 1.0
@@ -33,10 +45,12 @@ class AgentDaemon:
         self.host = host
         self._settings = settings
         self._dice = dice
-        self._announced: tuple[PeerId, int] | None = None
+        self._announced: dict[PeerId, Announce] = {}
         self._refresh_wanted = asyncio.Event()
         self._health_wanted = asyncio.Event()
         self.installers: list[Installer] = []
+        self.make_installers: Callable[[Journal], list[Installer]] = lambda _: []
+        self._hindrance = ""
         self.discovery: Discovery
         self.neighbours = Neighbours(host, dice, dialled_max=NEIGHBOURS_DIALLED_MAX)
 
@@ -46,29 +60,29 @@ class AgentDaemon:
         peers = [split_address(text) for text in self._settings.peers]
         dials = [keep_dialling(self.host, each, Role.MIRROR, self._dice) for each in mirrors]
         dials += [keep_dialling(self.host, each, Role.AGENT, self._dice) for each in peers]
-        products = [installer.run() for installer in self.installers]
         workers = (
+            self._install(),
             self._refresh(),
             self._report(),
             self._first_contact(),
             self._look_around(),
             self.neighbours.run(),
         )
-        await self.host.run(self, *workers, *dials, *products)
+        await self.host.run(self, *workers, *dials)
 
     # --- Program -------------------------------------------------------------------------------
 
     def on_message(self, message: Message, sender: PeerId) -> None:
         """A mirror has news, or an order is durable here."""
         match message:
-            case Announce(timestamp, targets) if self._is_news(sender, timestamp):
-                self._announced = (sender, targets)
+            case Announce():
+                self._announced[sender] = message
                 self._refresh_wanted.set()
             case Roster(entries) if sender in self._mirrors():
                 for entry in entries:
                     address = (entry.host, entry.port)
                     self.neighbours.found(PeerId(entry.id), address, Role.AGENT)
-            case Recorded():
+            case Recorded() if sender == self.host.settings.me:
                 self._health_wanted.set()
             case _:
                 pass
@@ -97,12 +111,35 @@ class AgentDaemon:
     def found(self, peer: PeerId, role: Role, address: tuple[str, int]) -> None:
         """A peer is on this LAN, says mDNS."""
         self.neighbours.found(peer, address, role)
+        if role is Role.MIRROR:
+            self.host.node.expect_mirror()
 
     # --- inside --------------------------------------------------------------------------------
 
     def changed(self) -> None:
         """Something that a health report says is different now."""
         self._health_wanted.set()
+
+    async def _install(self) -> None:
+        """Follow the products for ever; without a sound journal obey and relay orders only."""
+        path = Path(self._settings.state).expanduser() / "journal.db"
+        while True:
+            try:
+                journal = Journal(path)
+                self.installers = self.make_installers(journal)
+                break
+            except (FiredoorError, OSError) as error:
+                self._hindrance = f"nothing is installed: {error}"
+                log("journal-unusable", level="error", why=str(error), do="free space, or mend it")
+            await asyncio.sleep(JOURNAL_AGAIN_S)
+        self._hindrance = ""
+        self.changed()
+        try:
+            async with asyncio.TaskGroup() as group:
+                for installer in self.installers:
+                    group.create_task(installer.run())
+        finally:
+            journal.close()
 
     def _stir(self) -> None:
         for installer in self.installers:
@@ -112,10 +149,15 @@ class AgentDaemon:
         lines = self.host.lines.values()
         return [line.peer.id for line in lines if line.peer.role is Role.MIRROR]
 
-    def _is_news(self, sender: PeerId, timestamp: int) -> bool:
-        """Whether to ask `sender` for its metadata; an endpoint only while no mirror answers."""
+    def _news(self) -> list[PeerId]:
+        """Who has newer metadata, the newest first; endpoints only while no mirror answers."""
         mirrors, mine = self._mirrors(), self.host.catalogue.timestamp
-        return timestamp != mine if sender in mirrors else not mirrors and timestamp > mine
+        self._announced = {
+            peer: each for peer, each in self._announced.items() if peer in self.host.lines
+        }
+        able = [peer for peer in self._announced if peer in mirrors or not mirrors]
+        able = [peer for peer in able if self._announced[peer].timestamp > mine]
+        return sorted(able, key=lambda peer: -self._announced[peer].timestamp)
 
     def _announce(self, peer: PeerId) -> None:
         """Tell an endpoint what there is: it may have missed the mirror's own word."""
@@ -139,15 +181,27 @@ class AgentDaemon:
         while True:
             await self._refresh_wanted.wait()
             self._refresh_wanted.clear()
-            source, targets = self._announced or (PeerId(""), 0)
-            try:
-                await self.host.catalogue.refresh(self.host.getter(source), targets)
-            except FiredoorError as error:
-                log("refresh-failed", level="warning", why=str(error))
+            if not await self._refreshed():
+                await asyncio.sleep(REFRESH_AGAIN_S * (0.5 + self._dice.fraction()))
+                self._refresh_wanted.set()
+                continue
             self.host.believe()
             for peer in list(self.host.lines):
                 self._announce(peer)
             self._stir()
+
+    async def _refreshed(self) -> bool:
+        """Ask those who have news until one brings it; False: none did."""
+        news = self._news()
+        for source in news:
+            targets = self._announced[source].targets
+            try:
+                await self.host.catalogue.refresh(self.host.getter(source), targets)
+            except (FiredoorError, OSError) as error:
+                log("refresh-failed", level="warning", peer=source, why=str(error))
+            else:
+                return True
+        return not news
 
     async def _first_contact(self) -> None:
         """Metadata before the first conversation: without keys no order can be checked."""
@@ -171,7 +225,7 @@ class AgentDaemon:
 
         try:
             await self.host.catalogue.refresh(get)
-        except FiredoorError as error:
+        except (FiredoorError, OSError) as error:
             log("first-contact-failed", address=f"{host}:{port}", why=str(error))
         self.host.believe()
         self._stir()
@@ -191,10 +245,15 @@ class AgentDaemon:
     def report(self) -> Report:
         """What this endpoint claims of itself."""
         products = tuple(installer.health() for installer in self.installers)
-        orders = tuple(sorted(order.hex() for order in self.host.node.durable))[-256:]
+        halts = [halt.id for halt in self.host.node.brake.halts]
+        durable = self.host.node.durable
+        orders = tuple(order.hex() for order in halts if order in durable)[:ORDERS_SAID_MAX]
         settings = self.host.settings
         return Report(settings.me, settings.role.value, settings.site, products[:256], orders)
 
     def more_status(self) -> dict[str, Any]:
         """What an agent's status has beside the common part."""
-        return {"products": [installer.table() for installer in self.installers]}
+        rows = [installer.table() for installer in self.installers]
+        if self._hindrance:
+            rows = [idle_row(name, self._hindrance) for name in self._settings.products]
+        return {"products": rows}

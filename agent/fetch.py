@@ -35,8 +35,8 @@ async def fetch_release(host: Host, product: str, version: str, out: Path, linge
         if total and have == total:
             break
         host.node.require(Gate.FETCH, entry.manifest)
-        if entry.manifest in host.no_room:
-            raise Unavailable(entry.product, why=host.no_room[entry.manifest])
+        if entry.manifest in host.fetching.no_room:
+            raise Unavailable(entry.product, why=host.fetching.no_room[entry.manifest])
         await asyncio.sleep(LOOK_S)
     manifest = await host.catalogue.manifest(entry, host.getter(None))
     await asyncio.to_thread(

@@ -21,9 +21,9 @@ from agent.life import Life
 from agent.lifecycle import Phase
 from agent.plan import Offer, Running, choose, way_back
 from agent.verdict import Verdict
-from firedoor.errors import FiredoorError, Halted, Unavailable
+from firedoor.errors import FiredoorError, Halted, Refused, Unavailable, Untrusted
 from firedoor.halt.brake import Gate
-from firedoor.pieces.manifest import Manifest, decode_manifest
+from firedoor.pieces.manifest import Manifest
 from firedoor.runtime.host import Host
 from firedoor.runtime.logs import log
 from firedoor.runtime.settings import ProductSettings
@@ -92,17 +92,7 @@ class Installer:
 
     def table(self) -> dict[str, object]:
         """The product's part of `firedoor-agent status`."""
-        health = self.health()
-        return {
-            "product": health.product,
-            "version": health.version,
-            "manifest": health.manifest,
-            "phase": health.phase,
-            "detail": health.detail,
-            "activations": self.counts.activations,
-            "activations_after_receipt": self.counts.activations_after_receipt,
-            "rolled_back": self.counts.rolled_back,
-        }
+        return _row(self.health(), self.counts)
 
     async def run(self) -> None:
         """Follow the plan for ever; a failure is said and tried again later."""
@@ -124,10 +114,11 @@ class Installer:
     async def _round(self) -> float:
         """Do what is due; the seconds until the plan is looked at again."""
         if not self._is_settled:
+            await self._learn_what_is_here()
             await self._resume()
             self._is_settled = True
         await self._obey()
-        why = self._host.no_room.pop(self._life.manifest, None)
+        why = self._host.fetching.no_room.pop(self._life.manifest, None)
         if why is not None:
             self._say(why)
             self._not_before = after(self._host.clock.now(), NO_ROOM_SPAN)
@@ -157,14 +148,11 @@ class Installer:
             for entry in self._host.catalogue.releases
             if entry.product == self._product and entry.manifest in self._host.node.subjects
         ]
-        staged = {manifest for _, manifest in self._handler.staged()}
 
         def permits(offer: Offer) -> bool:
             # The next step that it needs: a halt of level 2 stops what is not here yet, and lets
             # the plan go on to the release before it.
-            is_here = self._is_whole(offer.manifest)
-            gate = Gate.INSTALL if is_here else Gate.FETCH
-            gate = Gate.ACTIVATE if offer.manifest in staged else gate
+            gate = Gate.INSTALL if self._is_whole(offer.manifest) else Gate.FETCH
             return self._host.node.permits(gate, offer.manifest)
 
         return choose(
@@ -188,7 +176,7 @@ class Installer:
         if entry is not None:
             return Running(manifest, int(entry.custom.get("counter", 0)))
         if manifest not in self._counters:
-            held = self._manifest(manifest)
+            held = self._host.catalogue.held_manifest(manifest)
             self._counters = {manifest: held.counter if held is not None else 0}
         return Running(manifest, self._counters[manifest])
 
@@ -206,6 +194,10 @@ class Installer:
             self._life.note(Phase.IDLE)
             self._say(str(halted))
             return
+        except (Unavailable, Untrusted):
+            # A piece that was here is gone or rotten: the store is looked at anew.
+            self._host.apply(self._host.node.forget_pieces(entry.manifest, self._host.clock.now()))
+            raise
         await self._check(entry.version, entry.manifest, manifest)
 
     def _stage(self, entry: ReleaseEntry, manifest: Manifest) -> None:
@@ -217,12 +209,13 @@ class Installer:
         )
 
     def _activate(self, entry: ReleaseEntry) -> None:
-        self._host.node.require(Gate.ACTIVATE, entry.manifest)
+        # The end of staging asks no gate, so level 3 is looked at here as well.
+        self._host.node.require(Gate.INSTALL, entry.manifest)
         self._life.note(Phase.ACTIVATING)
         before = self._handler.active()
         self._handler.activate(entry.version, entry.manifest)
         self.counts.activations += 1
-        if not self._host.node.permits(Gate.ACTIVATE, entry.manifest):
+        if not self._host.node.permits(Gate.INSTALL, entry.manifest):
             self.counts.activations_after_receipt += 1
             self._life.note_back(Phase.ROLLING_BACK)
             if before is None:
@@ -302,7 +295,7 @@ class Installer:
     def _may_run(self, manifest: str) -> bool:
         subject = self._host.node.subjects.get(manifest)
         if subject is None:
-            return True  # It ran well here, and no order that is held can name it.
+            return False  # Nobody can say which orders cover it.
         is_failed = subject.content in self._journal.failed()
         return not is_failed and self._host.node.brake.permits(Gate.ACTIVATE, subject)
 
@@ -314,16 +307,30 @@ class Installer:
             if manifest not in kept:
                 self._handler.unstage(version, manifest)
 
+    async def _learn_what_is_here(self) -> None:
+        """Make what is on this disk known to the brake, by name, content and every file."""
+        for version, manifest in self._handler.staged():
+            try:
+                await self._host.learn_held(manifest)
+            except Refused as error:
+                log("manifest-damaged", level="warning", version=version, why=str(error))
+
     async def _resume(self) -> None:
         """Go on after a crash or a refused step: what is half-checked is checked again."""
-        await asyncio.to_thread(self._handler.sweep)
+        try:
+            await asyncio.to_thread(self._handler.sweep)
+        except OSError as error:
+            log("not-swept", level="error", why=str(error), do="remove versions/.half-*")
         active, manifest = self._handler.active(), self._life.manifest
         is_unproved = active is not None and not self._life.is_proved(manifest)
         is_switched = is_unproved and active is not None and active[1] == manifest
-        match self._life.resume(is_switched=is_switched):
+        self._life.resume(is_switched=is_switched)
+        # A check that is asked again must not put off an order.
+        await self._obey()
+        match self._life.phase:
             case Phase.CHECKING if active is not None:
                 log("check-resumed", product=self._product, version=active[0])
-                await self._check(active[0], manifest, self._manifest(manifest))
+                await self._check(active[0], manifest, self._host.catalogue.held_manifest(manifest))
             case Phase.ROLLING_BACK if active is not None:
                 if not self._step_back(manifest):
                     self._say(f"{active[0]} was to be taken back; nothing good to go back to")
@@ -356,11 +363,25 @@ class Installer:
 
     # --- small things --------------------------------------------------------------------------
 
-    def _manifest(self, manifest: str) -> Manifest | None:
-        data = self._host.catalogue.manifest_bytes(manifest)
-        return decode_manifest(data) if data is not None else None
-
     def _say(self, detail: str) -> None:
         if detail != self._detail:
             self._detail = detail
             self._on_change()
+
+
+def idle_row(product: str, detail: str) -> dict[str, object]:
+    """The part of a product that cannot be followed, and why."""
+    return _row(ProductHealth(product, "", "", Phase.IDLE.value, detail[:400]), Counts())
+
+
+def _row(health: ProductHealth, counts: Counts) -> dict[str, object]:
+    return {
+        "product": health.product,
+        "version": health.version,
+        "manifest": health.manifest,
+        "phase": health.phase,
+        "detail": health.detail,
+        "activations": counts.activations,
+        "activations_after_receipt": counts.activations_after_receipt,
+        "rolled_back": counts.rolled_back,
+    }

@@ -61,15 +61,14 @@ class Life:
             log("journal-full", level="error", why=str(error), do="free disk space")
         self._take(entry)
 
-    def resume(self, *, is_switched: bool) -> Phase:
-        """Where to go on after a crash or a refused step.
+    def resume(self, *, is_switched: bool) -> None:
+        """Go on after a crash or a refused step.
 
         `is_switched`: the release that the phase is about is active, and not proved yet. Nothing
         is written: what the journal says resumes the same way once more.
         """
         phase = RESUMES[self.phase] if is_switched else Phase.IDLE
         self._take(self._next(phase, None, None))
-        return phase
 
     def _next(self, phase: Phase, manifest: str | None, good: str | None) -> Entry:
         old = self._entry

@@ -33,6 +33,13 @@ class KeepBeacon:
 
 
 @dataclass(frozen=True, slots=True)
+class KeepActed:
+    """Record durably that this resume has begun to act."""
+
+    order: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class Cut:
     """The brake has changed: reset every transfer and abort every step that it now denies."""
 
@@ -59,11 +66,10 @@ class Cancel:
 
 @dataclass(frozen=True, slots=True)
 class Drop:
-    """Close the connection to a peer; `is_banned`: do not let it in again."""
+    """Close the connection to a peer; it may come back, and then syncs anew."""
 
     peer: PeerId
     why: str
-    is_banned: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,4 +87,4 @@ class Tell:
     facts: tuple[tuple[str, str | int | float], ...] = ()
 
 
-Effect = Send | Keep | KeepBeacon | Cut | Fetch | Cancel | Drop | Complete | Tell
+Effect = Send | Keep | KeepBeacon | KeepActed | Cut | Fetch | Cancel | Drop | Complete | Tell

@@ -18,6 +18,10 @@ FleetId = NewType("FleetId", str)
 NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+-]{0,63}")
 
 
+# What a PeerId looks like; whoever reads one from the network checks it.
+PEER_ID = re.compile(r"[0-9a-f]{32}")
+
+
 class Role(Enum):
     """What a certificate lets its holder be."""
 

@@ -25,6 +25,15 @@ UNRECORDED_PER_KEY_MAX = 64
 # All orders of a fleet between two compactions. 4,096 ids are 128 KiB, below FRAME_BYTES_MAX.
 ORDERS_MAX = 4096
 
+# Of these, by one key: a thief of one halt key must leave the others their room.
+ORDERS_PER_KEY_MAX = ORDERS_MAX // 4
+
+# Orders of one conversation that were refused before it is ended: each may cost 8 verifications.
+REFUSALS_MAX = 64
+
+# Releases that one peer may ask to hear of.
+INTERESTS_MAX = 1024
+
 # One WebSocket frame. A roster of 1,024 peers and an id list of 4,096 orders fit.
 FRAME_BYTES_MAX = 512 * KIB
 
@@ -76,14 +85,24 @@ REQUESTS_PER_PEER_MAX = 2
 # Requests in flight in all: 16 MiB of buffers at most, half the memory an agent may use.
 REQUESTS_MAX = 16
 
+# Peers that hints (mDNS, rosters) may make a node remember: anybody on the LAN can send one.
+HINTS_MAX = 2 * ROSTER_MAX
+
+# Mirrors found by mDNS that a node dials at once; a site has a few.
+MIRRORS_DIALLED_MAX = 8
+
 # Connections that an agent dials to neighbours beside its mirrors (the contract of agent.toml).
 NEIGHBOURS_DIALLED_MAX = 4
 
-# Frames that wait for a slow peer before it is dropped; a dropped peer comes back and syncs anew.
+# What waits for a slow peer before it is dropped; a dropped peer comes back and syncs anew.
 OUTBOX_FRAMES_MAX = 1024
+OUTBOX_BYTES_MAX = 8 * MIB
 
 # Transfers that a program serves at once; more would only share the same line.
 TRANSFERS_MAX = 64
+
+# Of these, to one peer: its two requests, and two that it has given up and we have not noticed.
+TRANSFERS_PER_PEER_MAX = 4
 
 # How long an agent that knows of mirrors waits for one before a peer may reconcile it.
 MIRROR_PATIENCE = Span(5.0)

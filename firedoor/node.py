@@ -1,10 +1,8 @@
 """The one place where the cores meet: orders, brake, sessions and swarm of one mirror or agent.
 
 * A new order: close the brake, cut, forward, then record (halt.md, Paths).
-* Sync before bytes: no piece moves on a conversation before both sides have delivered every order
-  that the other lacked. Equality is not the condition; *nothing undelivered* is.
-* After a start nothing is fetched, installed or activated until one mirror, or one peer where no
-  mirror is configured or found, has been synced with.
+* Sync before bytes (halt/sync.py): no piece moves on a conversation before its orders have been
+  exchanged, nor after a start before this node has caught up.
 
 It knows no sockets, files, clocks or dice of its own; runtime/host.py drives it.
 """
@@ -14,17 +12,16 @@ from dataclasses import dataclass, field
 from typing import assert_never
 
 from firedoor.dice import Dice
-from firedoor.effects import Cut, Effect, Keep, KeepBeacon, Send, Tell
-from firedoor.errors import Halted, Malformed, Refused, Unavailable, Untrusted
+from firedoor.effects import Cut, Effect, Keep, KeepActed, KeepBeacon, Send, Tell
+from firedoor.errors import Halted, Refused, Unavailable, Untrusted
 from firedoor.halt.brake import Brake, Gate
 from firedoor.halt.order import Halt
 from firedoor.halt.orderset import Admission, OrderSet
 from firedoor.halt.scope import Subject
+from firedoor.halt.sync import OrderSync, Reconciliation
 from firedoor.identity import Peer, PeerId, Role
 from firedoor.limits import (
-    FRAME_BYTES_MAX,
-    MIRROR_PATIENCE,
-    ORDER_BYTES_MAX,
+    INTERESTS_MAX,
     REQUESTS_MAX,
     ROSTER_MAX,
 )
@@ -36,6 +33,7 @@ from firedoor.wire.messages import (
     Announce,
     Beacon,
     Bitfield,
+    CaughtUp,
     Have,
     Health,
     Hello,
@@ -52,13 +50,16 @@ from firedoor.wire.messages import (
 # A roster that changes many times while a site boots is sent once per this span.
 ROSTER_SPAN = Span(0.2)
 
+# And less often the larger it is: n endpoints cost n times n entries.
+ROSTER_SPAN_EACH = Span(0.01)
+
 
 @dataclass(frozen=True, slots=True)
 class NodeSettings:
     """Who this node is.
 
-    `port`: where it listens; `has_mirrors`: some are configured or found; `places`: requests in
-    flight at once.
+    `port`: where it listens; `has_mirrors`: some are configured; `places`: requests in flight at
+    once.
     """
 
     me: PeerId
@@ -77,17 +78,9 @@ class Session:
     peer: Peer
     host: str
     is_upstream: bool
-    sent_digest: bytes
+    sync: OrderSync
     port: int = 0
-    is_greeted: bool = False
-    has_delivered: bool = False
-    has_received: bool = False
-    interests: set[str] = field(default_factory=set)
-
-    @property
-    def is_open(self) -> bool:
-        """Whether nothing is undelivered in either direction."""
-        return self.has_delivered and self.has_received
+    interests: dict[str, None] = field(default_factory=dict)
 
 
 class Node:
@@ -98,13 +91,12 @@ class Node:
         "_beacon",
         "_dice",
         "_maps",
-        "_may_reconcile_by_peer_at",
+        "_reconciliation",
         "_roster_at",
         "_sessions",
         "_settings",
         "brake",
         "durable",
-        "is_reconciled",
         "orders",
         "refusals",
         "subjects",
@@ -119,15 +111,19 @@ class Node:
         self._beacon = b""
         self._maps: dict[str, tuple[PieceMap, Bits]] = {}
         self._roster_at: Instant | None = None
-        self._may_reconcile_by_peer_at = after(now, MIRROR_PATIENCE)
+        # The origin has nobody to catch up with but whoever comes, and each of those syncs first.
+        self._reconciliation = Reconciliation(
+            settings.role,
+            is_done=settings.is_origin,
+            has_mirrors=settings.has_mirrors,
+            now=now,
+        )
         self.orders = OrderSet()
         self.brake = Brake()
         self.swarm = Swarm(settings.me, dice, settings.places)
         self.subjects: dict[str, Subject] = {}
         self.durable: set[bytes] = set()
         self.refusals: dict[str, int] = {}
-        # The origin has nobody to catch up with but whoever comes, and each of those syncs first.
-        self.is_reconciled = settings.is_origin
 
     # --- trust and state -----------------------------------------------------------------------
 
@@ -136,24 +132,34 @@ class Node:
         self._authority = authority
         return self._apply(now)
 
-    def restore(self, records: Iterable[bytes], beacon: bytes, now: Instant) -> list[Effect]:
-        """Take back what an earlier run recorded. Needs `trust` first."""
+    def restore(
+        self, records: Iterable[bytes], acted: Iterable[bytes], beacon: bytes, now: Instant
+    ) -> list[Effect]:
+        """Take back what an earlier run recorded: orders, resumes that acted, the last beacon.
+
+        Needs `trust` first.
+        """
         authority = self._keys()
-        for record in records:
-            try:
-                _, order = self.orders.admit(record, authority)
-            except Refused as error:
-                # A key may have been rotated away since; the order then binds nobody.
-                self._count(error)
-                continue
-            self.durable.add(order.id)
         if beacon:
             try:
                 self._name(beacon, authority)
             except Refused as error:
                 # Its key was turned; the origin's next beacon names all of it again.
                 self._count(error)
+        for record in records:
+            self.durable.add(self.orders.restore(record, authority).id)
+        for order_id in acted:
+            self.orders.restore_acted(order_id)
         return self._apply(now)
+
+    def expect_mirror(self) -> None:
+        """A mirror is near: from now on no mere peer reconciles this node."""
+        self._reconciliation.expect_mirror()
+
+    @property
+    def is_reconciled(self) -> bool:
+        """Whether this node has caught up with its fleet's orders since its start."""
+        return self._reconciliation.is_done
 
     def learn(self, manifest: str, subject: Subject, now: Instant) -> list[Effect]:
         """A release exists; with `subject.files` when its manifest is held."""
@@ -166,7 +172,9 @@ class Node:
     def permits(self, gate: Gate, manifest: str) -> bool:
         """Whether this release may pass `gate` here and now. An unknown one may not."""
         subject = self.subjects.get(manifest)
-        if subject is None or (gate is not Gate.SERVE and not self.is_reconciled):
+        is_mirror = self._settings.role is Role.MIRROR
+        is_behind = not self.is_reconciled and not (is_mirror and gate is Gate.SERVE)
+        if subject is None or is_behind:
             return False
         return self.brake.permits(gate, subject)
 
@@ -187,7 +195,7 @@ class Node:
         """A standing connection to `peer` is up."""
         digest = self.orders.digest()
         gone = self._close(peer.id, now) if peer.id in self._sessions else []
-        self._sessions[peer.id] = Session(peer, host, is_upstream, digest)
+        self._sessions[peer.id] = Session(peer, host, is_upstream, OrderSync(peer, digest))
         return [*gone, Send(peer.id, Hello(digest, self._settings.port))]
 
     def disconnected(self, peer: PeerId, now: Instant) -> list[Effect]:
@@ -207,24 +215,28 @@ class Node:
             case Hello():
                 return self._greet(session, message, now)
             case OrderIds(ids):
-                missing = self.orders.records_but(ids)
-                session.has_delivered = True
-                more = self._opened(session, now)
-                return [*_send_orders(sender, missing), Send(sender, OrdersDone()), *more]
+                effects = session.sync.deliver(ids, self.orders)
+                return [*effects, *self._opened(session, now)]
             case Orders(records):
                 return self._admit_all(records, sender, now)
             case OrdersDone():
-                session.has_received = True
+                session.sync.has_received = True
                 return self._opened(session, now)
+            case CaughtUp():
+                session.sync.has_caught_up = True
+                return self._reconcile(session)
             case Beacon(record):
-                return self._take_beacon(record, sender, now)
+                return self.take_beacon(record, sender, now)
             case Interest(manifests):
-                session.interests.update(manifests[:256])
-                return [*self._bitfields(sender, manifests)]
+                room = INTERESTS_MAX - len(session.interests)
+                session.interests.update(dict.fromkeys(manifests[:room]))
+                return self._bitfields(sender, manifests)
             case Bitfield(manifest, bits):
-                return self.swarm.bitfield(sender, manifest, bits, now) if session.is_open else []
+                is_open = session.sync.is_open
+                return self.swarm.bitfield(sender, manifest, bits, now) if is_open else []
             case Have(manifest, pieces):
-                return self.swarm.have(sender, manifest, pieces, now) if session.is_open else []
+                is_open = session.sync.is_open
+                return self.swarm.have(sender, manifest, pieces, now) if is_open else []
             case Roster(entries):
                 roster = tuple(PeerId(entry.id) for entry in entries)
                 return self.swarm.roster(roster, now) if session.peer.role is Role.MIRROR else []
@@ -242,25 +254,26 @@ class Node:
             Refused: forged, malformed, too large, or too many of its key.
         """
         admission, order = self.orders.admit(record, self._keys())
+        if admission is Admission.SIGNED_ANEW:
+            return [*self._forward(order.record, sender), Keep(order.id, order.record)]
         if admission is Admission.KNOWN:
             is_durable = sender is not None and order.id in self.durable
             return [Send(sender, Recorded((order.id,)))] if is_durable and sender else []
         cut = self._apply(now)
-        others = [peer for peer in self._sessions if peer != sender]
-        forward = [Send(peer, Orders((record,))) for peer in others if self._is_greeted(peer)]
+        forward = self._forward(record, sender)
         name = "halt-admitted" if isinstance(order, Halt) else "resume-admitted"
         tell = Tell(name, (("order", order.id.hex()),))
         return [Cut(order.id), *cut, *forward, Keep(order.id, record), tell]
+
+    def _forward(self, record: bytes, sender: PeerId | None) -> list[Effect]:
+        told = [one.peer.id for one in self._sessions.values() if one.sync.may_be_told]
+        return [Send(peer, Orders((record,))) for peer in told if peer != sender]
 
     def recorded(self, order_id: bytes, now: Instant) -> list[Effect]:
         """The host has made this order durable."""
         del now
         self.durable.add(order_id)
         return [Send(peer, Recorded((order_id,))) for peer in self._sessions]
-
-    def beacon(self, record: bytes, now: Instant) -> list[Effect]:
-        """The origin itself has signed a new beacon."""
-        return self._take_beacon(record, None, now)
 
     # --- pieces --------------------------------------------------------------------------------
 
@@ -276,7 +289,7 @@ class Node:
         ask = [
             Send(session.peer.id, Interest((pieces.manifest,)))
             for session in self._sessions.values()
-            if session.is_open and session.peer.role is not Role.OPERATOR
+            if session.sync.is_open and session.peer.role is not Role.OPERATOR
         ]
         # Who asked before this node knew the release, after a restart for one, hears of it now.
         tell = [
@@ -304,12 +317,9 @@ class Node:
             ]
         return [*news, *self.swarm.fetched(number, pieces, now)]
 
-    def failed(self, number: int, *, is_lie: bool, retry_after: Span, now: Instant) -> list[Effect]:
-        """A fetch ended early. `is_lie`: the peer sent bytes that are not the piece."""
-        return self.swarm.failed(number, now, is_lie=is_lie, retry_after=retry_after)
-
-    def give_up(self, manifest: str, now: Instant) -> list[Effect]:
-        """Fetch a release no longer: this machine cannot keep it. `want` begins anew."""
+    def forget_pieces(self, manifest: str, now: Instant) -> list[Effect]:
+        """What was held of a release is not sure any more; `want` looks at the store anew."""
+        self._maps.pop(manifest, None)
         return self.swarm.drop(manifest, now)
 
     def pieces_of(self, manifest: str) -> PieceMap:
@@ -335,7 +345,7 @@ class Node:
         if not peer.is_current:
             raise Untrusted("certificate", wanted="one within its dates", got="an expired one")
         session = self._sessions.get(peer.id)
-        if session is None or not session.is_open:
+        if session is None or not session.sync.is_open:
             raise Unavailable("pieces", why="orders must be synced first on /v1/peer")
         pieces, have = self._maps[manifest]
         if not self.permits(Gate.SERVE, manifest):
@@ -350,9 +360,9 @@ class Node:
     def wake(self, now: Instant) -> list[Effect]:
         """Do what is due."""
         effects = self.swarm.wake(now)
-        if not self.is_reconciled and now >= self._may_reconcile_by_peer_at:
-            for session in self._sessions.values():
-                effects += self._reconcile(session, now)
+        self._reconciliation.wake(now)
+        for session in self._sessions.values():
+            effects += self._reconcile(session)
         if self._roster_at is not None and now >= self._roster_at:
             self._roster_at = None
             effects += self._rosters()
@@ -360,9 +370,8 @@ class Node:
 
     def next_wakeup(self) -> Instant | None:
         """When `wake` is due next."""
-        times = [self.swarm.next_wakeup(), self._roster_at]
-        if not self.is_reconciled:
-            times.append(self._may_reconcile_by_peer_at)
+        waits = self._reconciliation.next_wakeup()
+        times = (self.swarm.next_wakeup(), self._roster_at, waits)
         return min((time for time in times if time is not None), default=None)
 
     @property
@@ -380,36 +389,24 @@ class Node:
     def _count(self, error: Refused) -> None:
         self.refusals[error.code] = self.refusals.get(error.code, 0) + 1
 
-    def _is_greeted(self, peer: PeerId) -> bool:
-        # Before its hello a peer's digest is not known; the sync that follows delivers the order.
-        session = self._sessions[peer]
-        return session.is_greeted or session.peer.role is Role.OPERATOR
-
     def _greet(self, session: Session, hello: Hello, now: Instant) -> list[Effect]:
-        if session.is_greeted:
-            raise Malformed("hello", wanted="one", got="a second")
-        session.is_greeted = True
+        effects = session.sync.greet(hello, self.orders)
         session.port = hello.port
-        sender = session.peer.id
-        effects: list[Effect] = [Send(sender, Beacon(self._beacon))] if self._beacon else []
-        if hello.orders == session.sent_digest:
-            # What was admitted after our hello went out was not forwarded before theirs came.
-            late = self.orders.digest() != session.sent_digest
-            session.has_delivered = session.has_received = True
-            if late:
-                effects += _send_orders(sender, self.orders.records_but(()))
-            return [*effects, *self._opened(session, now)]
-        return [*effects, Send(sender, OrderIds(self.orders.ids()))]
+        if self._beacon:
+            effects.insert(0, Send(session.peer.id, Beacon(self._beacon)))
+        return [*effects, *self._opened(session, now)]
 
     def _opened(self, session: Session, now: Instant) -> list[Effect]:
-        if not session.is_open:
+        if not session.sync.is_open:
             return []
         effects: list[Effect] = [Tell("peer-synced", (("peer", session.peer.id),))]
+        if self.is_reconciled:
+            effects.append(Send(session.peer.id, CaughtUp()))
         if session.peer.role is Role.OPERATOR:
             return effects
         if self._settings.role is Role.MIRROR and session.peer.role is Role.AGENT:
-            self._roster_at = self._roster_at or after(now, ROSTER_SPAN)
-        effects += self._reconcile(session, now)
+            self._roster_at = self._roster_at or after(now, self._roster_span())
+        effects += self._reconcile(session)
         wanted = self.swarm.wanted()
         if wanted:
             effects.append(Send(session.peer.id, Interest(tuple(wanted[:256]))))
@@ -419,14 +416,13 @@ class Node:
             effects += self.swarm.peer_joined(session.peer.id, session.is_upstream, now)
         return effects
 
-    def _reconcile(self, session: Session, now: Instant) -> list[Effect]:
-        if self.is_reconciled or not session.is_open or session.peer.role is Role.OPERATOR:
+    def _reconcile(self, session: Session) -> list[Effect]:
+        if not self._reconciliation.takes(session.sync, is_upstream=session.is_upstream):
             return []
-        by_peer = not self._settings.has_mirrors or now >= self._may_reconcile_by_peer_at
-        if not (session.is_upstream or by_peer):
-            return []
-        self.is_reconciled = True
-        return [Tell("reconciled", (("peer", session.peer.id),))]
+        others = [one.peer.id for one in self._sessions.values() if one.sync.is_open]
+        tell = Tell("reconciled", (("peer", session.peer.id),))
+        news = [Send(peer, CaughtUp()) for peer in others]
+        return [tell, *news, *self._all_bitfields()]
 
     def _admit_all(self, records: Iterable[bytes], sender: PeerId, now: Instant) -> list[Effect]:
         effects: list[Effect] = []
@@ -435,10 +431,11 @@ class Node:
                 effects += self.submit(record, sender, now)
             except Refused as error:
                 self._count(error)
-                effects.append(Tell("order-refused", (("peer", sender), ("why", str(error)))))
+                effects += self._sessions[sender].sync.refuse(error)
         return effects
 
-    def _take_beacon(self, record: bytes, sender: PeerId | None, now: Instant) -> list[Effect]:
+    def take_beacon(self, record: bytes, sender: PeerId | None, now: Instant) -> list[Effect]:
+        """A beacon came from `sender`, or was just made here."""
         try:
             fresh = self._name(record, self._keys())
         except Refused as error:
@@ -459,8 +456,11 @@ class Node:
     def _apply(self, now: Instant) -> list[Effect]:
         if self._authority is None:
             return []
-        self.brake.set_halts(self.orders.in_force(may_resume=self._authority.is_fresh))
-        effects: list[Effect] = []
+        acting = self.orders.let_resumes_act() if self._authority.is_fresh else ()
+        self.brake.set_halts(self.orders.in_force())
+        effects: list[Effect] = [KeepActed(order_id) for order_id in acting]
+        # What was halted may be served again, and whoever asked for it was told nothing then.
+        effects += self._all_bitfields() if acting else []
         for manifest in self.swarm.wanted():
             subject = self.subjects.get(manifest)
             if subject is None or not self.brake.permits(Gate.FETCH, subject):
@@ -474,11 +474,15 @@ class Node:
             if manifest in self._maps and self.permits(Gate.SERVE, manifest)
         ]
 
+    def _all_bitfields(self) -> list[Effect]:
+        sessions = self._sessions.values()
+        return [each for one in sessions for each in self._bitfields(one.peer.id, one.interests)]
+
     def _rosters(self) -> list[Effect]:
         agents = [
             session
             for session in self._sessions.values()
-            if session.peer.role is Role.AGENT and session.is_open and session.port
+            if session.peer.role is Role.AGENT and session.sync.is_open and session.port
         ]
         entries = tuple(
             RosterEntry(session.peer.id, session.host, session.port)
@@ -486,15 +490,11 @@ class Node:
         )
         return [Send(session.peer.id, Roster(entries)) for session in agents]
 
+    def _roster_span(self) -> Span:
+        return Span(max(ROSTER_SPAN, ROSTER_SPAN_EACH * len(self._sessions)))
+
     def _close(self, peer: PeerId, now: Instant) -> list[Effect]:
         session = self._sessions.pop(peer)
         if session.peer.role is Role.AGENT and self._settings.role is Role.MIRROR:
-            self._roster_at = self._roster_at or after(now, ROSTER_SPAN)
+            self._roster_at = self._roster_at or after(now, self._roster_span())
         return self.swarm.peer_left(peer, now)
-
-
-def _send_orders(peer: PeerId, records: tuple[bytes, ...]) -> list[Effect]:
-    # So many records of the largest size fit one frame.
-    share = FRAME_BYTES_MAX // (ORDER_BYTES_MAX + 8) - 1
-    parts = [records[at : at + share] for at in range(0, len(records), share)]
-    return [Send(peer, Orders(part)) for part in parts]

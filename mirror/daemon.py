@@ -13,13 +13,14 @@ from firedoor.dice import Dice
 from firedoor.errors import FiredoorError, Unavailable
 from firedoor.halt.brake import Gate
 from firedoor.identity import PeerId, Role
-from firedoor.limits import ROSTER_MAX
+from firedoor.limits import FRAME_BYTES_MAX, ROSTER_MAX
 from firedoor.runtime.catalogue import Get
 from firedoor.runtime.dialling import Neighbours, keep_dialling
 from firedoor.runtime.host import Host
 from firedoor.runtime.logs import log
 from firedoor.runtime.settings import split_address
 from firedoor.runtime.trust_client import ReleaseEntry
+from firedoor.wire.codec import encode
 from firedoor.wire.messages import Announce, Health, Message, Recorded, Report
 from mirror.endpoints import Endpoints
 from mirror.origin import Origin
@@ -30,8 +31,8 @@ RESIGN_LOOK_S = 600.0
 # After a failed sync from upstream, beyond what its next announcement will start anyway.
 SYNC_AGAIN_S = 2.0
 
-# Reports in one frame: of 1 kB each, a quarter of what a frame may hold.
-REPORTS_MAX = 128
+# Reports of one frame; the largest single one fits beside the frame's own bytes.
+REPORTS_BYTES_MAX = FRAME_BYTES_MAX // 2
 
 # A full disk is emptied by a person or a rotation of logs, not within a second.
 NO_ROOM_S = 5.0
@@ -62,7 +63,10 @@ class MirrorDaemon:
     async def run(self) -> None:
         """Serve until cancelled."""
         addresses = [split_address(text) for text in self._upstream]
-        dials = [keep_dialling(self._host, each, Role.MIRROR, self._dice) for each in addresses]
+        dials = [
+            keep_dialling(self._host, each, Role.MIRROR, self._dice, is_upstream=True)
+            for each in addresses
+        ]
         origin = [self._resign()] if self._origin is not None else []
         self._sync_wanted.set()
         workers = (self._sync(), self.neighbours.run(), self._endpoints.keep_saving())
@@ -74,7 +78,7 @@ class MirrorDaemon:
         """An announcement from upstream, a report from below, or an order made durable here."""
         match message:
             case Announce(timestamp, targets):
-                if sender in self._upstream_ids() and timestamp != self._host.catalogue.timestamp:
+                if sender in self._upstream_ids() and timestamp > self._host.catalogue.timestamp:
                     self._announced_targets = targets
                     self._sync_wanted.set()
             case Health(reports):
@@ -114,16 +118,15 @@ class MirrorDaemon:
 
     async def published(self) -> None:
         """The origin has taken in a release: serve and announce it at once."""
-        async with self._syncing:
-            await self._sync_once()
+        try:
+            async with self._syncing:
+                await self._sync_once()
+        except (FiredoorError, OSError):
+            # It is published all the same; the next sync announces it.
+            self._sync_wanted.set()
 
     def _upstream_ids(self) -> set[PeerId]:
-        me = self._host.settings.me
-        return {
-            line.peer.id
-            for line in self._host.lines.values()
-            if line.peer.role is Role.MIRROR and line.dialler == me
-        }
+        return {line.peer.id for line in self._host.lines.values() if line.is_upstream}
 
     def _announce(self, peer: PeerId | None = None) -> None:
         authority = self._host.catalogue.authority
@@ -141,7 +144,7 @@ class MirrorDaemon:
             try:
                 async with self._syncing:
                     await self._sync_once()
-            except FiredoorError as error:
+            except (FiredoorError, OSError) as error:
                 log("sync-failed", level="warning", why=str(error))
                 await asyncio.sleep(SYNC_AGAIN_S)
                 self._sync_wanted.set()
@@ -154,13 +157,34 @@ class MirrorDaemon:
         get = self._source()
         await self._host.catalogue.refresh(get, self._announced_targets)
         self._host.believe()
-        for entry in sorted(self._host.catalogue.releases, key=_newest_first):
-            if not self._is_under_way(entry) and self._host.node.permits(
-                Gate.FETCH, entry.manifest
-            ):
-                await self._host.acquire(entry, get)
+        if self._origin is not None and not self._host.node.durable <= self._host.node.orders.named:
+            # An earlier run was ended between the record and the beacon that names it.
+            self._sign_beacon()
+        failures = [
+            error for error in [await self._try(entry, get) for entry in self._open()] if error
+        ]
         # Last: who hears of a release asks for its manifest at once.
         self._announce()
+        if failures:
+            raise failures[0]
+
+    def _open(self) -> list[ReleaseEntry]:
+        """The releases that may come and are not here or under way, the newest first."""
+        permits = self._host.node.permits
+        able = [
+            entry
+            for entry in self._host.catalogue.releases
+            if not self._is_under_way(entry) and permits(Gate.FETCH, entry.manifest)
+        ]
+        return sorted(able, key=_newest_first)
+
+    async def _try(self, entry: ReleaseEntry, get: Get) -> FiredoorError | OSError | None:
+        """Acquire one release; what stops it must not stop the others."""
+        try:
+            await self._host.acquire(entry, get)
+        except (FiredoorError, OSError) as error:
+            return error
+        return None
 
     def _is_under_way(self, entry: ReleaseEntry) -> bool:
         have, total = self._host.node.progress(entry.manifest)
@@ -183,13 +207,16 @@ class MirrorDaemon:
         assert self._origin is not None
         ids = tuple(sorted(self._host.node.durable))
         record = self._origin.make_beacon(ids)
-        self._host.apply(self._host.node.beacon(record, self._host.clock.now()))
+        self._host.apply(self._host.node.take_beacon(record, None, self._host.clock.now()))
 
     async def _resign(self) -> None:
         assert self._origin is not None
         while True:
-            if await asyncio.to_thread(self._origin.resign_timestamp):
-                self._sync_wanted.set()
+            try:
+                if await asyncio.to_thread(self._origin.resign_timestamp):
+                    self._sync_wanted.set()
+            except (FiredoorError, OSError) as error:
+                log("timestamp-not-signed", level="error", why=str(error), do="free disk space")
             await asyncio.sleep(RESIGN_LOOK_S)
 
     def _believable(self, reports: tuple[Report, ...], sender: PeerId) -> tuple[Report, ...]:
@@ -229,7 +256,17 @@ class FirstContact:
 
 
 def _in_parts(reports: tuple[Report, ...]) -> list[tuple[Report, ...]]:
-    return [reports[at : at + REPORTS_MAX] for at in range(0, len(reports), REPORTS_MAX)]
+    """The same reports in runs of at most REPORTS_BYTES_MAX, encoded."""
+    parts: list[list[Report]] = []
+    room = 0
+    for report in reports:
+        size = len(encode(report))
+        if size > room:
+            parts.append([])
+            room = REPORTS_BYTES_MAX
+        parts[-1].append(report)
+        room -= size
+    return [tuple(part) for part in parts]
 
 
 def _newest_first(entry: ReleaseEntry) -> int:

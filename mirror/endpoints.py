@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from firedoor.errors import Refused, Unavailable
+from firedoor.errors import Refused
 from firedoor.identity import PeerId
 from firedoor.limits import ENDPOINTS_MAX, FRAME_BYTES_MAX
 from firedoor.runtime.logs import log
@@ -29,23 +29,18 @@ Row = dict[str, Any]
 
 
 class Endpoints:
-    """The newest report of each endpoint, in one SQLite file.
-
-    Raises:
-        Unavailable: on opening, the file cannot be used.
-    """
+    """The newest report of each endpoint, in one SQLite file; in memory where that fails."""
 
     def __init__(self, path: Path) -> None:
         self._reports: dict[PeerId, tuple[Report, UnixTime]] = {}
         self._unsaved: set[PeerId] = set()
         try:
-            self._base = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
-            self._base.execute("PRAGMA journal_mode = WAL")
-            self._base.execute("PRAGMA synchronous = FULL")
-            self._base.execute(_TABLE)
-            rows = self._base.execute("SELECT seen_at, report FROM endpoints").fetchall()
+            self._base = _opened(str(path))
         except sqlite3.Error as error:
-            raise Unavailable(str(path), why=str(error)) from error
+            # A mirror must relay orders whatever its disk does; reports come again by themselves.
+            log("reports-not-kept", level="error", why=f"{path}: {error}", do="mend or remove it")
+            self._base = _opened(":memory:")
+        rows = self._base.execute("SELECT seen_at, report FROM endpoints").fetchall()
         for seen_at, data in rows:
             self._load(UnixTime(seen_at), data)
 
@@ -105,6 +100,19 @@ class Endpoints:
             log("kept-report-refused", level="warning", why=str(error))
             return
         self._reports[PeerId(report.id)] = (report, seen_at)
+
+
+def _opened(path: str) -> sqlite3.Connection:
+    base = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
+    try:
+        base.execute("PRAGMA journal_mode = WAL")
+        base.execute("PRAGMA synchronous = FULL")
+        base.execute(_TABLE)
+        base.execute("SELECT count(*) FROM endpoints").fetchone()
+    except sqlite3.Error:
+        base.close()
+        raise
+    return base
 
 
 def _row(report: Report, seen_at: UnixTime) -> Row:

@@ -22,6 +22,7 @@ from firedoor.effects import (
     Effect,
     Fetch,
     Keep,
+    KeepActed,
     KeepBeacon,
     Send,
     Tell,
@@ -242,15 +243,12 @@ class Site:
                     server = endpoint.in_flight.pop(number, None)
                     if server is not None:
                         self._network.withdraw(server, me, number)
-                case Drop(peer):
-                    self._bans += 1
-                    self._clockwork.later(Span(0.0), self._part, me, peer)
                 case Complete():
                     endpoint.is_complete = True
                     self._last_at = self._now
-                case Tell():
-                    pass
-                case Send() | Keep() | KeepBeacon() | Cut():
+                case Tell(event):
+                    self._bans += event == "peer-banned"
+                case Send() | Keep() | KeepBeacon() | KeepActed() | Cut() | Drop():
                     self._breaches.append(f"a swarm does not make {type(effect).__name__}")
                 case _:
                     assert_never(effect)

@@ -5,6 +5,7 @@ import getpass
 import json
 import sys
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -78,8 +79,16 @@ async def status_at(client: "PeerClient", address: tuple[str, int]) -> dict[str,
     raise last
 
 
+async def first_status(client: "PeerClient", addresses: list[tuple[str, int]]) -> dict[str, Any]:
+    """The status of the first of these peers that answers; raises as `status_at`."""
+    for address in addresses[:-1]:
+        with suppress(FiredoorError):
+            return await status_at(client, address)
+    return await status_at(client, addresses[-1])
+
+
 async def peers_to_try(key: "KeyFile", to: list[str], wait_s: float) -> list[tuple[str, int]]:
-    """Where to hand an order: the named peers, else the origin of the key file, else by mDNS.
+    """Where to hand an order: the named peers, else mirrors by mDNS and the key file's origin.
 
     Raises:
         Unavailable: none of them is known.
@@ -93,7 +102,9 @@ async def peers_to_try(key: "KeyFile", to: list[str], wait_s: float) -> list[tup
     if key.mdns:
         from firedoor.runtime.discovery import find_mirrors  # noqa: PLC0415
 
-        found = [*await find_mirrors(key.fleet, key.mdns, wait_s), *found]
+        # The key may be on another machine than the one whose interfaces it names.
+        with suppress(Unavailable):
+            found = [*await find_mirrors(key.fleet, key.mdns, wait_s), *found]
     if not found:
         raise Unavailable("no peer", why="name one with --to HOST:PORT")
     return found

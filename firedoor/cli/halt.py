@@ -1,23 +1,18 @@
 """`firedoor halt`: sign one order and hand it to any peer. At 4 a.m., with one key file."""
 
-import asyncio
 import os
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from firedoor.cli.common import open_key, peers_to_try, say, status_at, with_client
+from firedoor.cli.common import open_key, peers_to_try, say, with_client
 from firedoor.cli.handing import hand_over
-from firedoor.errors import FiredoorError, Malformed
+from firedoor.errors import Malformed
 from firedoor.halt.order import LEVEL_MAX, HaltPayload, check_halt, seal
-from firedoor.halt.scope import Scope, ScopeKind, parse_scope
+from firedoor.halt.scope import parse_scope
 from firedoor.identity import FleetId
 from firedoor.runtime.clocks import Clock
 from firedoor.runtime.key_files import KeyFile
 from firedoor.runtime.peer_client import PeerClient
-
-# What it may cost to learn the content digest before signing; nodes find it out themselves too.
-_RESOLVE_S = 1.0
 
 # How long to listen for mirrors when no peer is named.
 _FIND_S = 2.0
@@ -51,15 +46,16 @@ def halt_scope(
 
     async def work(client: PeerClient) -> None:
         addresses = await peers_to_try(key, to, _FIND_S)
-        contents = await _contents(client, addresses, scope)
-        order = _sign(key, stop, contents)
+        order = _sign(key, stop)
         say(f"signed {order[0].hex()}: {stop.scope} at level {stop.level}")
         await hand_over(client, addresses, order, wait_s)
 
     with_client(key, work)
 
 
-def _sign(key: KeyFile, stop: Stop, contents: tuple[bytes, ...]) -> tuple[bytes, bytes]:
+def _sign(key: KeyFile, stop: Stop) -> tuple[bytes, bytes]:
+    # No content digests: nodes resolve them from signed metadata, and what a peer says they are
+    # could make an operator halt another release than the one that was typed.
     payload = HaltPayload(
         version=1,
         nonce=os.urandom(16),
@@ -67,24 +63,5 @@ def _sign(key: KeyFile, stop: Stop, contents: tuple[bytes, ...]) -> tuple[bytes,
         level=stop.level,
         issued_at=Clock().unix(),
         reason=stop.reason,
-        contents=contents,
     )
     return seal("halt", payload, fleet=FleetId(key.fleet), keys={key.keyid: key.signing_seed})
-
-
-async def _contents(
-    client: PeerClient, addresses: list[tuple[str, int]], scope: Scope
-) -> tuple[bytes, ...]:
-    """The content digest that the release has, if the first peer knows it quickly."""
-    if scope.kind is not ScopeKind.RELEASE:
-        return ()
-    with suppress(FiredoorError, TimeoutError):
-        async with asyncio.timeout(_RESOLVE_S):
-            status = await status_at(client, addresses[0])
-            found = {
-                bytes.fromhex(row["content"])
-                for row in status["releases"]
-                if (row["product"], row["version"]) == (scope.product, scope.version)
-            }
-            return tuple(sorted(found))[:4]
-    return ()

@@ -44,6 +44,9 @@ _RELEASES_DAYS = 365
 
 _VALIDATE_SPAN_S = 600
 
+# The origin verifies and syncs every piece of a release before it answers: of 20 GiB, minutes.
+_ANSWER_SPAN_S = 1800.0
+
 _ANSWER_BYTES_MAX = PIECES_MAX * 34 + 16
 
 Get = Callable[[str, int], Awaitable[bytes]]
@@ -75,8 +78,10 @@ class Origin:
 
     async def post(self, path: str, body: bytes, headers: dict[str, str] | None = None) -> bytes:
         """The origin's answer; raises as `PeerClient.post`."""
-        limit = _ANSWER_BYTES_MAX
-        return await self._client.post(*self._address, path, body, limit=limit, headers=headers)
+        limit, span_s = _ANSWER_BYTES_MAX, _ANSWER_SPAN_S
+        return await self._client.post(
+            *self._address, path, body, limit=limit, headers=headers, span_s=span_s
+        )
 
 
 def publish_release(fleet: Path, wish: Wish, passphrase_file: Path | None) -> None:

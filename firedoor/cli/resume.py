@@ -4,7 +4,7 @@ import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from firedoor.cli.common import open_key, peers_to_try, say, status_at, with_client
+from firedoor.cli.common import first_status, open_key, peers_to_try, say, with_client
 from firedoor.cli.handing import hand_over
 from firedoor.errors import Malformed, Unavailable
 from firedoor.halt.order import Envelope, ResumePayload, Signature, id_of
@@ -69,7 +69,7 @@ async def _new(client: PeerClient, addresses: list[tuple[str, int]], lift: Lift)
         )
     ids = list(lift.halts)
     if any(len(text) != 64 for text in ids):  # noqa: PLR2004  # a short id is looked up
-        status = await status_at(client, addresses[0])
+        status = await first_status(client, addresses)
         known = [row["id"] for row in status["orders"] if row["kind"] == "halt"]
         ids = [_whole(text, known) for text in ids]
     payload = ResumePayload(

@@ -5,7 +5,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from firedoor.cli.common import open_key, peers_to_try, say, status_at, with_client
+from firedoor.cli.common import first_status, open_key, peers_to_try, say, with_client
 from firedoor.runtime.peer_client import PeerClient
 
 _FIND_S = 2.0
@@ -24,7 +24,7 @@ def show_status(key_file: tuple[Path, Path | None], to: list[str], *, is_json: b
 
     async def ask(client: PeerClient) -> dict[str, Any]:
         addresses = await peers_to_try(key, to, _FIND_S)
-        return await status_at(client, addresses[0])
+        return await first_status(client, addresses)
 
     status = with_client(key, ask)
     if is_json:

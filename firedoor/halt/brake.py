@@ -25,26 +25,26 @@ class Gate(IntEnum):
 class Brake:
     """The halts in force and the content digests that they have come to deny."""
 
-    __slots__ = ("_contents", "_halts", "_seen")
+    __slots__ = ("_in_force", "_seen")
 
     def __init__(self) -> None:
-        self._halts: tuple[Halt, ...] = ()
+        # One assignment changes all of it: a thread that stages a release asks in between.
+        self._in_force: tuple[tuple[Halt, frozenset[bytes]], ...] = ()
         self._seen: dict[tuple[str, str], set[bytes]] = {}
-        self._contents: dict[bytes, frozenset[bytes]] = {}
 
     def set_halts(self, halts: Iterable[Halt]) -> None:
         """These halts are in force from now on, and no others."""
-        self._halts = tuple(halts)
-        self._resolve()
+        self._resolve(halts)
 
     def learn(self, subject: Subject) -> None:
         """A release exists. A halt of it denies its content under any other name too."""
         self._seen.setdefault((subject.product, subject.version), set()).add(subject.content)
-        self._resolve()
+        self._resolve(self.halts)
 
     def halts_on(self, subject: Subject) -> list[Halt]:
         """The halts in force that cover `subject`."""
-        return [halt for halt in self._halts if halt.scope.covers(subject, self._contents[halt.id])]
+        pairs = self._in_force
+        return [halt for halt, contents in pairs if halt.scope.covers(subject, contents)]
 
     def level(self, subject: Subject) -> int:
         """The highest level in force for `subject`; 0 when nothing covers it."""
@@ -57,12 +57,10 @@ class Brake:
     @property
     def halts(self) -> tuple[Halt, ...]:
         """The halts in force."""
-        return self._halts
+        return tuple(halt for halt, _ in self._in_force)
 
-    def _resolve(self) -> None:
-        self._contents = {
-            halt.id: halt.contents | self._named_contents(halt) for halt in self._halts
-        }
+    def _resolve(self, halts: Iterable[Halt]) -> None:
+        self._in_force = tuple((halt, halt.contents | self._named_contents(halt)) for halt in halts)
 
     def _named_contents(self, halt: Halt) -> frozenset[bytes]:
         if halt.scope.kind is not ScopeKind.RELEASE:

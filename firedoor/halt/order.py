@@ -10,7 +10,7 @@ Nothing here keeps state; orderset.py does. Source: halt.md, Records.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from typing import Annotated
 
@@ -160,8 +160,11 @@ def check_halt(scope: Scope, level: int) -> None:
         raise Malformed("halt", wanted=wanted, got=f"scope {scope.kind.value} at level {level}")
 
 
-def read_order(record: bytes, authority: Authority) -> Order:
+def read_order(record: bytes, authority: Authority, *, is_recorded: bool = False) -> Order:
     """The order in `record`, verified against the halt or resume role of `authority`.
+
+    `is_recorded`: this node verified and recorded it before, so its keys may have been rotated
+    away since; `signers` then names those that still count.
 
     Raises:
         TooLarge: longer than ORDER_BYTES_MAX.
@@ -171,7 +174,10 @@ def read_order(record: bytes, authority: Authority) -> Order:
     envelope = decode(Envelope, record, what="order", limit=ORDER_BYTES_MAX)
     if envelope.kind not in {"halt", "resume"}:
         raise Malformed("order", wanted="kind halt or resume", got=repr(envelope.kind))
-    message, signers = verify(envelope, authority, limit_of="order")
+    if is_recorded:
+        message, signers = _signers(envelope, authority)
+    else:
+        message, signers = verify(envelope, authority, what="order")
     order_id = sha256(message).digest()
     if envelope.kind == "halt":
         return _read_halt(order_id, record, envelope.payload, signers)
@@ -190,28 +196,44 @@ def read_beacon(record: bytes, authority: Authority) -> frozenset[bytes]:
     envelope = decode(Envelope, record, what="beacon", limit=_BEACON_BYTES_MAX)
     if envelope.kind != "beacon":
         raise Malformed("beacon", wanted="kind beacon", got=repr(envelope.kind))
-    verify(envelope, authority, limit_of="beacon")
+    verify(envelope, authority, what="beacon")
     payload = decode(BeaconPayload, envelope.payload, what="beacon", limit=_BEACON_BYTES_MAX)
     return frozenset(payload.ids)
 
 
-def verify(
-    envelope: Envelope, authority: Authority, *, limit_of: str
-) -> tuple[bytes, frozenset[str]]:
+def merged(fresh: Order, known: Order) -> Order:
+    """`known` with the signatures of `fresh`, the same order; those that count now come first."""
+    limit = ORDER_BYTES_MAX
+    envelopes = [
+        decode(Envelope, each.record, what="order", limit=limit) for each in (fresh, known)
+    ]
+    by_keyid = {one.keyid: one for each in reversed(envelopes) for one in each.signatures}
+    first = [keyid for keyid in by_keyid if keyid in fresh.signers]
+    rest = [keyid for keyid in by_keyid if keyid not in fresh.signers]
+    signatures = tuple(by_keyid[keyid] for keyid in [*first, *rest])[:SIGNATURES_MAX]
+    record = encode(replace(envelopes[0], signatures=signatures))
+    return replace(known, record=record, signers=known.signers | fresh.signers)
+
+
+def verify(envelope: Envelope, authority: Authority, *, what: str) -> tuple[bytes, frozenset[str]]:
     """The signed bytes of `envelope` and the keys of its role that signed them.
 
     Raises:
         Untrusted: fewer valid signatures than the role's threshold.
     """
-    message = signed_bytes(authority.fleet, envelope.kind, envelope.payload)
-    pairs = [(signature.keyid, signature.value) for signature in envelope.signatures]
-    signers = verified_keyids(authority, envelope.kind, message, pairs)
+    message, signers = _signers(envelope, authority)
     role = authority.roles.get(envelope.kind)
     threshold = role.threshold if role else 1
     if len(signers) < threshold:
         wanted = f"{threshold} valid signature(s) of role {envelope.kind}"
-        raise Untrusted(limit_of, wanted=wanted, got=str(len(signers)))
+        raise Untrusted(what, wanted=wanted, got=str(len(signers)))
     return message, signers
+
+
+def _signers(envelope: Envelope, authority: Authority) -> tuple[bytes, frozenset[str]]:
+    message = signed_bytes(authority.fleet, envelope.kind, envelope.payload)
+    pairs = [(signature.keyid, signature.value) for signature in envelope.signatures]
+    return message, verified_keyids(authority, envelope.kind, message, pairs)
 
 
 def _read_halt(order_id: bytes, record: bytes, body: bytes, signers: frozenset[str]) -> Halt:

@@ -1,8 +1,11 @@
 """The set of signed orders that a node holds, merged by union.
 
-* Admission verifies once per id; what was admitted never leaves (compaction comes later).
-* `named`: ids that a beacon of the origin has named. A resume acts only when it is named.
-* At most UNRECORDED_PER_KEY_MAX orders of one key that no beacon names are held.
+* Admission verifies once per id; what was admitted never leaves (compaction comes later), not
+  through a rotation of its key either: only a revocation may end it.
+* `named`: ids that a beacon of the origin has named. A resume begins to act only when it is named
+  under metadata within its dates, and then goes on acting.
+* At most UNRECORDED_PER_KEY_MAX orders of one key that no beacon names are held, and at most
+  ORDERS_PER_KEY_MAX of one key in all.
 """
 
 from collections import Counter
@@ -11,26 +14,29 @@ from enum import Enum
 from hashlib import sha256
 
 from firedoor.errors import TooLarge
-from firedoor.halt.order import Halt, Order, Resume, read_beacon, read_order
-from firedoor.limits import ORDERS_MAX, UNRECORDED_PER_KEY_MAX
+from firedoor.halt.order import Halt, Order, Resume, merged, read_beacon, read_order
+from firedoor.limits import ORDERS_MAX, ORDERS_PER_KEY_MAX, UNRECORDED_PER_KEY_MAX
 from firedoor.trust.keys import Authority
 
 
 class Admission(Enum):
-    """What became of an offered order."""
+    """What became of an offered order. `SIGNED_ANEW`: it is known, but not by all these keys."""
 
     NEW = "new"
+    SIGNED_ANEW = "signed-anew"
     KNOWN = "known"
 
 
 class OrderSet:
     """All orders admitted here, and which of them the origin has named."""
 
-    __slots__ = ("_held", "_named", "_unnamed_by_key")
+    __slots__ = ("_acted", "_by_key", "_held", "_named", "_unnamed_by_key")
 
     def __init__(self) -> None:
         self._held: dict[bytes, Order] = {}
         self._named: set[bytes] = set()
+        self._acted: set[bytes] = set()
+        self._by_key: Counter[str] = Counter()
         self._unnamed_by_key: Counter[str] = Counter()
 
     def admit(self, record: bytes, authority: Authority) -> tuple[Admission, Order]:
@@ -42,13 +48,29 @@ class OrderSet:
         """
         order = read_order(record, authority)
         known = self._held.get(order.id)
-        if known is not None:
+        if known is None:
+            self._check_room(order)
+            self._hold(order)
+            return Admission.NEW, order
+        if order.signers <= known.signers:
             return Admission.KNOWN, known
-        self._check_room(order)
-        self._held[order.id] = order
-        if order.id not in self._named:
-            self._unnamed_by_key.update(order.signers)
-        return Admission.NEW, order
+        # Signatures merge under the id: that is how an order outlives a rotation of its key.
+        self._held[order.id] = merged(order, known)
+        return Admission.SIGNED_ANEW, self._held[order.id]
+
+    def restore(self, record: bytes, authority: Authority) -> Order:
+        """Take back what this node verified and recorded before, whosever keys count today.
+
+        Raises:
+            TooLarge, Malformed: it is no order.
+        """
+        order = read_order(record, authority, is_recorded=True)
+        self._hold(order)
+        return order
+
+    def restore_acted(self, order_id: bytes) -> None:
+        """This resume acted before a restart."""
+        self._acted.add(order_id)
 
     def name(self, record: bytes, authority: Authority) -> frozenset[bytes]:
         """Take in a beacon. Returns the ids that it names and that were not named before.
@@ -69,17 +91,29 @@ class OrderSet:
         self._named |= fresh
         return fresh
 
-    def in_force(self, *, may_resume: bool) -> list[Halt]:
-        """The halts that no acting resume names, in order of id.
+    def let_resumes_act(self) -> tuple[bytes, ...]:
+        """Begin to obey every resume that is named; the ids of those that begin now, sorted.
 
-        `may_resume`: whether the authority is fresh; expired metadata never starts anything.
+        Only under metadata within its dates: expired metadata never starts anything.
         """
+        resumes = {one.id for one in self._held.values() if isinstance(one, Resume)}
+        fresh = sorted(resumes & self._named - self._acted)
+        self._acted |= set(fresh)
+        return tuple(fresh)
+
+    def in_force(self) -> list[Halt]:
+        """The halts that no acting resume names, in order of id."""
         lifted: set[bytes] = set()
         for order in self._held.values():
-            if may_resume and isinstance(order, Resume) and order.id in self._named:
+            if isinstance(order, Resume) and order.id in self._acted:
                 lifted |= order.halts
         halts = [order for order in self._held.values() if isinstance(order, Halt)]
         return sorted((halt for halt in halts if halt.id not in lifted), key=_id)
+
+    @property
+    def named(self) -> frozenset[bytes]:
+        """Every id that a beacon of the origin has named."""
+        return frozenset(self._named)
 
     def get(self, order_id: bytes) -> Order | None:
         """The order with this id, if it is held."""
@@ -102,17 +136,26 @@ class OrderSet:
         """SHA-256 over the sorted ids: equal sets, equal digests."""
         return sha256(b"".join(sorted(self._held))).digest()
 
+    def _hold(self, order: Order) -> None:
+        self._held[order.id] = order
+        self._by_key.update(order.signers)
+        if order.id not in self._named:
+            self._unnamed_by_key.update(order.signers)
+
     def _check_room(self, order: Order) -> None:
         if len(self._held) >= ORDERS_MAX:
             raise TooLarge("order set", limit=ORDERS_MAX, size=len(self._held) + 1)
+        most = max((self._by_key[keyid] for keyid in order.signers), default=0)
+        if most >= ORDERS_PER_KEY_MAX:
+            raise TooLarge("orders of one key", limit=ORDERS_PER_KEY_MAX, size=most + 1)
         if order.id in self._named:
             return
-        worst = max((self._unnamed_by_key[keyid] for keyid in order.signers), default=0)
-        if worst >= UNRECORDED_PER_KEY_MAX:
+        most = max((self._unnamed_by_key[keyid] for keyid in order.signers), default=0)
+        if most >= UNRECORDED_PER_KEY_MAX:
             raise TooLarge(
                 "orders of one key that the origin has not logged",
                 limit=UNRECORDED_PER_KEY_MAX,
-                size=worst + 1,
+                size=most + 1,
             )
 
 

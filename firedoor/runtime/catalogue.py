@@ -47,6 +47,7 @@ class Catalogue:
         self._trust = TrustClient(folder / "trusted", fleet, self._fetch, root)
         self.authority: Authority | None = None
         self.releases: tuple[ReleaseEntry, ...] = ()
+        self.dateless: tuple[ReleaseEntry, ...] = ()
         self.timestamp = 0
 
     def load(self) -> None:
@@ -57,6 +58,14 @@ class Catalogue:
             # Past its dates, for one: the keys still serve to verify halts.
             with suppress(FiredoorError):
                 self.authority = self._trust.authority(self._clock.unix())
+                self.dateless = tuple(self._trust.kept_releases())
+
+    async def look_at_dates(self) -> None:
+        """Judge anew whether what is trusted is within its dates: time goes on meanwhile."""
+        async with self._lock:
+            with suppress(FiredoorError):
+                now = self._clock.unix()
+                self.authority = await asyncio.to_thread(self._trust.authority, now)
 
     async def refresh(self, get: Get, targets: int = 0) -> None:
         """Fetch and verify all metadata through `get`.
@@ -108,6 +117,15 @@ class Catalogue:
         data = path.read_bytes() if path.is_file() else None
         return data if data is not None and sha256(data).hexdigest() == manifest else None
 
+    def held_manifest(self, manifest: str) -> Manifest | None:
+        """The manifest that is held here, read.
+
+        Raises:
+            Refused: it is of a form that this version does not take.
+        """
+        data = self.manifest_bytes(manifest)
+        return decode_manifest(data) if data is not None else None
+
     def keep_manifest(self, manifest: str, data: bytes) -> Manifest:
         """Check a manifest against its digest, read it, and keep it durably.
 
@@ -128,9 +146,9 @@ class Catalogue:
         Raises:
             Unavailable, Refused: it cannot be had.
         """
-        held = await asyncio.to_thread(self.manifest_bytes, entry.manifest)
+        held = await asyncio.to_thread(self.held_manifest, entry.manifest)
         if held is not None:
-            return await asyncio.to_thread(decode_manifest, held)
+            return held
         path = f"/v1/targets/releases/{entry.product}/{entry.manifest}.{entry.version}"
         data = await get(path, min(entry.length, MANIFEST_BYTES_MAX))
         return await asyncio.to_thread(self.keep_manifest, entry.manifest, data)

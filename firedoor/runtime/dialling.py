@@ -10,6 +10,7 @@ from contextlib import suppress
 from firedoor.dice import Dice
 from firedoor.errors import FiredoorError
 from firedoor.identity import PeerId, Role
+from firedoor.limits import HINTS_MAX, MIRRORS_DIALLED_MAX
 from firedoor.runtime.host import Host
 from firedoor.runtime.logs import log
 
@@ -21,13 +22,15 @@ BACKOFF_MAX_S = 15.0
 PROVED_S = 5.0
 
 
-async def keep_dialling(host: Host, address: tuple[str, int], role: Role, dice: Dice) -> None:
+async def keep_dialling(
+    host: Host, address: tuple[str, int], role: Role, dice: Dice, *, is_upstream: bool = False
+) -> None:
     """Keep a connection to one configured address, for ever."""
     pause = BACKOFF_MIN_S
     while True:
         began = host.clock.now()
         try:
-            await host.dial(address[0], address[1], role)
+            await host.dial(address[0], address[1], role, is_upstream=is_upstream)
         except (FiredoorError, OSError) as error:
             log("dial-failed", address=f"{address[0]}:{address[1]}", why=str(error))
         if host.clock.now() - began > PROVED_S:
@@ -50,7 +53,8 @@ class Neighbours:
 
     def found(self, peer: PeerId, address: tuple[str, int], role: Role) -> None:
         """A peer exists at `address`, says mDNS or a roster; a hint, never trust."""
-        if peer != self._host.settings.me:
+        is_room = peer in self._known or len(self._known) < HINTS_MAX
+        if peer != self._host.settings.me and is_room:
             self._known[peer] = (*address, role)
             self._changed.set()
 
@@ -91,7 +95,11 @@ class Neighbours:
         chosen: list[PeerId] = []
         while others and len(chosen) < room:
             chosen.append(others.pop(self._dice.below(len(others))))
-        return [*mirrors, *chosen]
+        dialling = sum(self._known[peer][2] is Role.MIRROR for peer in self._dialling_known())
+        return [*mirrors[: max(0, MIRRORS_DIALLED_MAX - dialling)], *chosen]
+
+    def _dialling_known(self) -> list[PeerId]:
+        return [peer for peer in self._dialling if peer in self._known]
 
     async def _dial(self, peer: PeerId) -> None:
         host, port, role = self._known[peer]

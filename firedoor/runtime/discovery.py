@@ -15,7 +15,7 @@ from zeroconf import InterfaceChoice, ServiceStateChange, Zeroconf
 from zeroconf.asyncio import AsyncServiceBrowser, AsyncServiceInfo, AsyncZeroconf
 
 from firedoor.errors import Unavailable
-from firedoor.identity import FleetId, PeerId, Role
+from firedoor.identity import PEER_ID, FleetId, PeerId, Role
 
 TYPE = "_firedoor._tcp.local."
 MIRROR_TYPE = "_mirror._sub._firedoor._tcp.local."
@@ -203,6 +203,7 @@ def read_service(
         if ":" not in each or not ipaddress.ip_address(each).is_link_local
     ]
     is_known = facts.get("role") in {Role.MIRROR.value, Role.AGENT.value}
+    is_known = is_known and PEER_ID.fullmatch(str(facts.get("id"))) is not None
     if facts.get("fleet") != fleet or not is_known or not hosts or not info.port:
         return None
     return PeerId(str(facts.get("id"))), Role(str(facts["role"])), (hosts[0], info.port)

@@ -8,7 +8,7 @@ before this file awaits anything; the disk comes after.
 import asyncio
 from collections.abc import Coroutine
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol, assert_never
 
@@ -21,21 +21,23 @@ from firedoor.effects import (
     Effect,
     Fetch,
     Keep,
+    KeepActed,
     KeepBeacon,
     Send,
     Tell,
 )
-from firedoor.errors import FiredoorError, Halted, NoRoom, Refused, Unavailable, Untrusted
+from firedoor.errors import FiredoorError, Refused, Unavailable, Untrusted
 from firedoor.halt.brake import Gate
 from firedoor.halt.scope import Subject
 from firedoor.identity import Peer, PeerId, Role
-from firedoor.limits import GATE_BYTES, METADATA_BYTES_MAX, RETRY_SPAN
+from firedoor.limits import METADATA_BYTES_MAX
 from firedoor.node import Node, NodeSettings
 from firedoor.pieces.inventory import Bits, piece_map
 from firedoor.runtime.catalogue import Catalogue, Get
 from firedoor.runtime.clocks import Clock
+from firedoor.runtime.fetching import Fetching
 from firedoor.runtime.logs import log, log_facts
-from firedoor.runtime.order_log import BEACON, ORDER, OrderLog
+from firedoor.runtime.order_log import ACTED, BEACON, ORDER, OrderLog
 from firedoor.runtime.peer_client import PeerClient
 from firedoor.runtime.peer_server import Conversation
 from firedoor.runtime.piece_store import PieceStore
@@ -54,6 +56,12 @@ from firedoor.wire.messages import (
 
 # A host with nothing to wait for still looks up now and then, so that a lost timer heals.
 IDLE_SPAN = Span(1.0)
+
+# Peers that are asked in turn for one small file.
+SOURCES_MAX = 3
+
+# Metadata's dates are hours away when it comes; a minute more is nothing.
+DATES_S = 60.0
 
 # A full disk is looked at again this often while an order waits to be recorded.
 RECORD_AGAIN_S = 1.0
@@ -75,7 +83,7 @@ class Program(Protocol):
         """Every piece of a release is here."""
 
     def on_no_room(self, manifest: str) -> None:
-        """The fetch of a release was given up; `Host.no_room` says why."""
+        """The fetch of a release was given up; `Fetching.no_room` says why."""
 
 
 @dataclass(slots=True)
@@ -87,6 +95,7 @@ class Line:
     dialler: PeerId
     host: str
     port: int
+    is_upstream: bool
 
 
 @dataclass(slots=True)
@@ -95,16 +104,6 @@ class OrderTimes:
 
     closed_at: Instant
     recorded_at: Instant | None = None
-
-
-@dataclass(slots=True)
-class Counters:
-    """Bytes that moved, and what still arrived of releases after their brake had closed."""
-
-    received: dict[str, int]
-    sent: int = 0
-    covered_bytes: int = 0
-    covered_last_at: float = 0.0
 
 
 class Host:
@@ -127,13 +126,12 @@ class Host:
         self.store = PieceStore(state / "pieces")
         self.log = OrderLog(state / "orders.log")
         self.transfers = Transfers()
-        self.counters = Counters({"mirror": 0, "peer": 0, "upstream": 0})
+        self.fetching = Fetching(self)
         self.order_times: dict[str, OrderTimes] = {}
-        self.no_room: dict[str, str] = {}
         self.lines: dict[PeerId, Line] = {}
         self.program: Program
-        self._banned: set[PeerId] = set()
-        self._fetches: dict[int, asyncio.Task[None]] = {}
+        self._encoded: tuple[object, bytes] = (None, b"")
+        self._operators = 0
         self._stirred = asyncio.Event()
         self._recording = asyncio.Lock()
         self._group: asyncio.TaskGroup
@@ -148,6 +146,7 @@ class Host:
             self.catalogue.load()
             self.believe()
             self._group.create_task(self._keep_time())
+            self._group.create_task(self._keep_dates())
             for worker in workers:
                 self._group.create_task(worker)
 
@@ -163,11 +162,25 @@ class Host:
         now = self.clock.now()
         self.apply(self.node.trust(authority, now))
         if not self.trusted.is_set():
-            self.apply(self.node.restore(self.log.orders, self.log.beacon, now))
+            kept = self.log
+            self.apply(self.node.restore(kept.orders, kept.acted, kept.beacon, now))
             self.trusted.set()
-        for entry in self.catalogue.releases:
+        # Past its dates metadata starts nothing, but what it names can still be halted.
+        for entry in (*self.catalogue.releases, *self.catalogue.dateless):
             if entry.manifest not in self.node.subjects:
                 self.apply(self.node.learn(entry.manifest, subject_of(entry), now))
+
+    async def learn_held(self, manifest: str) -> None:
+        """A release that is on this machine can be halted by whatever is in it.
+
+        Raises:
+            Refused: the manifest that is held is damaged.
+        """
+        held = await asyncio.to_thread(self.catalogue.held_manifest, manifest)
+        if held is not None:
+            digests = frozenset(file.digest for file in held.files)
+            subject = Subject(held.product, held.version, held.content, digests)
+            self.apply(self.node.learn(manifest, subject, self.clock.now()))
 
     # --- effects -------------------------------------------------------------------------------
 
@@ -177,7 +190,7 @@ class Host:
             self._do(effect)
         self._stirred.set()
 
-    def _do(self, effect: Effect) -> None:  # noqa: C901  # one case an effect, flat on purpose
+    def _do(self, effect: Effect) -> None:  # noqa: C901  # one case an effect, flat
         match effect:
             case Send(peer, message):
                 self.send(peer, message)
@@ -185,20 +198,20 @@ class Host:
                 self.start(self._record(order, record))
             case KeepBeacon(record):
                 self.start(self._append(BEACON, record))
-                # A resume may act from now on.
+            case KeepActed(order):
+                self.start(self._append(ACTED, order))
+                # What was halted may move from now on.
                 self.program.on_cut()
             case Cut(order):
                 self.order_times.setdefault(order.hex(), OrderTimes(self.clock.now()))
                 self.transfers.cut(lambda manifest: not self.node.permits(Gate.SERVE, manifest))
                 self.program.on_cut()
             case Fetch():
-                self._fetches[effect.number] = self.start(self._fetch(effect))
+                self.fetching.start(effect)
             case Cancel(number):
-                task = self._fetches.pop(number, None)
-                if task is not None:
-                    task.cancel()
-            case Drop(peer, why, is_banned):
-                self._drop(peer, why, is_banned=is_banned)
+                self.fetching.cancel(number)
+            case Drop(peer, why):
+                self._drop(peer, why)
             case Complete(manifest):
                 self.start(self.program.on_complete(manifest))
             case Tell(event, facts):
@@ -211,7 +224,10 @@ class Host:
     def send(self, peer: PeerId, message: object) -> None:
         """Queue one message for `peer`; a peer too slow to take it is dropped and comes back."""
         line = self.lines.get(peer)
-        if line is not None and not line.socket.send(encode_message(message)):
+        if message is not self._encoded[0]:
+            # A roster or an order goes to many; it is put into bytes once.
+            self._encoded = (message, encode_message(message))
+        if line is not None and not line.socket.send(self._encoded[1]):
             log("peer-too-slow", peer=peer)
 
     async def _record(self, order: bytes, record: bytes) -> None:
@@ -233,9 +249,7 @@ class Host:
             else:
                 return
 
-    def _drop(self, peer: PeerId, why: str, *, is_banned: bool) -> None:
-        if is_banned:
-            self._banned.add(peer)
+    def _drop(self, peer: PeerId, why: str) -> None:
         line = self.lines.get(peer)
         log("peer-dropped", level="warning", peer=peer, why=why)
         if line is not None:
@@ -244,24 +258,38 @@ class Host:
     # --- conversations -------------------------------------------------------------------------
 
     async def converse(
-        self, peer: Peer, *, host: str, port: int, socket: Conversation, is_mine: bool
+        self,
+        peer: Peer,
+        *,
+        host: str,
+        port: int,
+        socket: Conversation,
+        is_mine: bool,
+        is_upstream: bool = False,
     ) -> None:
-        """Talk with `peer` until either side closes. `is_mine`: this node dialled."""
+        """Talk with `peer` until either side closes.
+
+        `is_mine`: this node dialled; `is_upstream`: it is a mirror that settings name as such.
+        """
+        if peer.role is Role.OPERATOR:
+            # Two commands with one key are two conversations, and neither may end the other.
+            self._operators += 1
+            peer = replace(peer, id=PeerId(f"{peer.id}.{self._operators}"))
         dialler = self.settings.me if is_mine else peer.id
-        if peer.id in self._banned or peer.id == self.settings.me or not self.trusted.is_set():
+        if peer.id == self.settings.me or not self.trusted.is_set():
             socket.close()
             return
         old = self.lines.get(peer.id)
         if old is not None and old.dialler != dialler and old.dialler < dialler:
             socket.close()  # Of two between a pair, the one dialled by the smaller id stays.
             return
-        line = Line(peer, socket, dialler, host, port)
+        is_source = is_upstream or (self.settings.role, peer.role) == (Role.AGENT, Role.MIRROR)
+        line = Line(peer, socket, dialler, host, port, is_source)
         self.lines[peer.id] = line
         if old is not None:
             old.socket.close()
-        is_upstream = peer.role is Role.MIRROR and (is_mine or self.settings.role is Role.AGENT)
         node, now = self.node, self.clock.now
-        self.apply(node.connected(peer, host=host, is_upstream=is_upstream, now=now()))
+        self.apply(node.connected(peer, host=host, is_upstream=is_source, now=now()))
         try:
             await self._listen(line)
         finally:
@@ -280,10 +308,18 @@ class Host:
                 if isinstance(message, Announce | Health | Recorded | Roster):
                     self.program.on_message(message, line.peer.id)
             except (Refused, Unavailable) as error:
-                self._drop(line.peer.id, str(error), is_banned=False)
+                self._drop(line.peer.id, str(error))
                 return
 
-    async def dial(self, host: str, port: int, role: Role, expect: PeerId | None = None) -> None:
+    async def dial(
+        self,
+        host: str,
+        port: int,
+        role: Role,
+        *,
+        expect: PeerId | None = None,
+        is_upstream: bool = False,
+    ) -> None:
         """Open a standing connection and talk on it until it ends.
 
         Raises:
@@ -291,7 +327,12 @@ class Host:
         """
         wanted = role if expect is None else None
         peer, socket = await self.client.dial(host, port, expect=expect, role=wanted)
-        await self.converse(peer, host=host, port=port, socket=socket, is_mine=True)
+        if peer.role is not role:
+            socket.close()
+            raise Untrusted(f"{host}:{port}", wanted=f"role {role.value}", got=peer.role.value)
+        await self.converse(
+            peer, host=host, port=port, socket=socket, is_mine=True, is_upstream=is_upstream
+        )
 
     # --- pieces --------------------------------------------------------------------------------
 
@@ -301,7 +342,7 @@ class Host:
         Raises:
             Unavailable, Refused: the manifest cannot be had.
         """
-        self.no_room.pop(entry.manifest, None)
+        self.fetching.no_room.pop(entry.manifest, None)
         manifest = await self.catalogue.manifest(entry, get)
         pieces = piece_map(entry.manifest, manifest)
         have = Bits(len(pieces.digests))
@@ -329,76 +370,6 @@ class Host:
             raise Unavailable(f"peer {peer[:12]}", why="not connected")
         return line.host, port
 
-    async def _fetch(self, fetch: Fetch) -> None:
-        node, number = self.node, fetch.number
-        try:
-            await self._fetch_pieces(fetch)
-        except NoRoom as error:
-            self._give_up(fetch.manifest, error)
-        except (Untrusted, Halted, Unavailable, Refused) as error:
-            lie = isinstance(error, Untrusted)
-            log("fetch-failed", level="debug", peer=fetch.peer, why=str(error))
-            now = self.clock.now()
-            self.apply(node.failed(number, is_lie=lie, retry_after=RETRY_SPAN, now=now))
-        else:
-            self.apply(node.swarm.finished(number, self.clock.now()))
-        finally:
-            self._fetches.pop(number, None)
-
-    def _give_up(self, manifest: str, error: NoRoom) -> None:
-        log("no-room", level="error", manifest=manifest[:12], why=str(error), do="free disk space")
-        self.no_room[manifest] = str(error)
-        self.apply(self.node.give_up(manifest, self.clock.now()))
-        self.program.on_no_room(manifest)
-
-    async def _fetch_pieces(self, fetch: Fetch) -> None:
-        manifest = fetch.manifest
-        pieces = self.node.pieces_of(manifest)
-        start, end = pieces.range_of(fetch.first, fetch.last)
-        wanted = [(pieces.digests[at], pieces.sizes[at]) for at in range(fetch.first, fetch.last)]
-        host, port = self.address_of(fetch.peer)
-        kind = self._kind_of(fetch.peer)
-        arriving = self.client.fetch_range(
-            host,
-            port,
-            expect=fetch.peer,
-            manifest=manifest,
-            pieces=wanted,
-            start=start,
-            end=end,
-            on_bytes=lambda count: self._received(manifest, kind, count),
-        )
-        fresh: list[int] = []
-        size = 0
-        async for index, stored in arriving:
-            if not self.node.permits(Gate.FETCH, manifest):
-                raise Halted(manifest[:12], level=Gate.FETCH)
-            await asyncio.to_thread(self.store.put, wanted[index][0], stored)
-            fresh.append(fetch.first + index)
-            size += len(stored)
-            if size >= GATE_BYTES:
-                self._arrived(fetch, fresh)
-                fresh, size = [], 0
-        self._arrived(fetch, fresh)
-
-    def _arrived(self, fetch: Fetch, fresh: list[int]) -> None:
-        if fresh:
-            now = self.clock.now()
-            self.apply(self.node.fetched(fetch.number, fetch.manifest, tuple(fresh), now))
-
-    def _kind_of(self, peer: PeerId) -> str:
-        line = self.lines.get(peer)
-        if line is None or line.peer.role is not Role.MIRROR:
-            return "peer"
-        return "upstream" if self.settings.role is Role.MIRROR else "mirror"
-
-    def _received(self, manifest: str, kind: str, count: int) -> None:
-        self.counters.received[kind] += count
-        subject = self.node.subjects.get(manifest)
-        if subject is not None and not self.node.brake.permits(Gate.FETCH, subject):
-            self.counters.covered_bytes += count
-            self.counters.covered_last_at = self.clock.now()
-
     # --- time ----------------------------------------------------------------------------------
 
     async def _keep_time(self) -> None:
@@ -412,11 +383,21 @@ class Host:
                 continue
             self.apply(self.node.wake(self.clock.now()))
 
+    async def _keep_dates(self) -> None:
+        while True:
+            await asyncio.sleep(DATES_S)
+            await self.catalogue.look_at_dates()
+            self.believe()
+
     async def _guarded(self, work: Coroutine[Any, Any, None]) -> None:
         try:
             await work
         except (FiredoorError, OSError) as error:
             log("work-failed", level="warning", why=f"{type(error).__name__}: {error}")
+        # The outermost loop of one piece of work for one peer: what nobody foresaw there must not
+        # end the program, its brake and all other peers' work.
+        except Exception as error:  # noqa: BLE001  # as said above
+            log("work-broke", level="error", why=repr(error)[:300], do="report this as a defect")
 
 
 class Getter:
@@ -434,12 +415,16 @@ class Getter:
         peers = [line.peer for line in self._host.lines.values()]
         able = [peer.id for peer in peers if peer.role is Role.MIRROR]
         able = able or [peer.id for peer in peers if peer.role is Role.AGENT]
-        source = self._source if self._source in able else next(iter(able), None)
-        if source is None:
-            raise Unavailable(path, why="no mirror is connected")
-        address, port = self._host.address_of(source)
+        sources = sorted(able, key=lambda peer: peer != self._source)
         bound = min(limit, METADATA_BYTES_MAX) if path.startswith("/v1/metadata") else limit
-        return await self._host.client.get(address, port, path, expect=source, limit=bound)
+        last = Unavailable(path, why="no mirror is connected")
+        for source in sources[:SOURCES_MAX]:
+            try:
+                address, port = self._host.address_of(source)
+                return await self._host.client.get(address, port, path, expect=source, limit=bound)
+            except Unavailable as error:
+                last = error
+        raise last
 
 
 def subject_of(entry: ReleaseEntry, files: tuple[Any, ...] = ()) -> Subject:

@@ -1,4 +1,4 @@
-"""The durable memory of the brake: an append-only file of orders and beacons.
+"""The durable memory of the brake: an append-only file of orders, beacons and resumes that acted.
 
 A record is on disk (fdatasync) before `append` returns. A torn last record is a crash in mid-write
 and is cut off; a wrong record with more after it is a damaged file and is refused, so that the
@@ -8,6 +8,7 @@ caller can keep its gates closed. Format: u32 length, u32 CRC-32, kind byte and 
 import os
 import struct
 import zlib
+from contextlib import suppress
 from pathlib import Path
 
 from firedoor.errors import Malformed, Unavailable
@@ -15,6 +16,7 @@ from firedoor.errors import Malformed, Unavailable
 _HEAD = struct.Struct(">II")
 ORDER = b"o"
 BEACON = b"b"
+ACTED = b"a"
 
 # Larger than any order or beacon (limits.py); a length above it is damage, not a record.
 _RECORD_BYTES_MAX = 1 << 20
@@ -26,6 +28,7 @@ class OrderLog:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.orders: list[bytes] = []
+        self.acted: list[bytes] = []
         self.beacon = b""
         path.parent.mkdir(parents=True, exist_ok=True)
         flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0)
@@ -50,6 +53,9 @@ class OrderLog:
                 view = view[os.write(self._file, view) :]
             getattr(os, "fdatasync", os.fsync)(self._file)
         except OSError as error:
+            # Or its remains would follow a shorter record, and the file would count as damaged.
+            with suppress(OSError):
+                os.ftruncate(self._file, self._end)
             raise Unavailable(f"recording an order in {self.path}", why=str(error)) from error
         self._end += len(frame)
 
@@ -69,6 +75,8 @@ class OrderLog:
                 raise Malformed(str(self.path), wanted="whole records", got=f"damage at byte {at}")
             if body[:1] == ORDER:
                 self.orders.append(body[1:])
+            elif body[:1] == ACTED:
+                self.acted.append(body[1:])
             else:
                 self.beacon = body[1:]
             at += _HEAD.size + length

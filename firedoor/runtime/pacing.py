@@ -29,4 +29,9 @@ class Budget:
         # Debt is taken before the wait, so that those who wait together are served in turn.
         self._tokens -= count
         if self._tokens < 0:
-            await asyncio.sleep(-self._tokens / self.bytes_per_s)
+            try:
+                await asyncio.sleep(-self._tokens / self.bytes_per_s)
+            except asyncio.CancelledError:
+                # What will not move is owed by nobody.
+                self._tokens += count
+                raise

@@ -21,6 +21,7 @@ from firedoor.runtime.clocks import Clock
 from firedoor.runtime.pacing import Budget
 from firedoor.runtime.peer_server import CLOSE_S, HEARTBEAT_S, Conversation
 from firedoor.runtime.tls import Credentials, client_context, peer_of, role_name, server_name
+from firedoor.units import KIB
 
 # TCP and TLS over a line with a second of delay take four; a dead address must not cost more.
 CONNECT_S = 8.0
@@ -30,6 +31,10 @@ READ_S = 30.0
 
 # A paced receiver keeps little in the kernel: what lies there was sent before any halt.
 _RECEIVE_BUFFER_BYTES = 64 * 1024
+
+
+# `{code, error}` of a peer that says no.
+_SENTENCE_BYTES_MAX = 4 * KIB
 
 
 class PeerClient:
@@ -100,10 +105,13 @@ class PeerClient:
         limit: int,
         role: Role = Role.MIRROR,
         headers: dict[str, str] | None = None,
+        span_s: float = READ_S,
     ) -> bytes:
-        """The answer to `body` at `path`; raises as `get`."""
+        """The answer to `body` at `path`, within `span_s`; raises as `get`."""
         url, name = _url(host, port, path), role_name(role)
-        return await self._ask("POST", url, name, limit=limit, body=body, headers=headers)
+        return await self._ask(
+            "POST", url, name, limit=limit, body=body, headers=headers, span_s=span_s
+        )
 
     async def fetch_range(
         self,
@@ -127,7 +135,11 @@ class PeerClient:
         url = _url(host, port, f"/v1/releases/{manifest}/payload")
         headers = {"Range": f"bytes={start}-{end - 1}"}
         request = self._moving().get(
-            url, headers=headers, ssl=self._context, server_hostname=server_name(expect)
+            url,
+            headers=headers,
+            ssl=self._context,
+            server_hostname=server_name(expect),
+            allow_redirects=False,
         )
         try:
             async with request as response:
@@ -164,12 +176,19 @@ class PeerClient:
         limit: int,
         body: bytes | None = None,
         headers: dict[str, str] | None = None,
+        span_s: float = READ_S,
     ) -> bytes:
         try:
             request = self._talking().request(
-                method, url, data=body, headers=headers, ssl=self._context, server_hostname=name
+                method,
+                url,
+                data=body,
+                headers=headers,
+                ssl=self._context,
+                server_hostname=name,
+                allow_redirects=False,
             )
-            async with asyncio.timeout(READ_S), request as response:
+            async with asyncio.timeout(span_s), request as response:
                 await _check(response)
                 return await read_at_most(response, limit)
         except (aiohttp.ClientError, OSError, TimeoutError, SSLError) as error:
@@ -223,9 +242,10 @@ async def _check(response: aiohttp.ClientResponse) -> None:
     if response.status in {200, 206}:
         return
     try:
-        said = json.loads(await read_at_most(response, GATE_BYTES))
+        said = json.loads(await read_at_most(response, _SENTENCE_BYTES_MAX))
         code, sentence = str(said["code"]), str(said["error"])[:400]
-    except (ValueError, KeyError, TypeError, FiredoorError):
+    # Deep brackets make json raise RecursionError.
+    except (ValueError, KeyError, TypeError, RecursionError, FiredoorError):
         code, sentence = "", f"HTTP {response.status}"
     match response.status:
         case 451:

@@ -25,7 +25,7 @@ from firedoor.errors import (
     Untrusted,
 )
 from firedoor.identity import Peer
-from firedoor.limits import FRAME_BYTES_MAX, GATE_BYTES, OUTBOX_FRAMES_MAX, TRANSFERS_MAX
+from firedoor.limits import FRAME_BYTES_MAX, GATE_BYTES, OUTBOX_BYTES_MAX, OUTBOX_FRAMES_MAX
 from firedoor.runtime.clocks import Clock
 from firedoor.runtime.metrics import Metrics
 from firedoor.runtime.pacing import Budget
@@ -35,6 +35,10 @@ from firedoor.runtime.transfers import Transfer, Transfers
 
 # A peer that answers no ping within twice this is gone; mirror beats of 1 s come with leases.
 HEARTBEAT_S = 5.0
+
+# A reader that takes no 64 KiB within this is gone, or holds a place that others need: a line of
+# 16 kbit/s would do better.
+STALLED_S = 30.0
 
 # How long a closing handshake may take before the connection is dropped without one.
 CLOSE_S = 1.0
@@ -62,6 +66,7 @@ class Conversation:
         self._socket = socket
         # One place more than frames may take, for the mark of the end.
         self._outbox: asyncio.Queue[bytes | None] = asyncio.Queue(OUTBOX_FRAMES_MAX + 1)
+        self._waiting_bytes = 0
         self._is_closing = False
         self._is_ending = False
         # From the start, so that a conversation to which nobody listens can be closed as well.
@@ -71,9 +76,11 @@ class Conversation:
         """Queue one frame. False, and the conversation ends, when the peer takes none."""
         if self._is_closing:
             return False
-        if self._outbox.qsize() >= OUTBOX_FRAMES_MAX:
+        is_full = self._waiting_bytes + len(frame) > OUTBOX_BYTES_MAX
+        if is_full or self._outbox.qsize() >= OUTBOX_FRAMES_MAX:
             self._abandon()
             return False
+        self._waiting_bytes += len(frame)
         self._outbox.put_nowait(frame)
         return True
 
@@ -116,6 +123,7 @@ class Conversation:
         try:
             while (frame := await self._outbox.get()) is not None:
                 await self._socket.send_bytes(frame)
+                self._waiting_bytes -= len(frame)
         except (ConnectionError, RuntimeError):
             self._is_closing = True
         finally:
@@ -231,12 +239,10 @@ class PeerApi:
             raise Malformed("Range", wanted="bytes=FIRST-LAST", got="another or none")
         start, end = int(found[1]), int(found[2]) + 1
         digests = self._backend.pieces(peer, manifest, start, end)
-        if len(self._transfers) >= TRANSFERS_MAX:
-            raise Unavailable("pieces", why="all transfer places are taken; ask again")
         response = web.StreamResponse(status=206)
         response.content_length = end - start
         assert request.transport is not None
-        with self._transfers.open(manifest, request.transport) as transfer:
+        with self._transfers.open(manifest, peer.id, request.transport) as transfer:
             await response.prepare(request)
             for digest in digests:
                 await self._send_piece(response, transfer, peer, digest)
@@ -257,7 +263,12 @@ class PeerApi:
             if transfer.is_cut or not self._backend.permits(transfer.manifest):
                 transfer.reset()
                 raise ConnectionResetError("halted")
-            await response.write(portion)
+            try:
+                async with asyncio.timeout(STALLED_S):
+                    await response.write(portion)
+            except TimeoutError as error:
+                transfer.reset()
+                raise ConnectionResetError("the reader takes nothing") from error
             self._backend.sent(peer, len(portion))
 
 

@@ -1,7 +1,7 @@
 """Stored pieces in a folder, each under its digest.
 
-A piece is verified before it is written, and one found on the disk at start is verified again
-before its first use: a power cut may leave a file short. Nobody gets an unverified byte.
+A piece is verified before it is written, and each time it is read: a power cut may leave a file
+short, and disks rot. Nobody gets an unverified byte, and nobody is called a liar for a bad disk.
 """
 
 import errno
@@ -71,11 +71,10 @@ class PieceStore:
             stored = path.read_bytes()
         except FileNotFoundError:
             return None
-        if digest not in self._verified:
-            if blake3(stored).digest() != digest:
-                path.unlink(missing_ok=True)
-                return None
-            self._verified.add(digest)
+        if blake3(stored).digest() != digest:
+            self.remove(digest)
+            return None
+        self._verified.add(digest)
         return stored
 
     def has(self, digest: bytes) -> bool:

@@ -55,7 +55,7 @@ class Service:
     def sent(self, peer: Peer, count: int) -> None:
         """Account for bytes of pieces that went out."""
         del peer
-        self._host.counters.sent += count
+        self._host.fetching.counters.sent += count
 
     def status(self, peer: Peer) -> Table:
         """What this peer has and does. Keys are only ever added (README.md lists them).
@@ -70,7 +70,7 @@ class Service:
 
 def status_of(host: Host) -> Table:
     """The part of a status that mirrors and agents share."""
-    node, settings, counters = host.node, host.settings, host.counters
+    node, settings, counters = host.node, host.settings, host.fetching.counters
     return {
         "version": __version__,
         "id": settings.me,

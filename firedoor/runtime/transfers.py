@@ -8,8 +8,12 @@ import asyncio
 import socket
 import struct
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+
+from firedoor.errors import Unavailable
+from firedoor.identity import PeerId
+from firedoor.limits import TRANSFERS_MAX, TRANSFERS_PER_PEER_MAX
 
 # Queue in the kernel for one transfer. It bounds what a cut cannot take back, and feeds 100 Mbit/s
 # at 10 ms; autotuning would let it grow to megabytes.
@@ -24,16 +28,19 @@ class Transfer:
     """One response under way."""
 
     manifest: str
+    peer: PeerId
     transport: asyncio.Transport
     is_cut: bool = False
 
     def reset(self) -> None:
         """End it so that nothing of it arrives any more."""
         self.is_cut = True
-        held = self.transport.get_extra_info("socket")
-        if held is not None:
-            held.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGER)
-        self.transport.abort()
+        # asyncio's TLS transport raises AttributeError once it has been closed; then it is cut.
+        with suppress(AttributeError, OSError):
+            held = self.transport.get_extra_info("socket")
+            if held is not None:
+                held.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGER)
+            self.transport.abort()
 
 
 class Transfers:
@@ -47,10 +54,17 @@ class Transfers:
         return len(self._open)
 
     @contextmanager
-    def open(self, manifest: str, transport: asyncio.Transport) -> Iterator[Transfer]:
-        """Account for one transfer while it lasts."""
+    def open(self, manifest: str, peer: PeerId, transport: asyncio.Transport) -> Iterator[Transfer]:
+        """Account for one transfer while it lasts.
+
+        Raises:
+            Unavailable: all places, or all of this peer, are taken.
+        """
+        mine = sum(one.peer == peer for one in self._open)
+        if len(self._open) >= TRANSFERS_MAX or mine >= TRANSFERS_PER_PEER_MAX:
+            raise Unavailable("pieces", why="all transfer places are taken; ask again")
         bound_queue(transport)
-        transfer = Transfer(manifest, transport)
+        transfer = Transfer(manifest, peer, transport)
         self._open.add(transfer)
         try:
             yield transfer

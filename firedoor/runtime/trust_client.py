@@ -12,6 +12,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
@@ -86,6 +87,8 @@ class TrustClient:
         self._updater: Updater | None = None
         self.unlisted: dict[str, str] = {}
         folder.mkdir(parents=True, exist_ok=True)
+        if root is not None:
+            self._drop_damaged_root()
 
     def refresh(self) -> None:
         """Bring the top-level metadata up to date.
@@ -111,13 +114,14 @@ class TrustClient:
     def authority(self, now: UnixTime) -> Authority:
         """The keys of the roles, from what is kept here; the newer of the two targets files.
 
-        Never fresh when they came by `refresh_authority`: no timestamp has vouched for those.
+        Fresh only while timestamp and snapshot are within their dates too, so never when they came
+        by `refresh_authority`: no timestamp has vouched for those.
 
         Raises:
             Unavailable: nothing is kept yet.
             Untrusted, Malformed: what is kept is damaged.
         """
-        root = Metadata[Root].from_bytes(self._kept("root.json"))
+        root = self._root_kept()
         found = [name for name in ("targets.json", _DATELESS) if (self._folder / name).is_file()]
         if not found:
             raise Unavailable("keys", why="no signed metadata is kept here yet")
@@ -132,7 +136,8 @@ class TrustClient:
         if not kept:
             raise refusals[0]
         # On a tie the file that python-tuf took, dates and all, comes first.
-        return max(kept, key=lambda each: each.targets_version)
+        best = max(kept, key=lambda each: each.targets_version)
+        return replace(best, is_fresh=best.is_fresh and self._is_vouched(now))
 
     def refresh_authority(self, version: int) -> None:
         """Take over the keys of a targets file of this version, whatever its dates.
@@ -141,7 +146,7 @@ class TrustClient:
             Stale: it is older than what is kept.
             Unavailable, Untrusted, Malformed: it cannot be had or does not verify.
         """
-        root = Metadata[Root].from_bytes(self._kept("root.json"))
+        root = self._root_kept()
         name = f"{version}.targets.json"
         try:
             data = self._fetcher.download_bytes(_BASE + name, METADATA_BYTES_MAX)
@@ -216,6 +221,21 @@ class TrustClient:
         sync_all(self._folder)
         return [entry for entry in entries.values() if entry is not None]
 
+    def kept_releases(self) -> list[ReleaseEntry]:
+        """Every release that was ever verified here, whatever the dates now: to be halted by.
+
+        Raises:
+            Unavailable, Malformed: nothing is kept, or it is damaged.
+        """
+        delegations = _targets(self._kept("targets.json"), "targets.json").signed.delegations
+        roles = delegations.roles or {} if delegations is not None else {}
+        found: list[ReleaseEntry] = []
+        for role in [name for name in roles if is_publisher(name)]:
+            with suppress(FiredoorError):
+                kept = _targets(self._kept(f"{quote(role, safe='')}.json"), role)
+                found += [_entry(path, target) for path, target in kept.signed.targets.items()]
+        return found
+
     def _releases_of(self, role: DelegatedRole) -> list[ReleaseEntry]:
         assert self._updater is not None
         own = own_path(role.name)
@@ -247,6 +267,31 @@ class TrustClient:
         targets = _targets(self._kept(name), name)
         authority = authority_of(root, targets, fleet=self._fleet, now=now)
         return replace(authority, is_fresh=False) if name == _DATELESS else authority
+
+    def _is_vouched(self, now: UnixTime) -> bool:
+        try:
+            vouchers: list[Metadata[Any]] = [
+                Metadata[Any].from_bytes(self._kept(f"{name}.json"))
+                for name in ("timestamp", "snapshot")
+            ]
+        except (FiredoorError, RepositoryError):
+            return False
+        return all(now < voucher.signed.expires.timestamp() for voucher in vouchers)
+
+    def _drop_damaged_root(self) -> None:
+        # Power went while it was written, or the disk rots: begin from the first root again.
+        try:
+            self._root_kept()
+        except Malformed:
+            (self._folder / "root.json").unlink()
+        except Unavailable:
+            return
+
+    def _root_kept(self) -> Metadata[Root]:
+        try:
+            return Metadata[Root].from_bytes(self._kept("root.json"))
+        except RepositoryError as error:
+            raise Malformed("root.json", wanted="metadata", got=str(error)[:200]) from error
 
     def _kept(self, name: str) -> bytes:
         try:

@@ -3,7 +3,8 @@
 * Endpoints first, mirrors last; the oldest demand first (the choice itself: policy.py).
 * A request without progress for its deadline is cancelled and its pieces are asked elsewhere.
 * End-game: when all that is missing is in flight, an idle peer is asked for an old request's too.
-* A peer that sent bytes that are not the piece is banned for as long as this swarm lives.
+* A peer that sent bytes that are not the piece is asked for nothing more as long as this swarm
+  lives. Its orders are still heard: a rotten disk must not deafen a site.
 
 It stores, verifies and permits nothing: the host verifies, node.py asks the brake.
 """
@@ -12,7 +13,7 @@ from collections.abc import Iterable
 from functools import partial
 
 from firedoor.dice import Dice
-from firedoor.effects import Complete, Drop, Effect, Tell
+from firedoor.effects import Complete, Effect, Tell
 from firedoor.identity import PeerId
 from firedoor.limits import OWNER_PATIENCE, REQUESTS_MAX, REQUESTS_PER_PEER_MAX
 from firedoor.pieces.inventory import Bits, PieceMap
@@ -24,8 +25,6 @@ from firedoor.units import Instant, Span, after
 
 # A peer that missed a deadline is busy or gone; a second lets others take over its pieces.
 MISSED_PAUSE = Span(1.0)
-
-WHY_BANNED = "it sent bytes that are not the piece"
 
 
 class Swarm:
@@ -63,7 +62,7 @@ class Swarm:
     def peer_joined(self, peer: PeerId, is_mirror: bool, now: Instant) -> list[Effect]:  # noqa: FBT001  # node.py calls it by position
         """`peer` may be asked from now on; orders are synced with it."""
         if peer in self._banned:
-            return [Drop(peer, WHY_BANNED, is_banned=True)]
+            return []
         gone = self._forget(peer)
         self._peers[peer] = Standing(peer, is_mirror)
         return self._settle(gone, now)
@@ -171,9 +170,8 @@ class Swarm:
         peer, manifest = request.standing.peer, request.demand.pieces.manifest
         self._banned[peer] = None
         self._share_out(self._roster)
-        drop = Drop(peer, WHY_BANNED, is_banned=True)
         tell = Tell("peer-banned", (("peer", peer), ("manifest", manifest)))
-        return self._settle([drop, *self._forget(peer), tell], now)
+        return self._settle([*self._forget(peer), tell], now)
 
     # --- time and questions --------------------------------------------------------------------
 

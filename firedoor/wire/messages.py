@@ -52,6 +52,11 @@ class OrdersDone:
 
 
 @dataclass(frozen=True, slots=True)
+class CaughtUp:
+    """The sender has reconciled its orders since its start, so its word reconciles others."""
+
+
+@dataclass(frozen=True, slots=True)
 class Recorded:
     """These orders are durable at the sender."""
 
@@ -146,6 +151,7 @@ Message = (
     | OrderIds
     | Orders
     | OrdersDone
+    | CaughtUp
     | Recorded
     | Beacon
     | Announce
@@ -170,6 +176,7 @@ TAGS: dict[int, type[Message]] = {
     10: Have,
     11: Roster,
     12: Health,
+    13: CaughtUp,
 }
 _TAG_OF: dict[type[object], int] = {kind: tag for tag, kind in TAGS.items()}
 

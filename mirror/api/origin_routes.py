@@ -83,6 +83,7 @@ class OriginApi:
         self._origin = origin
         self._store = store
         self._on_published = on_published
+        self._taking: set[asyncio.Task[str]] = set()
 
     def routes(self) -> list[web.RouteDef]:
         """Every route that takes an operator's certificate."""
@@ -127,9 +128,17 @@ class OriginApi:
             isinstance(role, str) and isinstance(metadata, bytes) and isinstance(manifest, bytes)
         ):
             raise Malformed("release", wanted="a text and two byte strings", got="other types")
+        # Once begun it is carried through: a publisher that hangs up must not leave a release that
+        # is durable and never announced.
+        taking = asyncio.ensure_future(self._take(role, metadata, manifest))
+        self._taking.add(taking)
+        taking.add_done_callback(self._taking.discard)
+        return web.json_response({"manifest": await asyncio.shield(taking)})
+
+    async def _take(self, role: str, metadata: bytes, manifest: bytes) -> str:
         done = await asyncio.to_thread(self._origin.accept_release, role, metadata, manifest)
         await self._on_published()
-        return web.json_response({"manifest": done.manifest})
+        return done.manifest
 
     async def token(self, request: web.Request) -> web.Response:
         """A new enrolment secret."""

@@ -291,7 +291,7 @@ def test_a_halt_that_nobody_recorded_is_exit_code_1(
 def test_the_halt_that_is_signed_is_the_one_that_was_typed(fleet: Path, tmp_path: Path) -> None:
     key = read_key_file(fleet / "keys" / "halt-1.key", str)
     stop = halt.Stop("app==1.0", 5, "it crashes")
-    order_id, record = halt._sign(key, stop, (bytes(32),))
+    order_id, record = halt._sign(key, stop)
     order = read_order(record, authority(fleet, tmp_path))
     assert order.id == order_id
     assert (order.reason, getattr(order, "level", 0)) == ("it crashes", 5)

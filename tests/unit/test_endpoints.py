@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 
-from firedoor.errors import Unavailable
 from firedoor.identity import PeerId
 from firedoor.units import UnixTime
 from firedoor.wire.messages import ProductHealth, Report
@@ -73,8 +72,10 @@ def test_a_row_that_cannot_be_read_costs_no_other(tmp_path: Path) -> None:
     assert set(kept(path)) == {TWO}
 
 
-def test_a_file_that_is_no_database_is_said(tmp_path: Path) -> None:
+def test_a_file_that_is_no_database_does_not_stop_a_mirror(tmp_path: Path) -> None:
     path = tmp_path / "mirror.sqlite"
     path.write_bytes(b"no database" * 100)
-    with pytest.raises(Unavailable, match=r"not a database"):
-        Endpoints(path)
+    opened = Endpoints(path)
+    opened.take([report(ONE)], UnixTime(100))
+    assert [each.id for each in opened.reports()] == [ONE]
+    opened.close()

@@ -18,6 +18,7 @@ from firedoor.wire.messages import (
     Announce,
     Beacon,
     Bitfield,
+    CaughtUp,
     Have,
     Health,
     Hello,
@@ -49,6 +50,7 @@ EXAMPLES: tuple[Message, ...] = (
     OrderIds(ids=(D, bytes(32))),
     Orders(records=(b"one", b"two")),
     OrdersDone(),
+    CaughtUp(),
     Recorded(ids=(D,)),
     Beacon(record=b"beacon"),
     Announce(timestamp=7, targets=3),
@@ -253,7 +255,7 @@ def test_a_frame_above_the_limit_is_refused_before_it_is_parsed() -> None:
     assert refusal.value.size == FRAME_BYTES_MAX + 1
 
 
-@pytest.mark.parametrize("tag", [0, -1, 13, 2**63, True, 1.0, None, "1", b"\x01", [], {}], ids=repr)
+@pytest.mark.parametrize("tag", [0, -1, 99, 2**63, True, 1.0, None, "1", b"\x01", [], {}], ids=repr)
 def test_an_unknown_tag_is_refused(tag: object) -> None:
     with pytest.raises(Malformed, match="a known tag"):
         decode_message(pack([tag, asdict(BY_NAME["Hello"])]))

@@ -121,6 +121,13 @@ def admitted(*records: bytes) -> OrderSet:
 # Reading a halt.
 
 
+def in_force(orders: OrderSet, *, may_resume: bool) -> list[Halt]:
+    """The halts in force once resumes have begun to act, if they may."""
+    if may_resume:
+        orders.let_resumes_act()
+    return orders.in_force()
+
+
 def test_a_halt_says_what_was_signed() -> None:
     payload = replace(halt_payload(), contents=(APP_1.content,))
     order_id, record = sealed("halt", payload, HALT)
@@ -355,13 +362,13 @@ def test_a_doubtful_halt_is_lifted_by_its_id() -> None:
     resume_id, resume = a_resume(*orders.ids())
     orders.admit(resume, AUTHORITY)
     orders.name(a_beacon(resume_id), AUTHORITY)
-    assert orders.in_force(may_resume=True) == []
+    assert in_force(orders, may_resume=True) == []
 
 
 def test_a_doubtful_halt_shuts_the_gates_of_every_release() -> None:
     orders = admitted(sealed_bytes("halt", b"", HALT))
     brake = Brake()
-    brake.set_halts(orders.in_force(may_resume=True))
+    brake.set_halts(in_force(orders, may_resume=True))
     assert not brake.permits(Gate.ACTIVATE, APP_1)
     assert brake.permits(Gate.KEEP, APP_1)
 
@@ -387,7 +394,7 @@ def test_level_5_and_above_wants_a_scope_that_names_bytes(scope: str, level: int
 def test_the_same_bytes_under_another_version_stay_halted_end_to_end() -> None:
     orders = admitted(a_halt()[1])
     brake = Brake()
-    brake.set_halts(orders.in_force(may_resume=True))
+    brake.set_halts(in_force(orders, may_resume=True))
     brake.learn(APP_1)
     assert not brake.permits(Gate.ACTIVATE, replace(APP_1, version="2"))
     assert brake.permits(Gate.SERVE, Subject("app", "2", bytes(32)))
@@ -462,12 +469,12 @@ def test_a_resume_acts_only_when_a_beacon_names_it_and_the_authority_is_fresh() 
     halt_id, halt = a_halt()
     resume_id, resume = a_resume(halt_id)
     orders = admitted(halt, resume)
-    assert [order.id for order in orders.in_force(may_resume=True)] == [halt_id]
+    assert [order.id for order in in_force(orders, may_resume=True)] == [halt_id]
     orders.name(a_beacon(halt_id), AUTHORITY)
-    assert [order.id for order in orders.in_force(may_resume=True)] == [halt_id]
+    assert [order.id for order in in_force(orders, may_resume=True)] == [halt_id]
     orders.name(a_beacon(halt_id, resume_id), AUTHORITY)
-    assert [order.id for order in orders.in_force(may_resume=False)] == [halt_id]
-    assert orders.in_force(may_resume=True) == []
+    assert [order.id for order in in_force(orders, may_resume=False)] == [halt_id]
+    assert in_force(orders, may_resume=True) == []
 
 
 def test_a_resume_that_comes_before_its_halt_lifts_it_when_it_comes() -> None:
@@ -476,7 +483,7 @@ def test_a_resume_that_comes_before_its_halt_lifts_it_when_it_comes() -> None:
     orders = admitted(resume)
     orders.name(a_beacon(resume_id), AUTHORITY)
     orders.admit(halt, AUTHORITY)
-    assert orders.in_force(may_resume=True) == []
+    assert in_force(orders, may_resume=True) == []
 
 
 def test_a_beacon_that_comes_before_its_resume_lets_it_act() -> None:
@@ -485,7 +492,7 @@ def test_a_beacon_that_comes_before_its_resume_lets_it_act() -> None:
     orders = admitted(halt)
     orders.name(a_beacon(resume_id), AUTHORITY)
     orders.admit(resume, AUTHORITY)
-    assert orders.in_force(may_resume=True) == []
+    assert in_force(orders, may_resume=True) == []
 
 
 def test_a_resume_lifts_only_the_halts_that_it_names() -> None:
@@ -493,7 +500,7 @@ def test_a_resume_lifts_only_the_halts_that_it_names() -> None:
     resume_id, resume = a_resume(first[0])
     orders = admitted(first[1], second[1], resume)
     orders.name(a_beacon(resume_id), AUTHORITY)
-    assert [order.id for order in orders.in_force(may_resume=True)] == [second[0]]
+    assert [order.id for order in in_force(orders, may_resume=True)] == [second[0]]
 
 
 def test_the_same_halt_with_a_new_nonce_outlives_the_resume_of_the_old_one() -> None:
@@ -503,7 +510,17 @@ def test_the_same_halt_with_a_new_nonce_outlives_the_resume_of_the_old_one() -> 
     orders.name(a_beacon(resume_id), AUTHORITY)
     again = a_halt(2)
     orders.admit(again[1], AUTHORITY)
-    assert [order.id for order in orders.in_force(may_resume=True)] == [again[0]]
+    assert [order.id for order in in_force(orders, may_resume=True)] == [again[0]]
+
+
+def test_a_resume_that_acts_goes_on_when_the_metadata_is_past_its_dates() -> None:
+    halt_id, halt = a_halt()
+    resume_id, resume = a_resume(halt_id)
+    orders = admitted(halt, resume)
+    orders.name(a_beacon(halt_id, resume_id), AUTHORITY)
+    assert orders.let_resumes_act() == (resume_id,)
+    assert orders.let_resumes_act() == ()
+    assert in_force(orders, may_resume=False) == []
 
 
 # Beacons.
@@ -577,9 +594,56 @@ def test_an_order_is_admitted_once() -> None:
     assert orders.admit(record, AUTHORITY)[0] is Admission.NEW
     assert orders.admit(record, AUTHORITY)[0] is Admission.KNOWN
     again = sealed("halt", halt_payload(), HALT, HALT_2)[1]
-    assert orders.admit(again, AUTHORITY) == (Admission.KNOWN, orders.get(order_id))
+    assert orders.admit(again, AUTHORITY) == (Admission.SIGNED_ANEW, orders.get(order_id))
+    assert orders.admit(record, AUTHORITY)[0] is Admission.KNOWN
+    assert orders.admit(again, AUTHORITY)[0] is Admission.KNOWN
     assert orders.ids() == (order_id,)
-    assert orders.records_but(()) == (record,)
+
+
+def test_a_halt_signed_anew_is_believed_where_its_first_key_is_gone() -> None:
+    order_id, record = a_halt()
+    again = sealed("halt", halt_payload(), HALT_2)[1]
+    orders = admitted(record, again)
+    turned = replace(AUTHORITY, roles={**AUTHORITY.roles, "halt": role(1, HALT_2)})
+    elsewhere = OrderSet()
+    for each in orders.records_but(()):
+        elsewhere.admit(each, turned)
+    assert elsewhere.ids() == (order_id,)
+    assert orders.digest() == elsewhere.digest()
+
+
+def test_what_was_recorded_is_restored_though_its_key_is_gone() -> None:
+    halt_id, halt = a_halt()
+    turned = replace(AUTHORITY, roles={**AUTHORITY.roles, "halt": role(1, HALT_2)})
+    orders = OrderSet()
+    assert orders.restore(halt, turned).id == halt_id
+    assert [order.id for order in orders.in_force()] == [halt_id]
+
+
+def test_more_orders_than_one_key_may_leave_unlogged_are_restored() -> None:
+    records = [a_halt(number)[1] for number in range(UNRECORDED_PER_KEY_MAX + 1)]
+    orders = OrderSet()
+    for record in records:
+        orders.restore(record, AUTHORITY)
+    assert len(orders.ids()) == len(records)
+
+
+def test_one_key_leaves_the_others_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("firedoor.halt.orderset.ORDERS_PER_KEY_MAX", 2)
+    orders = admitted(a_halt(1)[1], a_halt(2)[1])
+    with pytest.raises(TooLarge, match="one key"):
+        orders.admit(a_halt(3)[1], AUTHORITY)
+    other = sealed("halt", halt_payload(4), HALT_2)[1]
+    assert orders.admit(other, AUTHORITY)[0] is Admission.NEW
+
+
+def test_beacons_name_no_more_than_a_set_may_hold(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("firedoor.halt.orderset.ORDERS_MAX", 2)
+    orders = OrderSet()
+    orders.name(a_beacon(nonce(1) * 2, nonce(2) * 2), AUTHORITY)
+    with pytest.raises(TooLarge, match="named"):
+        orders.name(a_beacon(nonce(3) * 2), AUTHORITY)
+    assert not orders.is_named(nonce(3) * 2)
 
 
 def test_an_order_stays_when_its_key_is_gone() -> None:
@@ -588,7 +652,7 @@ def test_an_order_stays_when_its_key_is_gone() -> None:
     without = replace(AUTHORITY, roles={**AUTHORITY.roles, "halt": role(1, HALT_2)})
     with pytest.raises(Untrusted):
         orders.admit(halt, without)
-    assert [order.id for order in orders.in_force(may_resume=True)] == [halt_id]
+    assert [order.id for order in in_force(orders, may_resume=True)] == [halt_id]
 
 
 def test_the_set_gives_the_records_that_another_lacks() -> None:

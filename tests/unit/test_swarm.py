@@ -3,7 +3,7 @@
 import pytest
 
 from firedoor.dice import Dice
-from firedoor.effects import Cancel, Complete, Drop, Effect, Fetch, Tell
+from firedoor.effects import Cancel, Complete, Effect, Fetch, Tell
 from firedoor.errors import Malformed
 from firedoor.identity import PeerId
 from firedoor.limits import BATCH_BYTES, BATCH_PIECES_MAX, REQUEST_SPAN_MAX, REQUEST_SPAN_MIN
@@ -18,7 +18,6 @@ ME, A, B, C = (PeerId(letter * 32) for letter in "0abc")
 MIRROR = PeerId("f" * 32)
 M = "1" * 64
 N = "2" * 64
-BANNED = "it sent bytes that are not the piece"
 
 
 def at(seconds: float) -> Instant:
@@ -360,14 +359,13 @@ def test_a_liar_is_banned_and_its_requests_go_elsewhere() -> None:
     swarm.bitfield(A, M, all_of(2), T)
     swarm.have(B, M, (0,), T)
     effects = fail(swarm, 1, T, is_lie=True)
-    assert effects[:3] == [
-        Drop(A, BANNED, is_banned=True),
+    assert effects[:2] == [
         Cancel(2),
         Tell("peer-banned", (("peer", A), ("manifest", M))),
     ]
-    assert effects[3:] == [Fetch(3, B, M, 0, 1)]
+    assert effects[2:] == [Fetch(3, B, M, 0, 1)]
     assert swarm.peer_left(A, T) == []
-    assert swarm.peer_joined(A, is_mirror=False, now=T) == [Drop(A, BANNED, is_banned=True)]
+    assert swarm.peer_joined(A, is_mirror=False, now=T) == []
     assert swarm.bitfield(A, M, all_of(2), T) == []
 
 

@@ -5,7 +5,7 @@ import json
 import socket
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import aclosing, asynccontextmanager, suppress
+from contextlib import ExitStack, aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,7 +25,7 @@ from firedoor.errors import (
     Untrusted,
 )
 from firedoor.identity import Peer, PeerId, Role
-from firedoor.limits import GATE_BYTES, OUTBOX_FRAMES_MAX, TRANSFERS_MAX
+from firedoor.limits import GATE_BYTES, OUTBOX_FRAMES_MAX, TRANSFERS_MAX, TRANSFERS_PER_PEER_MAX
 from firedoor.runtime.certificates import issue, make_authority, make_request, peer_id
 from firedoor.runtime.clocks import Clock
 from firedoor.runtime.key_files import KeyFile
@@ -295,11 +295,29 @@ def test_a_request_without_one_plain_range_is_refused() -> None:
 def test_more_transfers_than_places_are_told_to_come_back() -> None:
     async def work() -> None:
         async with site(Fake()) as made:
-            taken = [made.transfers.open(MANIFEST, FakeTransport()) for _ in range(TRANSFERS_MAX)]
-            for place in taken:
-                place.__enter__()
-            with pytest.raises(Unavailable, match="ask again"):
-                await made.fetch()
+            with ExitStack() as taken:
+                for number in range(TRANSFERS_MAX):
+                    place = made.transfers.open(MANIFEST, PeerId(f"{number}"), FakeTransport())
+                    taken.enter_context(place)
+                with pytest.raises(Unavailable, match="ask again"):
+                    await made.fetch()
+            assert await made.fetch()
+
+    run(work())
+
+
+def test_one_peer_cannot_take_all_places() -> None:
+    async def work() -> None:
+        async with site(Fake()) as made:
+            with ExitStack() as taken:
+                for _ in range(TRANSFERS_PER_PEER_MAX):
+                    place = made.transfers.open(MANIFEST, PeerId("greedy"), FakeTransport())
+                    taken.enter_context(place)
+                with pytest.raises(Unavailable, match="ask again"):
+                    taken.enter_context(
+                        made.transfers.open(MANIFEST, PeerId("greedy"), FakeTransport())
+                    )
+                assert await made.fetch()
 
     run(work())
 
