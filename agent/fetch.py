@@ -30,10 +30,7 @@ async def fetch_release(host: Host, product: str, version: str, out: Path, linge
     entry = await _entry(host, product, version)
     host.node.require(Gate.FETCH, entry.manifest)
     await host.acquire(entry, host.getter(None))
-    while True:
-        have, total = host.node.progress(entry.manifest)
-        if total and have == total:
-            break
+    while not host.node.holdings.is_whole(entry.manifest):
         host.node.require(Gate.FETCH, entry.manifest)
         if entry.manifest in host.fetching.no_room:
             raise Unavailable(entry.product, why=host.fetching.no_room[entry.manifest])

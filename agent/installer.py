@@ -129,7 +129,7 @@ class Installer:
         entry = self._host.catalogue.entry(offer.manifest) if offer is not None else None
         if entry is None:
             return LOOK_AGAIN_S
-        if self._is_whole(entry.manifest):
+        if self._host.node.holdings.is_whole(entry.manifest):
             await self._install(entry)
         elif entry.manifest not in self._host.node.swarm.wanted():
             self._life.note(Phase.FETCHING, manifest=entry.manifest)
@@ -152,7 +152,7 @@ class Installer:
         def permits(offer: Offer) -> bool:
             # The next step that it needs: a halt of level 2 stops what is not here yet, and lets
             # the plan go on to the release before it.
-            gate = Gate.INSTALL if self._is_whole(offer.manifest) else Gate.FETCH
+            gate = Gate.INSTALL if self._host.node.holdings.is_whole(offer.manifest) else Gate.FETCH
             return self._host.node.permits(gate, offer.manifest)
 
         return choose(
@@ -162,10 +162,6 @@ class Installer:
             failed=self._journal.failed(),
             permits=permits,
         )
-
-    def _is_whole(self, manifest: str) -> bool:
-        have, total = self._host.node.progress(manifest)
-        return total > 0 and have == total
 
     def _running(self) -> Running | None:
         active = self._handler.active()

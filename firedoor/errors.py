@@ -71,6 +71,12 @@ class TooLarge(Refused):
         self.size = size
 
 
+class Denied(Refused):
+    """A peer says no; the message is its own sentence."""
+
+    code: ClassVar[str] = "denied"
+
+
 class Unavailable(FiredoorError):
     """The world failed: a peer did not answer, a disk is full. Trying again may help."""
 

@@ -26,6 +26,7 @@ from firedoor.limits import (
     ROSTER_MAX,
 )
 from firedoor.pieces.inventory import Bits, PieceMap
+from firedoor.swarm.holdings import Holdings
 from firedoor.swarm.scheduler import Swarm
 from firedoor.trust.keys import Authority
 from firedoor.units import Instant, Span, after
@@ -39,7 +40,9 @@ from firedoor.wire.messages import (
     Hello,
     Interest,
     Message,
+    Obeyed,
     OrderIds,
+    OrderRefused,
     Orders,
     OrdersDone,
     Recorded,
@@ -90,13 +93,13 @@ class Node:
         "_authority",
         "_beacon",
         "_dice",
-        "_maps",
         "_reconciliation",
         "_roster_at",
         "_sessions",
         "_settings",
         "brake",
         "durable",
+        "holdings",
         "orders",
         "refusals",
         "subjects",
@@ -109,7 +112,6 @@ class Node:
         self._authority: Authority | None = None
         self._sessions: dict[PeerId, Session] = {}
         self._beacon = b""
-        self._maps: dict[str, tuple[PieceMap, Bits]] = {}
         self._roster_at: Instant | None = None
         # The origin has nobody to catch up with but whoever comes, and each of those syncs first.
         self._reconciliation = Reconciliation(
@@ -120,6 +122,7 @@ class Node:
         )
         self.orders = OrderSet()
         self.brake = Brake()
+        self.holdings = Holdings()
         self.swarm = Swarm(settings.me, dice, settings.places)
         self.subjects: dict[str, Subject] = {}
         self.durable: set[bytes] = set()
@@ -240,7 +243,7 @@ class Node:
             case Roster(entries):
                 roster = tuple(PeerId(entry.id) for entry in entries)
                 return self.swarm.roster(roster, now) if session.peer.role is Role.MIRROR else []
-            case Recorded() | Announce() | Health():
+            case Recorded() | Obeyed() | OrderRefused() | Announce() | Health():
                 return []  # The host's own business.
             case _:
                 assert_never(message)
@@ -263,7 +266,13 @@ class Node:
         forward = self._forward(record, sender)
         name = "halt-admitted" if isinstance(order, Halt) else "resume-admitted"
         tell = Tell(name, (("order", order.id.hex()),))
-        return [Cut(order.id), *cut, *forward, Keep(order.id, record), tell]
+        said = self._to_operator(sender, Obeyed((order.id,)))
+        return [Cut(order.id), *cut, *forward, *said, Keep(order.id, record), tell]
+
+    def _to_operator(self, peer: PeerId | None, message: Message) -> list[Effect]:
+        session = self._sessions.get(peer) if peer is not None else None
+        is_operator = session is not None and session.peer.role is Role.OPERATOR
+        return [Send(peer, message)] if is_operator and peer is not None else []
 
     def _forward(self, record: bytes, sender: PeerId | None) -> list[Effect]:
         told = [one.peer.id for one in self._sessions.values() if one.sync.may_be_told]
@@ -277,15 +286,11 @@ class Node:
 
     # --- pieces --------------------------------------------------------------------------------
 
-    def hold(self, pieces: PieceMap, have: Bits) -> None:
-        """This node has some pieces of a release and may serve them."""
-        self._maps[pieces.manifest] = (pieces, have)
-
     def want(self, pieces: PieceMap, have: Bits, now: Instant) -> list[Effect]:
         """Fetch a release, if the brake lets it move."""
         if not self.permits(Gate.FETCH, pieces.manifest):
             return []
-        self.hold(pieces, have)
+        self.holdings.hold(pieces, have)
         ask = [
             Send(session.peer.id, Interest((pieces.manifest,)))
             for session in self._sessions.values()
@@ -304,10 +309,7 @@ class Node:
         self, number: int, manifest: str, pieces: tuple[int, ...], now: Instant
     ) -> list[Effect]:
         """Verified pieces are stored here; tell whoever is interested."""
-        held = self._maps.get(manifest)
-        if held is not None:
-            for piece in pieces:
-                held[1].set(piece)
+        self.holdings.add(manifest, pieces)
         news: list[Effect] = []
         if self.permits(Gate.SERVE, manifest):
             news = [
@@ -319,21 +321,8 @@ class Node:
 
     def forget_pieces(self, manifest: str, now: Instant) -> list[Effect]:
         """What was held of a release is not sure any more; `want` looks at the store anew."""
-        self._maps.pop(manifest, None)
+        self.holdings.forget(manifest)
         return self.swarm.drop(manifest, now)
-
-    def pieces_of(self, manifest: str) -> PieceMap:
-        """The piece map of a release that is held or wanted here.
-
-        Raises:
-            KeyError: it is neither.
-        """
-        return self._maps[manifest][0]
-
-    def progress(self, manifest: str) -> tuple[int, int]:
-        """How many pieces of a release are held here, of how many; (0, 0) when unknown."""
-        held = self._maps.get(manifest)
-        return (held[1].count, len(held[0].digests)) if held else (0, 0)
 
     def serve(self, peer: Peer, manifest: str, start: int, end: int) -> tuple[bytes, ...]:
         """The digests of the pieces that `peer` asks for, if it may have them.
@@ -347,13 +336,9 @@ class Node:
         session = self._sessions.get(peer.id)
         if session is None or not session.sync.is_open:
             raise Unavailable("pieces", why="orders must be synced first on /v1/peer")
-        pieces, have = self._maps[manifest]
-        if not self.permits(Gate.SERVE, manifest):
-            raise Halted(manifest[:12], level=self.brake.level(self.subjects[manifest]))
-        asked = pieces.pieces_in(start, end)
-        if not all(have.has(piece) for piece in asked):
-            raise Unavailable("pieces", why="not all of that range is held here")
-        return tuple(pieces.digests[piece] for piece in asked)
+        digests = self.holdings.digests(manifest, start, end)
+        self.require(Gate.SERVE, manifest)
+        return digests
 
     # --- time ----------------------------------------------------------------------------------
 
@@ -431,6 +416,7 @@ class Node:
                 effects += self.submit(record, sender, now)
             except Refused as error:
                 self._count(error)
+                effects += self._to_operator(sender, OrderRefused(str(error)[:400]))
                 effects += self._sessions[sender].sync.refuse(error)
         return effects
 
@@ -469,9 +455,9 @@ class Node:
 
     def _bitfields(self, peer: PeerId, manifests: Iterable[str]) -> list[Effect]:
         return [
-            Send(peer, Bitfield(manifest, self._maps[manifest][1].to_bytes()))
+            Send(peer, Bitfield(manifest, self.holdings.bitfield(manifest)))
             for manifest in manifests
-            if manifest in self._maps and self.permits(Gate.SERVE, manifest)
+            if manifest in self.holdings and self.permits(Gate.SERVE, manifest)
         ]
 
     def _all_bitfields(self) -> list[Effect]:

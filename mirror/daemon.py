@@ -187,9 +187,8 @@ class MirrorDaemon:
         return None
 
     def _is_under_way(self, entry: ReleaseEntry) -> bool:
-        have, total = self._host.node.progress(entry.manifest)
-        is_whole = total > 0 and have == total
-        return is_whole or entry.manifest in self._host.node.swarm.wanted()
+        node = self._host.node
+        return node.holdings.is_whole(entry.manifest) or entry.manifest in node.swarm.wanted()
 
     def _source(self) -> Get:
         if self._origin is not None:

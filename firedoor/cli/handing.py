@@ -1,30 +1,62 @@
 """Hand a signed order to one peer, and hear how far it has come.
 
-The operator speaks the peers' own protocol: hello, the order, done; then `Recorded` and beacons
-come back on the same connection.
+The operator speaks the peers' own protocol: hello, the order, done; then what became of it comes
+back on the same connection: obeyed, recorded, named by a beacon; or refused, and why.
 """
 
 import asyncio
-from collections.abc import Callable
+import math
 from contextlib import suppress
+from dataclasses import dataclass, field
 
 from firedoor.cli.common import say
-from firedoor.errors import FiredoorError, Refused, Unavailable
+from firedoor.errors import Denied, FiredoorError, Malformed, Refused, Unavailable
 from firedoor.halt.order import BeaconPayload, Envelope
 from firedoor.identity import Role
 from firedoor.limits import FRAME_BYTES_MAX
 from firedoor.runtime.peer_client import PeerClient
 from firedoor.runtime.peer_server import Conversation
+from firedoor.runtime.screen import plain
 from firedoor.wire.codec import decode
 from firedoor.wire.messages import (
     Beacon,
     Hello,
+    Obeyed,
+    OrderRefused,
     Orders,
     OrdersDone,
     Recorded,
     decode_message,
     encode_message,
 )
+
+# An operator at 4 a.m. does not wait longer than this for one command.
+_WAIT_S_MAX = 600.0
+
+
+@dataclass(slots=True)
+class Progress:
+    """How far an order has come, over all peers that it was handed to."""
+
+    obeyed_by: list[str] = field(default_factory=list)
+    recorded_by: list[str] = field(default_factory=list)
+    is_logged: bool = False
+
+    def obeyed(self, address: str) -> None:
+        """A peer has closed its brake and passes the order on."""
+        self.obeyed_by.append(address)
+
+    def recorded(self, address: str) -> None:
+        """A peer has the order on its disk."""
+        if not self.recorded_by:
+            say(f"recorded by the first peer, {address}")
+        self.recorded_by.append(address)
+
+    def logged(self) -> None:
+        """The origin has named it in a beacon."""
+        if not self.is_logged:
+            say("logged by the origin")
+        self.is_logged = True
 
 
 async def hand_over(
@@ -38,30 +70,47 @@ async def hand_over(
     At once, for a dead first address must not cost the seconds that this is about.
 
     Raises:
+        Malformed: `wait_s` is no span.
+        Denied: every peer that answered refused it.
         Unavailable: no peer has recorded it within `wait_s`.
     """
-    seen: set[str] = set()
-
-    def note(what: str, text: str) -> None:
-        if what not in seen:
-            seen.add(what)
-            say(text)
-
-    hands = [asyncio.ensure_future(_hand(client, each, order, note)) for each in addresses]
+    check_wait(wait_s)
+    progress = Progress()
+    hands = [asyncio.ensure_future(_hand(client, each, order, progress)) for each in addresses]
     pending = set(hands)
     with suppress(TimeoutError):
         async with asyncio.timeout(wait_s):
-            while pending and "logged" not in seen:
+            while pending and not progress.is_logged:
                 _, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
     for hand in pending:
         hand.cancel()
     ends = await asyncio.gather(*hands, return_exceptions=True)
-    if not seen:
-        whys = [str(end) for end in ends if isinstance(end, FiredoorError)]
-        why = "; ".join(whys) or "it may not accept the signature"
-        raise Unavailable("the order is signed, but no peer has recorded it", why=why)
-    if "logged" not in seen:
+    if not progress.recorded_by:
+        raise _failure(progress, [end for end in ends if isinstance(end, FiredoorError)])
+    if not progress.is_logged:
         say("not yet logged by the origin: every peer that hears it obeys all the same")
+
+
+def check_wait(wait_s: float) -> None:
+    """Whether somebody can wait so long.
+
+    Raises:
+        Malformed: not a number, none at all, or too long.
+    """
+    if math.isnan(wait_s) or not 0 < wait_s <= _WAIT_S_MAX:
+        wanted = f"more than 0 and at most {_WAIT_S_MAX:.0f} seconds"
+        raise Malformed("--wait", wanted=wanted, got=str(wait_s))
+
+
+def _failure(progress: Progress, ends: list[FiredoorError]) -> FiredoorError:
+    if progress.obeyed_by:
+        why = f"{progress.obeyed_by[0]} obeys it and passes it on; look at that machine's disk"
+        return Unavailable("the order is in force, but no peer has recorded it yet", why=why)
+    whys = "; ".join(dict.fromkeys(str(end) for end in ends)) or "no answer in time"
+    if ends and all(isinstance(end, Denied) for end in ends):
+        return Denied(whys)
+    what = "the order is signed, but nobody has it: name a peer that you can reach with --to"
+    return Unavailable(what, why=whys)
 
 
 async def _dial(client: PeerClient, host: str, port: int) -> Conversation:
@@ -73,35 +122,34 @@ async def _dial(client: PeerClient, host: str, port: int) -> Conversation:
 
 
 async def _hand(
-    client: PeerClient,
-    address: tuple[str, int],
-    order: tuple[bytes, bytes],
-    note: Callable[[str, str], None],
+    client: PeerClient, address: tuple[str, int], order: tuple[bytes, bytes], progress: Progress
 ) -> None:
     socket = await _dial(client, *address)
     try:
         for message in (Hello(bytes(32), 0), Orders((order[1],)), OrdersDone()):
             socket.send(encode_message(message))
-        await _hear(socket, order[0], f"{address[0]}:{address[1]}", note)
+        await _hear(socket, order[0], f"{address[0]}:{address[1]}", progress)
     finally:
         socket.close()
 
 
-async def _hear(
-    socket: Conversation, order_id: bytes, address: str, note: Callable[[str, str], None]
-) -> None:
+async def _hear(socket: Conversation, order_id: bytes, address: str, progress: Progress) -> None:
     named = recorded = False
     async for frame in socket.frames():
         match decode_message(frame):
+            case Obeyed(ids) if order_id in ids:
+                progress.obeyed(address)
+            case OrderRefused(why):
+                raise Denied(f"{address}: {plain(why)}")
             case Recorded(ids) if order_id in ids:
                 recorded = True
-                note("recorded", f"recorded by the first peer, {address}")
+                progress.recorded(address)
             case Beacon(record) if order_id in _named(record):
                 named = True
             case _:
                 pass
         if named and recorded:
-            note("logged", "logged by the origin")
+            progress.logged()
             return
 
 

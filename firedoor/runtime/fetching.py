@@ -74,7 +74,7 @@ class Fetching:
 
     async def _fetch_pieces(self, fetch: Fetch) -> None:
         host, manifest = self._host, fetch.manifest
-        pieces = host.node.pieces_of(manifest)
+        pieces = host.node.holdings.pieces_of(manifest)
         start, end = pieces.range_of(fetch.first, fetch.last)
         wanted = [(pieces.digests[at], pieces.sizes[at]) for at in range(fetch.first, fetch.last)]
         address, port = host.address_of(fetch.peer)

@@ -48,6 +48,7 @@ from firedoor.wire.messages import (
     Announce,
     Health,
     Message,
+    OrderRefused,
     Recorded,
     Roster,
     decode_message,
@@ -277,6 +278,9 @@ class Host:
             peer = replace(peer, id=PeerId(f"{peer.id}.{self._operators}"))
         dialler = self.settings.me if is_mine else peer.id
         if peer.id == self.settings.me or not self.trusted.is_set():
+            why = "it has read no signed metadata yet, so it can check no order; try another peer"
+            if peer.role is Role.OPERATOR:
+                socket.send(encode_message(OrderRefused(why)))
             socket.close()
             return
         old = self.lines.get(peer.id)

@@ -6,6 +6,7 @@ that was meant. A piece is handed on only after its digest has been checked.
 
 import asyncio
 import json
+import re
 import socket
 from collections.abc import AsyncIterator, Callable, Sequence
 from ssl import SSLError
@@ -14,12 +15,13 @@ from typing import Any
 import aiohttp
 from blake3 import blake3
 
-from firedoor.errors import FiredoorError, Halted, Malformed, TooLarge, Unavailable, Untrusted
+from firedoor.errors import Denied, FiredoorError, Halted, TooLarge, Unavailable, Untrusted
 from firedoor.identity import Peer, PeerId, Role
 from firedoor.limits import FRAME_BYTES_MAX, GATE_BYTES
 from firedoor.runtime.clocks import Clock
 from firedoor.runtime.pacing import Budget
 from firedoor.runtime.peer_server import CLOSE_S, HEARTBEAT_S, Conversation
+from firedoor.runtime.screen import plain
 from firedoor.runtime.tls import Credentials, client_context, peer_of, role_name, server_name
 from firedoor.units import KIB
 
@@ -35,6 +37,10 @@ _RECEIVE_BUFFER_BYTES = 64 * 1024
 
 # `{code, error}` of a peer that says no.
 _SENTENCE_BYTES_MAX = 4 * KIB
+
+
+# The sentence of `Halted`, taken apart again.
+_HALTED = re.compile(r"(.*) is halted at level (\d)")
 
 
 class PeerClient:
@@ -243,19 +249,18 @@ async def _check(response: aiohttp.ClientResponse) -> None:
         return
     try:
         said = json.loads(await read_at_most(response, _SENTENCE_BYTES_MAX))
-        code, sentence = str(said["code"]), str(said["error"])[:400]
+        sentence = plain(said["error"])
     # Deep brackets make json raise RecursionError.
     except (ValueError, KeyError, TypeError, RecursionError, FiredoorError):
-        code, sentence = "", f"HTTP {response.status}"
+        sentence = f"HTTP {response.status}"
     match response.status:
         case 451:
-            raise Halted(sentence, level=1)
-        case 403 | 401:
-            raise Malformed("request", wanted="leave", got=sentence)
+            found = _HALTED.fullmatch(sentence)
+            raise Halted(found[1] if found else sentence, level=int(found[2]) if found else 1)
         case 425 | 404 | 500 | 502 | 503:
             raise Unavailable(response.url.path, why=sentence)
         case _:
-            raise Malformed(code or "request", wanted="acceptance", got=sentence)
+            raise Denied(f"{response.url.host} says: {sentence}")
 
 
 def _name(expect: PeerId | None, role: Role | None) -> str:
@@ -279,6 +284,8 @@ def _words(error: Exception) -> str:
         return "no answer in time"
     if isinstance(error, aiohttp.ClientConnectorCertificateError):
         return f"its certificate is not of this fleet or not of the expected peer ({error})"
+    if isinstance(error, aiohttp.ClientConnectorError):
+        return error.strerror or "cannot connect"
     if isinstance(error, aiohttp.ServerDisconnectedError | ConnectionResetError):
         return "it closed the connection; a likely cause is that it refused our certificate"
     return f"{type(error).__name__}: {error}"[:200]

@@ -95,7 +95,7 @@ def status_of(host: Host) -> Table:
 
 def _release(host: Host, manifest: str) -> Table:
     subject = host.node.subjects[manifest]
-    have, total = host.node.progress(manifest)
+    have, total = host.node.holdings.progress(manifest)
     entry = host.catalogue.entry(manifest)
     return {
         "product": subject.product,

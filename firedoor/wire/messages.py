@@ -57,6 +57,20 @@ class CaughtUp:
 
 
 @dataclass(frozen=True, slots=True)
+class Obeyed:
+    """To an operator: the sender's brake is closed by these orders; its disk comes next."""
+
+    ids: Annotated[tuple[Digest, ...], Meta(max_length=ORDERS_MAX)]
+
+
+@dataclass(frozen=True, slots=True)
+class OrderRefused:
+    """To an operator: an order that the receiver sent was not taken, and why."""
+
+    why: Text
+
+
+@dataclass(frozen=True, slots=True)
 class Recorded:
     """These orders are durable at the sender."""
 
@@ -130,13 +144,19 @@ class ProductHealth:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """The health of one peer: claims, not proofs. `orders`: order ids durable there, in hex."""
+    """The health of one peer: claims, not proofs.
+
+    `orders`: halts in force that are durable there, in hex; `age_s`: since the endpoint said it;
+    `is_connected`: to the mirror that passes it on.
+    """
 
     id: Id
     role: Text
     site: Text
     products: Annotated[tuple[ProductHealth, ...], Meta(max_length=256)]
     orders: Annotated[tuple[Text, ...], Meta(max_length=256)]
+    age_s: Count = 0
+    is_connected: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,6 +172,8 @@ Message = (
     | Orders
     | OrdersDone
     | CaughtUp
+    | Obeyed
+    | OrderRefused
     | Recorded
     | Beacon
     | Announce
@@ -177,6 +199,8 @@ TAGS: dict[int, type[Message]] = {
     11: Roster,
     12: Health,
     13: CaughtUp,
+    14: Obeyed,
+    15: OrderRefused,
 }
 _TAG_OF: dict[type[object], int] = {kind: tag for tag, kind in TAGS.items()}
 

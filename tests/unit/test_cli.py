@@ -285,7 +285,7 @@ def test_a_halt_that_nobody_recorded_is_exit_code_1(
     assert run("halt", "app==1", "--reason", "r", "--key", key, "--wait", "1") == 1
     said = capsys.readouterr()
     assert "signed" in said.out
-    assert "recorded" in said.err
+    assert "nobody has it" in said.err
 
 
 def test_the_halt_that_is_signed_is_the_one_that_was_typed(fleet: Path, tmp_path: Path) -> None:

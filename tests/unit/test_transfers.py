@@ -16,6 +16,7 @@ from blake3 import blake3
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from firedoor.errors import (
+    Denied,
     Halted,
     Malformed,
     Refused,
@@ -264,7 +265,7 @@ def test_a_piece_that_is_gone_ends_the_body_early() -> None:
         (Unavailable("pieces", why="orders must be synced first"), Unavailable),
         (Halted("abc", level=2), Halted),
         (KeyError("release"), Unavailable),
-        (Malformed("Range", wanted="piece borders", got="others"), Malformed),
+        (Malformed("Range", wanted="piece borders", got="others"), Denied),
         (TooLarge("Range", limit=1, size=2), Refused),
         (Stale("x", trusted=2, offered=1), Refused),
     ],
@@ -285,7 +286,7 @@ def test_a_refusal_reaches_the_asker_in_the_peers_own_words(
 def test_a_request_without_one_plain_range_is_refused() -> None:
     async def work() -> None:
         async with site(Fake()) as made:
-            with pytest.raises(Malformed):
+            with pytest.raises(Denied):
                 await made.get(f"/v1/releases/{MANIFEST}/payload")
             assert not made.backend.asked
 
@@ -561,7 +562,7 @@ def test_extra_routes_answer_posts_with_our_errors() -> None:
         post, at = client.post, ("127.0.0.1", server.port, "/v1/extra")
         try:
             assert await post(*at, b"ab", limit=9, headers={"X-Piece": "!"}) == b"ba!"
-            with pytest.raises(Malformed, match="wanted bytes"):
+            with pytest.raises(Denied, match="wanted bytes"):
                 await post(*at, b"", limit=9)
         finally:
             await client.close()
