@@ -69,7 +69,9 @@ def _start(arguments: argparse.Namespace) -> None:
         if arguments.command == "fetch":
             name, _, version = arguments.release.partition("==")
             wanted = (name, version, arguments.out, arguments.linger)
-            run_loop(_run(settings, state, lambda daemon: fetch_release(daemon.host, *wanted)))
+            work = _run(settings, state, lambda daemon: fetch_release(daemon.host, *wanted))
+            if not run_loop(work) and not arguments.out.exists():
+                raise Unavailable(arguments.release, why="stopped before it was whole")
         else:
             run_loop(_run(settings, state, None))
     finally:
@@ -93,6 +95,7 @@ async def _run(
         state,
         root_path=settings.fleet_root,
         port=split_address(settings.listen)[1],
+        site=settings.site,
         limits=settings.limits,
         clock=clock,
         has_mirrors=bool(settings.mirrors),

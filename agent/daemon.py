@@ -94,6 +94,9 @@ class AgentDaemon:
         self._announce(peer)
         self._stir()
 
+    def on_gone(self, peer: PeerId) -> None:
+        """Others will do."""
+
     def on_cut(self) -> None:
         """The brake has changed."""
         self._stir()

@@ -57,6 +57,7 @@ async def _run(settings: MirrorSettings, state: Path) -> None:
         state,
         root_path=settings.fleet_root,
         port=split_address(settings.listen)[1],
+        site=settings.site,
         limits=settings.limits,
         clock=clock,
         is_origin=bool(settings.origin_folder),

@@ -93,8 +93,12 @@ class MirrorDaemon:
         self._announce(peer)
         if peer in self._upstream_ids():
             self._sync_wanted.set()
-            for reports in _in_parts(self._endpoints.reports()):
+            for reports in _in_parts(self._endpoints.reports(self._host.clock.unix())):
                 self._host.send(peer, Health(reports))
+
+    def on_gone(self, peer: PeerId) -> None:
+        """An endpoint's connection ended; those above should not wait to hear of its silence."""
+        self._pass_on(self._endpoints.lost(peer, self._host.clock.unix()))
 
     def on_cut(self) -> None:
         """A resume may let a release move again."""
@@ -223,7 +227,7 @@ class MirrorDaemon:
         peer = self._host.lines[sender].peer
         if peer.role is Role.AGENT:
             return tuple(
-                replace(report, role=peer.role.value, site=peer.site)
+                replace(report, role=peer.role.value, site=peer.site, age_s=0, is_connected=True)
                 for report in reports[:1]
                 if report.id == sender
             )
@@ -231,7 +235,10 @@ class MirrorDaemon:
 
     def _take(self, reports: tuple[Report, ...]) -> None:
         self._endpoints.take(reports, self._host.clock.unix())
-        for upstream in self._upstream_ids():
+        self._pass_on(reports)
+
+    def _pass_on(self, reports: tuple[Report, ...]) -> None:
+        for upstream in self._upstream_ids() if reports else ():
             self._host.send(upstream, Health(reports))
 
     def more_status(self) -> dict[str, Any]:

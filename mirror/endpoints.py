@@ -7,6 +7,7 @@ file follows within a second or so, for a lost report is said again within half 
 import asyncio
 import sqlite3
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -54,19 +55,31 @@ class Endpoints:
         for report in reports:
             peer = PeerId(report.id)
             if peer in self._reports or len(self._reports) < ENDPOINTS_MAX:
-                self._reports[peer] = (report, now)
+                self._reports[peer] = (report, UnixTime(now - report.age_s))
                 self._unsaved.add(peer)
 
-    def reports(self) -> tuple[Report, ...]:
-        """The newest report of each endpoint, in order of id."""
-        return tuple(report for report, _ in self._sorted())
+    def lost(self, peer: PeerId, now: UnixTime) -> tuple[Report, ...]:
+        """This endpoint is no longer connected; what to pass on of it."""
+        known = self._reports.get(peer)
+        if known is None:
+            return ()
+        report = replace(known[0], is_connected=False, age_s=_age(known[1], now))
+        self.take([report], now)
+        return (report,)
+
+    def reports(self, now: UnixTime) -> tuple[Report, ...]:
+        """The newest report of each endpoint, in order of id, with its age."""
+        return tuple(replace(report, age_s=_age(seen, now)) for report, seen in self._sorted())
 
     def table(self, connected: Iterable[PeerId], enrolled: Iterable[Report]) -> list[Row]:
         """The `endpoints` of a status. `enrolled`: those who should be there, heard of or not."""
         here = set(connected)
         silent = [(each, UnixTime(0)) for each in enrolled if each.id not in self._reports]
-        pairs = [*self._sorted(), *silent]
-        return [_row(report, seen) | {"is_connected": report.id in here} for report, seen in pairs]
+        rows = [_row(report, seen) for report, seen in [*self._sorted(), *silent]]
+        # What a mirror below says of its own endpoints holds as long as that mirror is heard.
+        for row in rows:
+            row["is_connected"] = row["is_connected"] or row["id"] in here
+        return rows
 
     async def keep_saving(self) -> None:
         """Write what is new to the file, for ever."""
@@ -99,7 +112,11 @@ class Endpoints:
         except Refused as error:
             log("kept-report-refused", level="warning", why=str(error))
             return
-        self._reports[PeerId(report.id)] = (report, seen_at)
+        self._reports[PeerId(report.id)] = (replace(report, is_connected=False), seen_at)
+
+
+def _age(seen_at: UnixTime, now: UnixTime) -> int:
+    return max(0, now - seen_at)
 
 
 def _opened(path: str) -> sqlite3.Connection:
@@ -120,6 +137,7 @@ def _row(report: Report, seen_at: UnixTime) -> Row:
         "id": report.id,
         "site": report.site,
         "seen_at": seen_at,
+        "is_connected": report.is_connected and seen_at > 0,
         "orders": list(report.orders),
         "products": [
             {

@@ -77,6 +77,9 @@ class Program(Protocol):
     def on_synced(self, peer: PeerId) -> None:
         """Nothing is undelivered between this node and `peer`."""
 
+    def on_gone(self, peer: PeerId) -> None:
+        """A standing connection has ended."""
+
     def on_cut(self) -> None:
         """The brake has changed."""
 
@@ -125,7 +128,7 @@ class Host:
         self.catalogue = catalogue
         self.node = Node(settings, Dice(clock.seed()), clock.now())
         self.store = PieceStore(state / "pieces")
-        self.log = OrderLog(state / "orders.log")
+        self.log = OrderLog(state / "orders.log", may_heal=not settings.is_origin)
         self.transfers = Transfers()
         self.fetching = Fetching(self)
         self.order_times: dict[str, OrderTimes] = {}
@@ -144,8 +147,13 @@ class Host:
         """Serve until cancelled. `workers` run beside the node's timer."""
         self.program = program
         async with asyncio.TaskGroup() as self._group:
-            self.catalogue.load()
-            self.believe()
+            try:
+                self.catalogue.load()
+                self.believe()
+            except BaseException:
+                for worker in workers:
+                    worker.close()
+                raise
             self._group.create_task(self._keep_time())
             self._group.create_task(self._keep_dates())
             for worker in workers:
@@ -301,6 +309,7 @@ class Host:
             if self.lines.get(peer.id) is line:
                 del self.lines[peer.id]
                 self.apply(node.disconnected(peer.id, now()))
+                self.program.on_gone(peer.id)
 
     async def _listen(self, line: Line) -> None:
         async for frame in line.socket.frames():

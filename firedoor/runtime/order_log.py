@@ -1,8 +1,12 @@
 """The durable memory of the brake: an append-only file of orders, beacons and resumes that acted.
 
-A record is on disk (fdatasync) before `append` returns. A torn last record is a crash in mid-write
-and is cut off; a wrong record with more after it is a damaged file and is refused, so that the
-caller can keep its gates closed. Format: u32 length, u32 CRC-32, kind byte and payload.
+* A record is on disk (fdatasync) before `append` returns.
+* A torn end is a crash in mid-write: it was acknowledged to nobody and is cut off, and said.
+* Damage before the end is another thing. A node that syncs with others keeps what is whole, puts
+  the damaged file aside and starts: it moves nothing before it has caught up, and the union brings
+  back what is lost. The origin has nobody to catch up with: there a person must look.
+
+Frame: u32 length, u32 CRC-32 of the body, u32 CRC-32 of these eight bytes; kind byte and record.
 """
 
 import os
@@ -12,31 +16,40 @@ from contextlib import suppress
 from pathlib import Path
 
 from firedoor.errors import Malformed, Unavailable
+from firedoor.runtime.files import durable_write
+from firedoor.runtime.logs import log
 
-_HEAD = struct.Struct(">II")
+_SIZES = struct.Struct(">II")
+_HEAD = struct.Struct(">III")
 ORDER = b"o"
 BEACON = b"b"
 ACTED = b"a"
 
-# Larger than any order or beacon (limits.py); a length above it is damage, not a record.
-_RECORD_BYTES_MAX = 1 << 20
-
 
 class OrderLog:
-    """One log file; blocking, so callers use a thread."""
+    """One log file; blocking, so callers use a thread.
 
-    def __init__(self, path: Path) -> None:
+    `may_heal`: damage costs no start, as said above.
+
+    Raises:
+        Malformed: the file is damaged and may not heal.
+        Unavailable: it cannot be opened.
+    """
+
+    def __init__(self, path: Path, *, may_heal: bool = True) -> None:
         self.path = path
         self.orders: list[bytes] = []
         self.acted: list[bytes] = []
         self.beacon = b""
-        path.parent.mkdir(parents=True, exist_ok=True)
         flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0)
-        self._file = os.open(path, flags, 0o600)
-        size = self._load()
-        os.ftruncate(self._file, size)
-        self._end = size
-        os.fsync(self._file)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._load(may_heal=may_heal)
+            self._file = os.open(path, flags, 0o600)
+            os.ftruncate(self._file, self._end)
+            os.fsync(self._file)
+        except OSError as error:
+            raise Unavailable(str(path), why=error.strerror or str(error)) from error
 
     def append(self, kind: bytes, record: bytes) -> None:
         """Make one record durable.
@@ -44,8 +57,7 @@ class OrderLog:
         Raises:
             Unavailable: the disk is full or fails; nothing half-written will be believed.
         """
-        body = kind + record
-        frame = _HEAD.pack(len(body), zlib.crc32(body)) + body
+        frame = _frame(kind + record)
         try:
             os.lseek(self._file, self._end, os.SEEK_SET)
             view = memoryview(frame)
@@ -63,21 +75,89 @@ class OrderLog:
         """Close the file."""
         os.close(self._file)
 
-    def _load(self) -> int:
-        data = self.path.read_bytes()
-        at = 0
-        while at + _HEAD.size <= len(data):
-            length, crc = _HEAD.unpack_from(data, at)
-            body = data[at + _HEAD.size : at + _HEAD.size + length]
-            if len(body) < length or zlib.crc32(body) != crc or not body:
-                if length <= _RECORD_BYTES_MAX and at + _HEAD.size + length >= len(data):
-                    break
-                raise Malformed(str(self.path), wanted="whole records", got=f"damage at byte {at}")
-            if body[:1] == ORDER:
-                self.orders.append(body[1:])
-            elif body[:1] == ACTED:
-                self.acted.append(body[1:])
-            else:
-                self.beacon = body[1:]
-            at += _HEAD.size + length
-        return at
+    def _load(self, *, may_heal: bool) -> None:
+        data = self.path.read_bytes() if self.path.exists() else b""
+        bodies, self._end, is_damaged = read_frames(data)
+        if is_damaged and not may_heal:
+            got = f"damage at byte {self._end}; put back a copy, or move it away: the mirrors hold"
+            got += " its orders and hand them up when they connect"
+            raise Malformed(str(self.path), wanted="whole records", got=got)
+        if is_damaged:
+            self._put_aside(data, bodies)
+        elif self._end < len(data):
+            cut = len(data) - self._end
+            log("order-log-cut", level="warning", file=self.path, bytes=cut, why="a torn write")
+        for body in bodies:
+            self._take(body[:1], body[1:])
+
+    def _put_aside(self, data: bytes, bodies: list[bytes]) -> None:
+        aside = self.path.with_suffix(".damaged")
+        durable_write(aside, data, 0o600)
+        whole = b"".join(map(_frame, bodies))
+        durable_write(self.path, whole, 0o600)
+        self._end = len(whole)
+        log(
+            "order-log-damaged", level="error", kept=aside, records=len(bodies), do="check the disk"
+        )
+
+    def _take(self, kind: bytes, record: bytes) -> None:
+        if kind == ORDER:
+            self.orders.append(record)
+        elif kind == ACTED:
+            self.acted.append(record)
+        else:
+            self.beacon = record
+
+
+def read_frames(data: bytes) -> tuple[list[bytes], int, bool]:
+    """The bodies of all whole frames, the end of those before a gap, and whether there is damage.
+
+    Damage is what is not whole and can be no torn end either.
+    """
+    bodies: list[bytes] = []
+    at, good_end, is_damaged = 0, 0, False
+    while at < len(data):
+        body = _body_at(data, at)
+        if body is not None:
+            bodies.append(body)
+            at += _HEAD.size + len(body)
+            good_end = good_end if is_damaged else at
+        elif not is_damaged and _is_torn(data, at):
+            break
+        else:
+            # What follows the damage may be whole: an order that is lost here could be missed.
+            is_damaged = True
+            at += 1
+    return bodies, good_end, is_damaged
+
+
+def _frame(body: bytes) -> bytes:
+    sizes = _SIZES.pack(len(body), zlib.crc32(body))
+    return sizes + struct.pack(">I", zlib.crc32(sizes)) + body
+
+
+def _body_at(data: bytes, at: int) -> bytes | None:
+    length = _length_at(data, at)
+    if not length:
+        return None
+    body = data[at + _HEAD.size : at + _HEAD.size + length]
+    _, crc, _ = _HEAD.unpack_from(data, at)
+    return body if len(body) == length and zlib.crc32(body) == crc else None
+
+
+def _length_at(data: bytes, at: int) -> int | None:
+    """What a sound head at `at` says; None: there is none."""
+    if at + _HEAD.size > len(data):
+        return None
+    length, _, crc = _HEAD.unpack_from(data, at)
+    return length if crc == zlib.crc32(data[at : at + _SIZES.size]) else None
+
+
+def _is_torn(data: bytes, at: int) -> bool:
+    """Whether what begins at `at` can be one write that a crash cut short."""
+    rest = len(data) - at
+    length = _length_at(data, at)
+    if length is not None:
+        return length >= rest - _HEAD.size
+    # A file may grow before its bytes come.
+    return rest < _HEAD.size or not any(data[at:])

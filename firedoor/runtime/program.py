@@ -59,19 +59,26 @@ def main_of(name: str, description: str, start: Callable[[Path, bool], None]) ->
 
 
 def guarded(name: str, work: Callable[[], None]) -> int:
-    """Run `work`; its FiredoorError becomes a sentence and exit code 1."""
+    """Run `work`; what it refuses, and what the disk refuses, is a sentence and exit code 1."""
     try:
         work()
-    except FiredoorError as error:
-        print(f"{name}: {error}", file=sys.stderr)  # noqa: T201  # the program's answer
+    except (FiredoorError, OSError) as error:
+        print(f"{name}: {sentence_of(error)}", file=sys.stderr)  # noqa: T201  # the program's answer
         return 1
     except KeyboardInterrupt:
         return 130
     return 0
 
 
-def run_loop(work: Coroutine[Any, Any, None]) -> None:
-    """Run `work` until it ends or SIGTERM or SIGINT asks it to stop."""
+def sentence_of(error: FiredoorError | OSError) -> str:
+    """What went wrong, for a person; an OSError by the file that it is about."""
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{error.filename}: {error.strerror}"
+    return str(error)
+
+
+def run_loop(work: Coroutine[Any, Any, None]) -> bool:
+    """Run `work` until it ends or SIGTERM or SIGINT asks it to stop; whether it ended by itself."""
     _tune_allocator()
     if sys.platform != "win32":
         import uvloop  # noqa: PLC0415  # not on Windows
@@ -80,10 +87,10 @@ def run_loop(work: Coroutine[Any, Any, None]) -> None:
     else:
         runner = asyncio.Runner()
     with runner:
-        runner.run(_until_signalled(work))
+        return runner.run(_until_signalled(work))
 
 
-async def _until_signalled(work: Coroutine[Any, Any, None]) -> None:
+async def _until_signalled(work: Coroutine[Any, Any, None]) -> bool:
     task = asyncio.ensure_future(work)
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -93,11 +100,13 @@ async def _until_signalled(work: Coroutine[Any, Any, None]) -> None:
     try:
         await task
     except asyncio.CancelledError:
-        return
+        return False
     except BaseExceptionGroup as group:
         _, rest = group.split(asyncio.CancelledError)
         if rest is not None:
             raise_first(rest)
+        return False
+    return True
 
 
 def raise_first(group: BaseException) -> None:
@@ -144,6 +153,7 @@ def make_host(
     *,
     root_path: str,
     port: int,
+    site: str,
     limits: LimitSettings,
     clock: Clock,
     is_origin: bool = False,
@@ -152,13 +162,16 @@ def make_host(
     """A host on this state folder.
 
     Raises:
-        Malformed: the root is of another fleet than the identity, or is none.
+        Malformed: root or site are not those of the identity.
         Unavailable: the root or the state folder cannot be read.
     """
     root, fleet = read_root(Path(root_path))
     if person.key.fleet != fleet:
         wanted, got = f"an identity of fleet {fleet[:12]}", person.key.fleet[:12]
         raise Malformed(str(root_path), wanted=wanted, got=got)
+    if person.peer.site != site:
+        # Who a peer is stands in its certificate; a settings file that says otherwise is a mistake.
+        raise Malformed("site in the settings", wanted=f"{person.peer.site}, as enrolled", got=site)
     catalogue = Catalogue(state / "metadata", root=root, fleet=fleet, clock=clock)
     client = PeerClient(person.credentials, clock, Budget(limits.receive_bytes_per_s))
     settings = NodeSettings(
@@ -185,7 +198,8 @@ class StateLock:
     """Only one program may use a state folder; the file holds its process id."""
 
     def __init__(self, state: Path) -> None:
-        state.mkdir(parents=True, exist_ok=True)
+        # It holds a private key, and what a fleet runs.
+        state.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._path = state / "lock"
         self._file = self._path.open("a+", encoding="ascii")
         try:
@@ -194,7 +208,8 @@ class StateLock:
             self._file.seek(0)
             owner = self._file.read().strip() or "unknown"
             self._file.close()
-            raise Unavailable(str(state), why=f"in use by process {owner}") from error
+            why = f"in use by process {owner}; each program needs a state folder of its own"
+            raise Unavailable(str(state), why=why) from error
         self._file.truncate(0)
         self._file.write(str(os.getpid()))
         self._file.flush()

@@ -4,7 +4,10 @@ Unknown keys, wrong types and half-configured pairs are refused by name. deploy/
 each key. No environment look-ups; settings are passed to constructors.
 """
 
+import ipaddress
+import shlex
 import tomllib
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, TypeVar
@@ -80,14 +83,18 @@ def read_agent(path: Path) -> AgentSettings:
         Unavailable: the file cannot be read.
     """
     settings = _read(AgentSettings, path)
-    checked_name(f"{path}: site", settings.site)
+    _check_common(path, settings)
+    for address in (*settings.mirrors, *settings.peers):
+        split_address(address)
+    roots: dict[Path, str] = {}
     for name, product in settings.products.items():
         checked_name(f"{path}: product", name)
-        if product.handler != "files":
-            what = f"{path}: products.{name}.handler"
-            raise Malformed(what, wanted='"files"', got=repr(product.handler))
-    for address in (settings.listen, *settings.mirrors, *settings.peers):
-        split_address(address)
+        _check_product(f"{path}: products.{name}", product)
+        root = Path(product.root).expanduser().absolute()
+        if root in roots:
+            got = f"that of products.{roots[root]}, {root}"
+            raise Malformed(f"{path}: products.{name}.root", wanted="a folder of its own", got=got)
+        roots[root] = name
     return settings
 
 
@@ -98,15 +105,25 @@ def read_mirror(path: Path) -> MirrorSettings:
         Malformed, Unavailable: as `read_agent` says.
     """
     settings = _read(MirrorSettings, path)
-    checked_name(f"{path}: site", settings.site)
+    _check_common(path, settings)
     if bool(settings.upstream) == bool(settings.origin_folder):
         raise Malformed(
             str(path),
             wanted="either upstream (a site's mirror) or origin_folder (the origin)",
             got="both" if settings.upstream else "neither",
         )
-    for address in (settings.listen, *settings.upstream):
+    for address in settings.upstream:
         split_address(address)
+    if settings.enrol_listen and split_address(settings.enrol_listen) == split_address(
+        settings.listen
+    ):
+        wanted = "another address than listen: one asks for certificates, the other takes all"
+        raise Malformed(f"{path}: enrol_listen", wanted=wanted, got=settings.enrol_listen)
+    if settings.passphrase_file and not settings.origin_folder:
+        wanted = "an origin_folder beside it, the only place where keys are sealed"
+        raise Malformed(f"{path}: passphrase_file", wanted=wanted, got="none")
+    _check_there(f"{path}: origin_folder", settings.origin_folder, Path.is_dir)
+    _check_there(f"{path}: passphrase_file", settings.passphrase_file, Path.is_file)
     return settings
 
 
@@ -117,9 +134,63 @@ def split_address(text: str) -> tuple[str, int]:
         Malformed: no colon, or a port that is not 0 to 65535.
     """
     host, colon, port = text.rpartition(":")
-    if not colon or not host or not port.isdigit() or int(port) > 65535:  # noqa: PLR2004  # TCP
+    is_number = port.isascii() and port.isdigit()
+    if not colon or not host or not is_number or int(port) > 65535:  # noqa: PLR2004  # TCP
         raise Malformed("address", wanted="HOST:PORT", got=repr(text))
     return host.strip("[]"), int(port)
+
+
+def check_command(what: str, command: str) -> None:
+    """Whether an endpoint can take this check apart into a program and its arguments.
+
+    Raises:
+        Malformed: it is empty, or a quote is left open.
+    """
+    try:
+        words = shlex.split(command)
+    except ValueError as error:
+        raise Malformed(what, wanted="a command", got=f"{command!r}: {error}") from error
+    if not words:
+        raise Malformed(what, wanted="a command", got="an empty one")
+
+
+def _check_common(path: Path, settings: AgentSettings | MirrorSettings) -> None:
+    checked_name(f"{path}: site", settings.site)
+    split_address(settings.listen)
+    check_interfaces(f"{path}: mdns", settings.mdns)
+    _check_there(f"{path}: fleet_root", settings.fleet_root, Path.is_file)
+    if not settings.fleet_root or not settings.state:
+        raise Malformed(str(path), wanted="fleet_root and state", got="an empty one")
+
+
+def check_interfaces(what: str, mdns: tuple[str, ...]) -> None:
+    """Whether these may name interfaces for mDNS.
+
+    Raises:
+        Malformed: one is neither an address nor, alone, `all`.
+    """
+    for each in mdns if mdns != ("all",) else ():
+        try:
+            ipaddress.ip_address(each)
+        except ValueError as error:
+            wanted = 'addresses of this machine, or just "all"'
+            raise Malformed(what, wanted=wanted, got=repr(each)) from error
+
+
+def _check_product(what: str, product: ProductSettings) -> None:
+    if product.handler != "files":
+        raise Malformed(f"{what}.handler", wanted='"files"', got=repr(product.handler))
+    if not product.root:
+        raise Malformed(f"{what}.root", wanted="a folder", got="an empty text")
+    checked_name(f"{what}.version", product.version)
+    for command in product.check:
+        check_command(f"{what}.check", command)
+
+
+def _check_there(what: str, text: str, is_right: Callable[[Path], bool]) -> None:
+    path = Path(text).expanduser()
+    if text and not is_right(path):
+        raise Unavailable(f"{what} {path}", why="it is not there")
 
 
 def _read(kind: type[S], path: Path) -> S:

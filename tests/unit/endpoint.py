@@ -105,6 +105,9 @@ class Endpoint:
     def on_synced(self, peer: PeerId) -> None:
         pass
 
+    def on_gone(self, peer: PeerId) -> None:
+        pass
+
     def on_cut(self) -> None:
         self.installer.stir()
 

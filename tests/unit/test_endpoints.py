@@ -39,6 +39,7 @@ def test_the_newest_report_of_each_endpoint_outlives_the_process(tmp_path: Path)
 def test_who_was_enrolled_and_never_heard_of_is_shown_as_silent(tmp_path: Path) -> None:
     opened = Endpoints(tmp_path / "mirror.sqlite")
     opened.take([report(ONE)], UnixTime(100))
+    opened.lost(ONE, UnixTime(100))
     enrolled = [Report(each, "agent", "branch", (), ()) for each in (ONE, TWO)]
     rows = opened.table([ONE], enrolled)
     opened.close()
@@ -77,5 +78,26 @@ def test_a_file_that_is_no_database_does_not_stop_a_mirror(tmp_path: Path) -> No
     path.write_bytes(b"no database" * 100)
     opened = Endpoints(path)
     opened.take([report(ONE)], UnixTime(100))
-    assert [each.id for each in opened.reports()] == [ONE]
+    assert [each.id for each in opened.reports(UnixTime(100))] == [ONE]
     opened.close()
+
+
+def test_a_report_that_is_passed_on_keeps_its_age(tmp_path: Path) -> None:
+    below, above = Endpoints(tmp_path / "below.sqlite"), Endpoints(tmp_path / "above.sqlite")
+    below.take([report(ONE)], UnixTime(100))
+    above.take(below.reports(UnixTime(460)), UnixTime(5000))
+    assert above.table((), ())[0]["seen_at"] == 5000 - 360
+    below.close()
+    above.close()
+
+
+def test_an_endpoint_that_is_gone_is_passed_on_as_gone(tmp_path: Path) -> None:
+    below, above = Endpoints(tmp_path / "below.sqlite"), Endpoints(tmp_path / "above.sqlite")
+    below.take([report(ONE)], UnixTime(100))
+    above.take(below.reports(UnixTime(100)), UnixTime(100))
+    assert above.table((), ())[0]["is_connected"]
+    above.take(below.lost(ONE, UnixTime(101)), UnixTime(101))
+    assert not above.table((), ())[0]["is_connected"]
+    assert below.lost(TWO, UnixTime(101)) == ()
+    below.close()
+    above.close()

@@ -1,0 +1,105 @@
+"""What the brake remembers through torn writes, full disks and rot."""
+
+import errno
+import os
+from pathlib import Path
+
+import pytest
+
+from firedoor.errors import Malformed, Unavailable
+from firedoor.runtime.order_log import ACTED, BEACON, ORDER, OrderLog
+
+ORDERS = [f"order {number}".encode() * 20 for number in range(4)]
+
+
+def written(path: Path) -> bytes:
+    """A log of four orders; its bytes."""
+    log = OrderLog(path)
+    for order in ORDERS:
+        log.append(ORDER, order)
+    log.close()
+    return path.read_bytes()
+
+
+def read(path: Path, *, may_heal: bool = True) -> list[bytes]:
+    log = OrderLog(path, may_heal=may_heal)
+    log.close()
+    return log.orders
+
+
+def test_every_kind_of_record_is_read_back(tmp_path: Path) -> None:
+    path = tmp_path / "orders.log"
+    log = OrderLog(path)
+    log.append(ORDER, ORDERS[0])
+    log.append(BEACON, b"first")
+    log.append(ACTED, b"id")
+    log.append(BEACON, b"second")
+    log.close()
+    log = OrderLog(path)
+    log.close()
+    assert (log.orders, log.acted, log.beacon) == ([ORDERS[0]], [b"id"], b"second")
+
+
+def test_a_write_torn_at_any_byte_costs_that_record_alone(tmp_path: Path) -> None:
+    path = tmp_path / "orders.log"
+    data = written(path)
+    frame = len(data) // len(ORDERS)
+    for size in range(len(data)):
+        for tail in (b"", bytes(50)):
+            path.write_bytes(data[:size] + tail)
+            whole = ORDERS[: size // frame]
+            if size % frame and tail:
+                # A head without its bytes, and zeros: only a crash in mid-write looks so, or the
+                # zeros are taken for damage, which heals just the same.
+                assert read(path)[: len(whole)] == whole
+            else:
+                assert read(path, may_heal=False) == whole
+            log = OrderLog(path)
+            log.append(ORDER, b"next")
+            log.close()
+            assert read(path, may_heal=False) == [*whole, b"next"]
+
+
+def test_one_flipped_bit_anywhere_costs_one_record_and_is_refused_where_nobody_can_help(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "orders.log"
+    data = written(path)
+    frame = len(data) // len(ORDERS)
+    for at in range(len(data) - frame):
+        bent = bytearray(data)
+        bent[at] ^= 0x10
+        path.write_bytes(bent)
+        with pytest.raises(Malformed, match="damage at byte"):
+            read(path, may_heal=False)
+        assert read(path) == [order for number, order in enumerate(ORDERS) if number != at // frame]
+        assert path.with_suffix(".damaged").read_bytes() == bent
+        assert len(read(path, may_heal=False)) == len(ORDERS) - 1
+
+
+def test_a_full_disk_leaves_no_remains_for_the_next_record(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "orders.log"
+    log = OrderLog(path)
+    log.append(ORDER, ORDERS[0])
+    real = os.write
+
+    def half(descriptor: int, data: bytes) -> int:
+        if len(data) < 100:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return real(descriptor, data[:-60])
+
+    monkeypatch.setattr(os, "write", half)
+    with pytest.raises(Unavailable, match="No space"):
+        log.append(ORDER, ORDERS[1] * 3)
+    monkeypatch.undo()
+    log.append(ORDER, b"short")
+    log.close()
+    assert read(path, may_heal=False) == [ORDERS[0], b"short"]
+
+
+def test_a_folder_in_its_place_is_said(tmp_path: Path) -> None:
+    (tmp_path / "orders.log").mkdir()
+    with pytest.raises(Unavailable, match=r"orders\.log"):
+        OrderLog(tmp_path / "orders.log")
