@@ -103,3 +103,10 @@ class Halted(FiredoorError):
         super().__init__(f"{what} is halted at level {level}")
         self.what = what
         self.level = level
+
+
+def sentence_of(error: FiredoorError | OSError) -> str:
+    """What went wrong, for a person; an OSError by the file that it is about."""
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{error.filename}: {error.strerror}"
+    return str(error)

@@ -15,7 +15,7 @@ from firedoor.dice import Dice
 from firedoor.effects import Cut, Effect, Keep, KeepActed, KeepBeacon, Send, Tell
 from firedoor.errors import Halted, Refused, Unavailable, Untrusted
 from firedoor.halt.brake import Brake, Gate
-from firedoor.halt.order import Halt
+from firedoor.halt.order import Halt, read_beacon
 from firedoor.halt.orderset import Admission, OrderSet
 from firedoor.halt.scope import Subject
 from firedoor.halt.sync import OrderSync, Reconciliation
@@ -427,12 +427,20 @@ class Node:
         except Refused as error:
             self._count(error)
             return [Tell("beacon-refused", (("peer", sender or ""), ("why", str(error))))]
-        if not fresh:
+        if not fresh and (record == self._beacon or self.has_valid_beacon()):
             return []
         self._beacon = record
         others = [peer for peer in self._sessions if peer != sender]
         forward = [Send(peer, Beacon(record)) for peer in others]
         return [*self._apply(now), *forward, KeepBeacon(record)]
+
+    def has_valid_beacon(self) -> bool:
+        """Whether the last beacon is signed by a key that still counts; False: there is none."""
+        try:
+            read_beacon(self._beacon, self._keys())
+        except Refused:
+            return False
+        return True
 
     def _name(self, record: bytes, authority: Authority) -> frozenset[bytes]:
         fresh = self.orders.name(record, authority)

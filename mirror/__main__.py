@@ -11,6 +11,7 @@ from firedoor.identity import Role
 from firedoor.runtime import logs
 from firedoor.runtime.clocks import Clock
 from firedoor.runtime.host import Host
+from firedoor.runtime.passphrases import read_passphrase
 from firedoor.runtime.peer_server import serve
 from firedoor.runtime.presence import Hooks, present
 from firedoor.runtime.program import (
@@ -104,11 +105,7 @@ def _passphrase(settings: MirrorSettings) -> Callable[[], str]:
     def read() -> str:
         if not settings.passphrase_file:
             raise Unavailable("the origin's keys", why="sealed; set passphrase_file in mirror.toml")
-        path = Path(settings.passphrase_file).expanduser()
-        try:
-            return path.read_text("utf-8").rstrip("\r\n")
-        except OSError as error:
-            raise Unavailable(str(path), why=error.strerror or "cannot be read") from error
+        return read_passphrase(Path(settings.passphrase_file).expanduser())
 
     return read
 

@@ -161,8 +161,10 @@ class MirrorDaemon:
         get = self._source()
         await self._host.catalogue.refresh(get, self._announced_targets)
         self._host.believe()
-        if self._origin is not None and not self._host.node.durable <= self._host.node.orders.named:
-            # An earlier run was ended between the record and the beacon that names it.
+        node = self._host.node
+        is_named = node.durable <= node.orders.named and node.has_valid_beacon()
+        if self._origin is not None and node.durable and not is_named:
+            # A run was ended between a record and the beacon that names it, or its key was turned.
             self._sign_beacon()
         failures = [
             error for error in [await self._try(entry, get) for entry in self._open()] if error

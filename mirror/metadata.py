@@ -62,8 +62,13 @@ class Repository:
 class MetadataFolder:
     """Metadata on the origin's disk, and the two online keys that sign its freshness."""
 
-    def __init__(self, folder: Path, *, snapshot: NaclSigner, timestamp: NaclSigner) -> None:
+    def __init__(self, folder: Path) -> None:
         self._folder = folder
+        self._snapshot: NaclSigner
+        self._timestamp: NaclSigner
+
+    def sign_with(self, *, snapshot: NaclSigner, timestamp: NaclSigner) -> None:
+        """Sign freshness by these keys from now on."""
         self._snapshot = snapshot
         self._timestamp = timestamp
 
@@ -106,15 +111,27 @@ class MetadataFolder:
         known = repository.snapshot.signed.meta.get(f"{role}.json")
         if known is None:
             raise Untrusted("release's role", wanted="one of the snapshot", got=repr(role[:64]))
-        return self._parse(_name(known.version, role), Targets)
+        return self._parse(file_name(known.version, role), Targets)
 
     def add(self, role: str, version: int, data: bytes, now: UnixTime) -> None:
         """Make `data` the metadata of `role`: its file, then a snapshot, then the timestamp."""
         repository = self.load()
-        durable_write(self._folder / _name(version, role), data)
+        durable_write(self._folder / file_name(version, role), data)
         snapshot = repository.snapshot
         snapshot.signed.meta[f"{role}.json"] = MetaFile(version)
         self._write_snapshot(snapshot, repository.timestamp, now)
+
+    def keep(self, files: Mapping[str, bytes]) -> None:
+        """Write files that nothing leads to yet, but for a root, which clients find by its name."""
+        for name, data in files.items():
+            durable_write(self._folder / name, data)
+
+    def point_to(self, versions: Mapping[str, int], now: UnixTime) -> None:
+        """Let snapshot and timestamp lead to these versions of targets and lists."""
+        repository = self.load()
+        for role, version in versions.items():
+            repository.snapshot.signed.meta[f"{role}.json"] = MetaFile(version)
+        self._write_snapshot(repository.snapshot, repository.timestamp, now)
 
     def refresh(self, now: UnixTime) -> bool:
         """Sign anew what is past half its life. Whether anything was."""
@@ -257,7 +274,8 @@ def _match(path: str, target: TargetFile, manifest: bytes, version: int) -> Offe
     return Offer(path, version, digest, read)
 
 
-def _name(version: int, role: str) -> str:
+def file_name(version: int, role: str) -> str:
+    """The file of one version of a role."""
     return f"{version}.{quote(role, safe='')}.json"
 
 

@@ -19,23 +19,36 @@ from pathlib import Path
 from typing import Annotated
 
 from msgspec import Meta
+from tuf.api.metadata import Metadata, Root, Targets
 
 from firedoor.errors import Malformed, Unavailable, Untrusted
 from firedoor.halt.order import BeaconPayload, seal
-from firedoor.identity import FleetId, Role
+from firedoor.identity import FleetId, Peer, Role
 from firedoor.limits import ENROLMENT_BYTES_MAX, MANIFEST_BYTES_MAX, METADATA_BYTES_MAX
-from firedoor.runtime.certificates import id_of_request, issue
-from firedoor.runtime.files import durable_write
+from firedoor.runtime.certificates import OPERATOR_DAYS, id_of_request, issue
+from firedoor.runtime.files import durable_write, sync_folder
 from firedoor.runtime.key_files import KeyFile, read_key_file
 from firedoor.runtime.piece_store import PieceStore
 from firedoor.trust.keys import NaclSigner
 from firedoor.units import UnixTime
-from firedoor.wire.codec import record
+from firedoor.wire.codec import decode, record
 from firedoor.wire.messages import Report
 from mirror.enrolments import Enrolments
-from mirror.metadata import MetadataFolder, check_offer
+from mirror.metadata import MetadataFolder, check_offer, parse
+from mirror.online_keys import OnlineKeys
+from mirror.rotation import (
+    ROTATION_BYTES_MAX,
+    Rotation,
+    check_rotation,
+    files_of,
+    online_keyids,
+    publishers,
+)
 
 _TARGET_DIGITS = 64
+
+# A rotation that was accepted and may not be carried through yet.
+_PENDING = "rotation.pending"
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,22 +80,18 @@ class Origin:
         passphrase: Callable[[], str],
         unix: Callable[[], UnixTime] = lambda: UnixTime(int(time.time())),
     ) -> None:
-        def key(name: str) -> KeyFile:
-            return read_key_file(folder / f"{name}.key", passphrase)
-
         self._unix = unix
+        self._folder = folder
+        self._keys = OnlineKeys(folder, passphrase)
         self._store = store
         self._manifests = folder / "targets"
         self._manifests.mkdir(exist_ok=True)
-        self._beacon = key("beacon")
-        self._ca_seed = key("ca").signing_seed
+        self._beacon: KeyFile
+        self._ca_seed = read_key_file(folder / "ca.key", passphrase).signing_seed
         self.ca = _read(folder / "ca.pem")
         self.root = _read(folder / "root.json")
-        self._metadata = MetadataFolder(
-            folder / "metadata",
-            snapshot=NaclSigner(key("snapshot").signing_seed),
-            timestamp=NaclSigner(key("timestamp").signing_seed),
-        )
+        self._metadata = MetadataFolder(folder / "metadata")
+        self._finish_rotation()
         self._enrolments = Enrolments(state / "origin.sqlite")
         # One writer of the repository at a time; requests come in threads.
         self._lock = threading.Lock()
@@ -124,6 +133,68 @@ class Origin:
             self._metadata.add(role, offer.version, metadata, now)
         return Published(offer.manifest.product, offer.manifest.version, offer.digest)
 
+    # --- keys ----------------------------------------------------------------------------------
+
+    def fresh_key(self, role: str) -> str:
+        """The public half, in hex, of a new online key; root or targets must name it to count.
+
+        Raises:
+            Malformed: no online role.
+        """
+        with self._lock:
+            return self._keys.fresh(role).public
+
+    def accept_rotation(self, body: bytes) -> list[str]:
+        """Turn keys as root has signed it; certificates for the new key files, in PEM.
+
+        Raises:
+            Refused: an endpoint would not follow it, or an online key that it names is not here.
+        """
+        change = decode(Rotation, body, what="rotation", limit=ROTATION_BYTES_MAX)
+        now = self._unix()
+        with self._lock:
+            repository = self._metadata.load()
+            lists = {
+                role: self._metadata.current(repository, role)
+                for role in publishers(repository.targets.signed)
+            }
+            checked = check_rotation(repository, lists, change, now)
+            for role, keyids in online_keyids(checked.root, checked.targets).items():
+                if not self._keys.holds(role, keyids):
+                    raise Malformed(f"role {role}", wanted="a key of this origin", got="another")
+            certificates = [self._issue_operator(each.encode(), now) for each in change.requests]
+            # From here on a crash is followed by the rest of it, at the next start.
+            durable_write(self._folder / _PENDING, body)
+            self._finish_rotation()
+        return certificates
+
+    def _finish_rotation(self) -> None:
+        """Carry through a rotation that was begun, and sign with the keys that count now."""
+        path = self._folder / _PENDING
+        if path.exists():
+            change = decode(Rotation, _read(path), what=str(path), limit=ROTATION_BYTES_MAX)
+            files, versions = files_of(change)
+            self._metadata.keep(files)
+            repository = self._metadata.load()
+            targets = parse(change.targets, Targets, what="targets") if change.targets else None
+            self._use_keys(repository.root, targets or repository.targets)
+            self._metadata.point_to(versions, self._unix())
+            path.unlink()
+            sync_folder(self._folder)
+        repository = self._metadata.load()
+        self._use_keys(repository.root, repository.targets)
+
+    def _use_keys(self, root: Metadata[Root], targets: Metadata[Targets]) -> None:
+        keys = {
+            role: self._keys.of(role, keyids)
+            for role, keyids in online_keyids(root, targets).items()
+        }
+        self._beacon = keys["beacon"]
+        self._metadata.sign_with(
+            snapshot=NaclSigner(keys["snapshot"].signing_seed),
+            timestamp=NaclSigner(keys["timestamp"].signing_seed),
+        )
+
     def missing(self, digests: list[bytes]) -> list[bytes]:
         """Those of `digests` that are not in the piece store, each once, in order."""
         return [digest for digest in dict.fromkeys(digests) if not self._store.has(digest)]
@@ -160,13 +231,18 @@ class Origin:
         """
         return await asyncio.to_thread(self._enrol, body)
 
-    async def renew(self, body: bytes) -> bytes:
-        """A new certificate for the enrolled peer that signed this request, both as PEM.
+    async def renew(self, body: bytes, asker: Peer) -> bytes:
+        """A new certificate for the peer that signed this request, both as PEM.
+
+        An operator's renews itself by the certificate that it has; all others were enrolled.
 
         Raises:
             Malformed: no such request.
             Untrusted: the key was never enrolled.
         """
+        if asker.role is Role.OPERATOR:
+            certificate = await asyncio.to_thread(self._issue_operator, body, self._unix())
+            return certificate.encode()
         return await asyncio.to_thread(self._renew, body)
 
     def _enrol(self, body: bytes) -> bytes:
@@ -195,6 +271,18 @@ class Origin:
         now = self._unix()
         grant = self._enrolments.renew(id_of_request(body), now)
         return self._issue(body, grant.role, grant.site, now)
+
+    def _issue_operator(self, request: bytes, now: UnixTime) -> str:
+        certificate = issue(
+            request,
+            ca_pem=self.ca,
+            ca_seed=self._ca_seed,
+            role=Role.OPERATOR,
+            site="headquarters",
+            now=now,
+            span_days=OPERATOR_DAYS,
+        )
+        return certificate.decode()
 
     def _issue(self, request: bytes, role: Role, site: str, now: UnixTime) -> bytes:
         return issue(request, ca_pem=self.ca, ca_seed=self._ca_seed, role=role, site=site, now=now)

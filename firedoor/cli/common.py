@@ -9,7 +9,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from firedoor.errors import FiredoorError, Unavailable
+from firedoor.errors import FiredoorError, Malformed, Unavailable, sentence_of
+from firedoor.runtime.passphrases import read_passphrase
 
 if TYPE_CHECKING:
     from firedoor.runtime.key_files import KeyFile
@@ -20,27 +21,43 @@ T = TypeVar("T")
 STATUS_BYTES_MAX = 64 << 20
 
 
-def passphrase_of(path: Path | None) -> Callable[[], str]:
-    """Where a passphrase comes from when one is needed: a file, or the person at the keyboard."""
+def passphrase_of(path: Path | None, what: str = "") -> Callable[[], str]:
+    """Where a passphrase comes from when one is needed: a file, or the person at the keyboard.
+
+    `what`: of which key, for the prompt.
+    """
 
     def ask() -> str:
         if path is not None:
-            try:
-                return path.read_text("utf-8").rstrip("\r\n")
-            except OSError as error:
-                raise Unavailable(str(path), why=error.strerror or "cannot be read") from error
+            return read_passphrase(path)
         if not sys.stdin.isatty():
             raise Unavailable("passphrase", why="no keyboard; give --passphrase-file")
-        return getpass.getpass("passphrase: ")
+        return getpass.getpass(f"passphrase of {what}: " if what else "passphrase: ")
 
     return ask
+
+
+def new_passphrase(path: Path | None) -> str:
+    """A passphrase for keys that are about to be made; typed twice.
+
+    Raises:
+        Malformed: it is empty, or was typed in two ways.
+        Unavailable: there is neither a file nor a keyboard.
+    """
+    passphrase = passphrase_of(path, "the new keys")()
+    if not passphrase:
+        wanted = "at least one character; --no-passphrase leaves keys open"
+        raise Malformed("passphrase", wanted=wanted, got="none")
+    if path is None and passphrase_of(None, "the new keys, again")() != passphrase:
+        raise Malformed("passphrase", wanted="the same one twice", got="two")
+    return passphrase
 
 
 def open_key(path: Path, passphrase_file: Path | None) -> "KeyFile":
     """The key in a file; raises as `read_key_file`."""
     from firedoor.runtime.key_files import read_key_file  # noqa: PLC0415  # keeps --help fast
 
-    return read_key_file(path, passphrase_of(passphrase_file))
+    return read_key_file(path, passphrase_of(passphrase_file, path.name))
 
 
 def with_client(key: "KeyFile", work: "Callable[[PeerClient], Awaitable[T]]") -> T:
@@ -110,9 +127,9 @@ async def peers_to_try(key: "KeyFile", to: list[str], wait_s: float) -> list[tup
     return found
 
 
-def fail(error: FiredoorError) -> int:
+def fail(error: FiredoorError | OSError) -> int:
     """Say an error in one sentence; the exit code."""
-    print(f"firedoor: {error}", file=sys.stderr)  # noqa: T201  # the program's answer
+    print(f"firedoor: {sentence_of(error)}", file=sys.stderr)  # noqa: T201  # the program's answer
     return 1
 
 

@@ -15,14 +15,14 @@ from typing import Any
 
 import aiohttp
 
-from firedoor.cli.common import open_key, peers_to_try, say, with_client
+from firedoor.cli.common import peers_to_try, say, with_client
+from firedoor.cli.origin import Origin, with_origin
 from firedoor.errors import FiredoorError, Malformed, Refused, Unavailable, Untrusted
-from firedoor.identity import Role
+from firedoor.identity import Role, checked_name
 from firedoor.limits import ENROLMENT_BYTES_MAX
 from firedoor.runtime.certificates import fingerprint, make_request
 from firedoor.runtime.files import durable_write
-from firedoor.runtime.fleet_folder import fleet_facts
-from firedoor.runtime.key_files import KeyFile, read_key_file, write_key_file
+from firedoor.runtime.key_files import KeyFile, read_key_file, replace_certificate, write_key_file
 from firedoor.runtime.peer_client import PeerClient
 from firedoor.runtime.settings import split_address
 from firedoor.runtime.tls import role_name
@@ -32,6 +32,12 @@ from firedoor.wire.codec import record
 
 _ANSWER_BYTES_MAX = 1 << 20
 _SPAN_S = 30
+
+# A technician's round of a site.
+_TOKENS_MAX = 1000
+
+# The seeds of an identity that has no certificate yet.
+_WAITING = "identity.new.key"
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,31 +50,33 @@ class Token:
     secret: str
 
 
-def make_token(
-    fleet: Path, grant: tuple[str, str, int], *, enrol: str, passphrase_file: Path | None
-) -> None:
-    """Ask the origin for a token and print it. `grant`: role, site, seconds.
+def make_tokens(key: KeyFile, grant: tuple[str, str, int], *, enrol: str, count: int) -> None:
+    """Ask the origin for tokens and print one a line. `grant`: role, site, seconds.
 
     Raises:
         Refused, Unavailable: the origin says no, or does not answer.
     """
-    facts = fleet_facts(fleet)
-    key = open_key(fleet / "keys" / "operator.key", passphrase_file)
-    host, port = split_address(str(facts["origin"]))
+    role, site, span_s = grant
+    if role not in {Role.AGENT.value, Role.MIRROR.value}:
+        raise Malformed("--role", wanted="agent or mirror", got=repr(role))
+    checked_name("--site", site)
+    if not 1 <= count <= _TOKENS_MAX:
+        raise Malformed("--count", wanted=f"1 to {_TOKENS_MAX}", got=str(count))
     split_address(enrol)
-    body = json.dumps(dict(zip(("role", "site", "span_s"), grant, strict=True))).encode()
+    body = json.dumps({"role": role, "site": site, "span_s": span_s}).encode()
 
-    async def ask(client: PeerClient) -> bytes:
-        return await client.post(host, port, "/v1/tokens", body, limit=ENROLMENT_BYTES_MAX)
+    async def work(origin: Origin) -> None:
+        for _ in range(count):
+            secret = json.loads(await origin.post("/v1/tokens", body))["token"]
+            table = {
+                "fleet": key.fleet,
+                "address": enrol,
+                "ca": fingerprint(key.ca.encode()),
+                "secret": secret,
+            }
+            say(base64.urlsafe_b64encode(json.dumps(table).encode()).decode())
 
-    secret = json.loads(with_client(key, ask))["token"]
-    table = {
-        "fleet": facts["fleet"],
-        "address": enrol,
-        "ca": fingerprint(key.ca.encode()),
-        "secret": secret,
-    }
-    say(base64.urlsafe_b64encode(json.dumps(table).encode()).decode())
+    with_origin(key, work)
 
 
 def enrol(text: str, state: Path) -> None:
@@ -82,7 +90,7 @@ def enrol(text: str, state: Path) -> None:
     token = _read_token(text)
     if (state / "identity.key").exists():
         raise Malformed(str(state), wanted="no identity yet", got="identity.key; use --renew")
-    secret = os.urandom(64)
+    secret = _prepared_secret(token, state)
     answer = asyncio.run(_ask(token, make_request(secret[32:])))
     root = base64.b64decode(answer["root"])
     if fleet_of(root) != token.fleet:
@@ -98,11 +106,34 @@ def enrol(text: str, state: Path) -> None:
         certificate=answer["certificate"],
         ca=answer["ca"],
     )
-    state.mkdir(parents=True, exist_ok=True)
     durable_write(state / "root.json", root)
     # A daemon starts unattended: its key opens by itself and is guarded by its mode.
     write_key_file(state / "identity.key", key, None)
+    (state / _WAITING).unlink(missing_ok=True)
     say(f"enrolled as {key.role} {key.name} at site {answer['site']}; identity in {state}")
+
+
+def _prepared_secret(token: Token, state: Path) -> bytes:
+    """The seeds of the identity to come, on the disk before the token is used up.
+
+    Raises:
+        Unavailable: the folder cannot be written; the token is still good.
+    """
+    path = state / _WAITING
+    try:
+        state.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise Unavailable(str(state), why=error.strerror or "not a folder") from error
+    if path.exists():
+        # An answer was lost: a token enrols the same key again while it lasts.
+        key = read_key_file(path, str)
+        return bytes.fromhex(key.secret)
+    secret = os.urandom(64)
+    public = key_of(secret[:32])
+    plain = public.keyval["public"]
+    key = KeyFile("waiting", "waiting", token.fleet, public.keyid, plain, secret.hex())
+    write_key_file(path, key, None)
+    return secret
 
 
 def renew(state: Path, to: list[str]) -> None:
@@ -127,8 +158,7 @@ def renew(state: Path, to: list[str]) -> None:
         raise last
 
     certificate = with_client(key, ask).decode()
-    fields = {name: getattr(key, name) for name in KeyFile.__slots__ if name != "certificate"}
-    write_key_file(path, KeyFile(**fields, certificate=certificate), None)
+    replace_certificate(path, certificate)
     say(f"renewed {key.role} {key.name}")
 
 

@@ -22,6 +22,7 @@ from firedoor.wire.messages import (
     Beacon,
     Hello,
     Obeyed,
+    OrderIds,
     OrderRefused,
     Orders,
     OrdersDone,
@@ -111,6 +112,54 @@ def _failure(progress: Progress, ends: list[FiredoorError]) -> FiredoorError:
         return Denied(whys)
     what = "the order is signed, but nobody has it: name a peer that you can reach with --to"
     return Unavailable(what, why=whys)
+
+
+async def collect_orders(client: PeerClient, address: tuple[str, int]) -> list[bytes]:
+    """Every order that a peer holds.
+
+    Raises:
+        Unavailable: it does not answer, or ends too early.
+    """
+    socket = await _dial(client, *address)
+    records: list[bytes] = []
+    try:
+        for message in (Hello(bytes(32), 0), OrderIds(())):
+            socket.send(encode_message(message))
+        async for frame in socket.frames():
+            match decode_message(frame):
+                case Orders(more):
+                    records += more
+                case OrdersDone():
+                    return records
+                case _:
+                    pass
+    finally:
+        socket.close()
+    raise Unavailable(f"{address[0]}:{address[1]}", why="it ended before all orders had come")
+
+
+async def give(client: PeerClient, address: tuple[str, int], record: bytes) -> None:
+    """Hand one order to one peer and wait until it is recorded there.
+
+    Raises:
+        Denied: it refuses the order.
+        Unavailable: it does not answer, or ends too early.
+    """
+    socket = await _dial(client, *address)
+    try:
+        for message in (Hello(bytes(32), 0), Orders((record,)), OrdersDone()):
+            socket.send(encode_message(message))
+        async for frame in socket.frames():
+            match decode_message(frame):
+                case OrderRefused(why):
+                    raise Denied(plain(why))
+                case Recorded():
+                    return
+                case _:
+                    pass
+    finally:
+        socket.close()
+    raise Unavailable(f"{address[0]}:{address[1]}", why="it ended before the order was recorded")
 
 
 async def _dial(client: PeerClient, host: str, port: int) -> Conversation:

@@ -1,13 +1,23 @@
-"""`firedoor init`: make a fleet's keys and first metadata."""
+"""`firedoor init` and `firedoor keys list | renew`: a fleet's keys, made, shown, kept current."""
 
 from collections.abc import Mapping
 from pathlib import Path
 
-from firedoor.cli.common import passphrase_of, say
+from tuf.api.metadata import Metadata, Root, Targets
+
+from firedoor.cli.common import new_passphrase, open_key, say
+from firedoor.cli.origin import Origin, verified, with_origin
 from firedoor.errors import Malformed
+from firedoor.identity import FleetId, checked_name
+from firedoor.limits import SIGNATURES_MAX
+from firedoor.runtime.certificates import make_request
 from firedoor.runtime.clocks import Clock
 from firedoor.runtime.fleet_folder import FleetPlan, make_fleet
-from firedoor.runtime.settings import split_address
+from firedoor.runtime.key_files import KeyFile, replace_certificate
+from firedoor.runtime.settings import check_interfaces, split_address
+
+# More keys than a role can ever count signatures of are a slip of the finger.
+_KEYS_MAX = 4 * SIGNATURES_MAX
 
 
 def init_fleet(
@@ -29,7 +39,14 @@ def init_fleet(
         raise Malformed("options", wanted="a passphrase or none", got="both")
     if origin:
         split_address(origin)
-    passphrase = None if is_open else passphrase_of(passphrase_file)()
+    check_interfaces("--mdns", mdns)
+    for role, (count, _) in counts.items():
+        checked_name("--publisher", role.rpartition("/")[2])
+        if not 1 <= count <= _KEYS_MAX:
+            raise Malformed(f"keys of {role}", wanted=f"1 to {_KEYS_MAX}", got=str(count))
+    if folder.exists():
+        raise Malformed(str(folder), wanted="a folder that does not exist yet", got="one that does")
+    passphrase = None if is_open else new_passphrase(passphrase_file)
     plan = FleetPlan(name, origin, mdns, counts, passphrase)
     fleet = make_fleet(folder, plan, Clock().unix())
     if is_open:
@@ -38,3 +55,40 @@ def init_fleet(
     say("  keys/    keep offline; hand halt-*.key to operators, releases-*.key to publishers")
     say("  origin/  goes to the origin's machine (origin_folder in its mirror.toml)")
     say("  root.json  is public; every machine gets it when it enrols")
+
+
+def list_keys(key: KeyFile) -> None:
+    """Print every role, how many of its keys must sign, and their ids, as root signed it.
+
+    Raises:
+        Unavailable, Refused: the origin does not answer, or its metadata does not verify.
+    """
+
+    async def work(origin: Origin) -> None:
+        async with verified(origin, FleetId(key.fleet)) as catalogue:
+            root = Metadata[Root].from_bytes(catalogue.top_file("root")).signed
+            targets = Metadata[Targets].from_bytes(catalogue.top_file("targets")).signed
+        delegated = (targets.delegations.roles if targets.delegations else None) or {}
+        say(f"root version {root.version}, targets version {targets.version}")
+        for name, role in (*root.roles.items(), *delegated.items()):
+            ids = ", ".join(keyid[:12] for keyid in role.keyids)
+            say(f"  {name}: {role.threshold} of {len(role.keyids)} ({ids})")
+
+    with_origin(key, work)
+
+
+def renew_key(path: Path, passphrase_file: Path | None) -> None:
+    """Renew the certificate inside an operator's or publisher's key file, at the origin.
+
+    Raises:
+        Unavailable, Refused: the origin does not answer, or says no; the file is as it was.
+    """
+    key = open_key(path, passphrase_file)
+    request = make_request(key.tls_seed)
+
+    async def work(origin: Origin) -> None:
+        certificate = await origin.post("/v1/renew", request)
+        replace_certificate(path, certificate.decode())
+        say(f"renewed {key.role} {key.name}")
+
+    with_origin(key, work)

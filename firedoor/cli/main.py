@@ -20,13 +20,26 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Signed updates to every endpoint of a site, and one command that stops them.",
 )
+keys_app = typer.Typer(no_args_is_help=True, help="Show, rotate and renew a fleet's keys.")
+app.add_typer(keys_app, name="keys")
 
+# typer reads Optional from annotations; `| None` would do on Python 3.10 and newer, but not inside
+# Annotated for lists.
 Fleet = Annotated[Path, typer.Option("--fleet", help="folder that `firedoor init` made")]
+AnyFleet = Annotated[
+    Optional[Path], typer.Option("--fleet", help="folder that `firedoor init` made")  # noqa: UP045
+]
 PassphraseFile = Annotated[
     Optional[Path], typer.Option(help="file with the passphrase; else it is asked for")  # noqa: UP045
 ]
 Key = Annotated[Path, typer.Option("--key", help="key file")]
+AnyKey = Annotated[Optional[Path], typer.Option("--key", help="key file, instead of --fleet")]  # noqa: UP045
 To = Annotated[Optional[list[str]], typer.Option("--to", help="HOST:PORT of a peer")]  # noqa: UP045
+Wait = Annotated[float, typer.Option(help="seconds to wait for word of the order")]
+
+# Files like operator.key, and operator-1.key after a rotation.
+_OPERATOR = "operator*.key"
+_PUBLISHER = "releases-*.key"
 
 
 @app.callback(invoke_without_command=True)
@@ -46,12 +59,14 @@ def init(
     name: str = "fleet",
     origin: Annotated[str, typer.Option(help="HOST:PORT where the origin will listen")] = "",
     mdns: Annotated[Optional[list[str]], typer.Option(help="interface for mDNS, or all")] = None,  # noqa: UP045
-    publisher: str = "main",
+    publisher: Annotated[Optional[list[str]], typer.Option(help="once for each; main")] = None,  # noqa: UP045
     root_keys: int = 1,
     root_threshold: int = 1,
     halt_keys: int = 2,
     resume_keys: int = 3,
     resume_threshold: int = 2,
+    promote_keys: int = 3,
+    promote_threshold: int = 2,
     passphrase_file: PassphraseFile = None,
     no_passphrase: bool = False,
 ) -> None:
@@ -60,10 +75,10 @@ def init(
 
     counts = {
         "root": (root_keys, root_threshold),
-        f"releases/{publisher}": (1, 1),
+        **{f"releases/{each}": (1, 1) for each in publisher or ["main"]},
         "halt": (halt_keys, 1),
         "resume": (resume_keys, resume_threshold),
-        "promote": (resume_keys, resume_threshold),
+        "promote": (promote_keys, promote_threshold),
         "beacon": (1, 1),
     }
     init_fleet(
@@ -76,20 +91,64 @@ def init(
     )
 
 
+@keys_app.command("list")
+def list_fleet_keys(
+    fleet: AnyFleet = None, key: AnyKey = None, passphrase_file: PassphraseFile = None
+) -> None:
+    """Show every role with its keys and threshold, as root signed it."""
+    from firedoor.cli.keys import list_keys  # noqa: PLC0415
+    from firedoor.cli.origin import chosen_key  # noqa: PLC0415
+
+    list_keys(chosen_key(fleet, key, _OPERATOR, passphrase_file))
+
+
+@keys_app.command()
+def rotate(
+    role: Annotated[str, typer.Argument(help="root, halt, resume, releases/NAME, timestamp, …")],
+    *,
+    fleet: Fleet,
+    keys: Annotated[int, typer.Option(help="how many; as many as now")] = 0,
+    threshold: Annotated[int, typer.Option(help="how many must sign; as many as now")] = 0,
+    signer: Annotated[Optional[list[Path]], typer.Option(help="root key; all in the fleet")] = None,  # noqa: UP045
+    passphrase_file: PassphraseFile = None,
+) -> None:
+    """Give a role other keys; root's keys sign it, and every machine follows."""
+    from firedoor.cli.rotation import Turn  # noqa: PLC0415
+    from firedoor.cli.rotation import rotate as rotate_role  # noqa: PLC0415
+
+    rotate_role(fleet, Turn(role, keys, threshold, tuple(signer or ())), passphrase_file)
+
+
+@keys_app.command()
+def renew(
+    files: Annotated[list[Path], typer.Argument(help="key files of operators or publishers")],
+    passphrase_file: PassphraseFile = None,
+) -> None:
+    """Renew the certificates inside key files."""
+    from firedoor.cli.keys import renew_key  # noqa: PLC0415
+
+    for path in files:
+        renew_key(path, passphrase_file)
+
+
 @app.command()
 def token(
-    fleet: Fleet,
+    fleet: AnyFleet = None,
     *,
     role: Annotated[str, typer.Option(help="agent or mirror")],
     site: Annotated[str, typer.Option()],
     enrol: Annotated[str, typer.Option(help="HOST:PORT of an enrolment listener")],
     minutes: int = 60,
+    count: Annotated[int, typer.Option(help="how many, one a line")] = 1,
+    key: AnyKey = None,
     passphrase_file: PassphraseFile = None,
 ) -> None:
     """Make a short-lived, single-use token with which one machine can enrol."""
-    from firedoor.cli.enrolment import make_token  # noqa: PLC0415
+    from firedoor.cli.enrolment import make_tokens  # noqa: PLC0415
+    from firedoor.cli.origin import chosen_key  # noqa: PLC0415
 
-    make_token(fleet, (role, site, minutes * 60), enrol=enrol, passphrase_file=passphrase_file)
+    opened = chosen_key(fleet, key, _OPERATOR, passphrase_file)
+    make_tokens(opened, (role, site, minutes * 60), enrol=enrol, count=count)
 
 
 @app.command()
@@ -115,16 +174,21 @@ def enrol(
 def publish(
     product: str,
     version: str,
-    path: Path,
+    path: Annotated[Path, typer.Argument(help="folder or file to publish")],
     *,
-    fleet: Fleet,
+    fleet: AnyFleet = None,
+    key: AnyKey = None,
     handler: str = "files",
     check: Annotated[Optional[list[str]], typer.Option(help="endpoints run it; 0 is well")] = None,  # noqa: UP045
-    validate: Annotated[Optional[list[str]], typer.Option(help="run here first; 0 is good")] = None,  # noqa: UP045
+    validate: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Option(help="run here first, {path} is the content; 0 is good"),
+    ] = None,
     critical_fix: bool = False,
     passphrase_file: PassphraseFile = None,
 ) -> None:
     """Validate, sign and publish one release; the origin announces it at once."""
+    from firedoor.cli.origin import chosen_key  # noqa: PLC0415
     from firedoor.cli.publish import Wish, publish_release  # noqa: PLC0415
 
     wish = Wish(
@@ -136,26 +200,51 @@ def publish(
         validators=tuple(validate or ()),
         is_critical_fix=critical_fix,
     )
-    publish_release(fleet, wish, passphrase_file)
+    publish_release(chosen_key(fleet, key, _PUBLISHER, passphrase_file), wish)
 
 
 @app.command("list")
-def list_releases(fleet: Fleet, passphrase_file: PassphraseFile = None) -> None:
+def list_releases(
+    fleet: AnyFleet = None,
+    key: AnyKey = None,
+    *,
+    json: bool = False,
+    passphrase_file: PassphraseFile = None,
+) -> None:
     """List every release that the fleet's signed metadata names."""
-    from firedoor.cli.publish import show_releases  # noqa: PLC0415
+    from firedoor.cli.origin import chosen_key  # noqa: PLC0415
+    from firedoor.cli.releases import show_releases  # noqa: PLC0415
 
-    show_releases(fleet, passphrase_file)
+    show_releases(chosen_key(fleet, key, _OPERATOR, passphrase_file), is_json=json)
+
+
+@app.command()
+def show(
+    release: Annotated[str, typer.Argument(help="PRODUCT==VERSION, or PRODUCT for its newest")],
+    fleet: AnyFleet = None,
+    key: AnyKey = None,
+    *,
+    files: Annotated[bool, typer.Option("--files", help="every file too")] = False,
+    json: bool = False,
+    passphrase_file: PassphraseFile = None,
+) -> None:
+    """Show what one release is, as its signed manifest says."""
+    from firedoor.cli.origin import chosen_key  # noqa: PLC0415
+    from firedoor.cli.releases import show_release  # noqa: PLC0415
+
+    opened = chosen_key(fleet, key, _OPERATOR, passphrase_file)
+    show_release(opened, release, is_json=json, with_files=files)
 
 
 @app.command()
 def halt(
     scope: Annotated[str, typer.Argument(help="PRODUCT==VERSION, PRODUCT, everything, digest:HEX")],
     *,
-    reason: Annotated[str, typer.Option()],
+    reason: Annotated[str, typer.Option(help="a sentence for whoever reads status")],
     key: Key,
-    level: int = 4,
+    level: Annotated[int, typer.Option(help="1 to 6, see the README")] = 4,
     to: To = None,
-    wait: float = 10.0,
+    wait: Wait = 10.0,
     passphrase_file: PassphraseFile = None,
 ) -> None:
     """Stop a release on every peer: announcing, serving, fetching, installing, activating."""
@@ -163,6 +252,8 @@ def halt(
 
     if level == 7:  # noqa: PLR2004  # rescue
         raise typer.BadParameter("level 7 needs the boot guard")
+    if not 1 <= level <= 6:  # noqa: PLR2004  # halt.order.LEVEL_MAX, not imported for --help
+        raise typer.BadParameter(f"level: wanted 1 to 6, got {level}")
     halt_scope(Stop(scope, level, reason), (key, passphrase_file), to=to or [], wait_s=wait)
 
 
@@ -171,18 +262,20 @@ def resume(
     halts: Annotated[Optional[list[str]], typer.Argument(help="ids of halts to lift")] = None,  # noqa: UP045
     *,
     reason: str = "",
-    key: Annotated[list[Path] | None, typer.Option(help="key file; once for each signer")] = None,
-    sign_only: Annotated[Path | None, typer.Option(help="write a part-signed resume here")] = None,
+    key: Annotated[Optional[list[Path]], typer.Option(help="key file; once a signer")] = None,  # noqa: UP045
+    sign_only: Annotated[Optional[Path], typer.Option(help="write a part-signed resume")] = None,  # noqa: UP045
     combine: Annotated[Optional[list[Path]], typer.Option(help="part-signed resumes")] = None,  # noqa: UP045
     to: To = None,
-    wait: float = 10.0,
+    wait: Wait = 10.0,
     passphrase_file: PassphraseFile = None,
 ) -> None:
     """Lift halts, with as many signatures as the fleet's resume role asks for."""
     from firedoor.cli.resume import Lift, lift_halts  # noqa: PLC0415
 
+    if not key:
+        raise typer.BadParameter("--key: wanted a key file, which also opens the connection")
     lift = Lift(tuple(halts or ()), reason, tuple(combine or ()), sign_only)
-    lift_halts(lift, (key or [], passphrase_file), to=to or [], wait_s=wait)
+    lift_halts(lift, (key, passphrase_file), to=to or [], wait_s=wait)
 
 
 @app.command()
@@ -202,7 +295,7 @@ def status(
 @app.command()
 def demo(
     *,
-    endpoints: int = 8,
+    endpoints: Annotated[int, typer.Option(min=2, max=64)] = 8,
     old: Annotated[Optional[Path], typer.Option(help="folder of the old release")] = None,  # noqa: UP045
     new: Annotated[Optional[Path], typer.Option(help="folder of the new release")] = None,  # noqa: UP045
     bad: Annotated[Optional[Path], typer.Option(help="folder of the bad release")] = None,  # noqa: UP045
@@ -218,8 +311,10 @@ def main() -> None:
     """Run the program; errors are one sentence and an exit code."""
     try:
         app()
-    except FiredoorError as error:
+    except (FiredoorError, OSError) as error:
         sys.exit(fail(error))
+    except KeyboardInterrupt:
+        sys.exit(130)
 
 
 if __name__ == "__main__":

@@ -1,11 +1,12 @@
 """`firedoor resume`: lift halts with m signatures, gathered on one machine or on several."""
 
 import os
+import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from firedoor.cli.common import first_status, open_key, peers_to_try, say, with_client
-from firedoor.cli.handing import hand_over
+from firedoor.cli.handing import check_wait, hand_over
 from firedoor.errors import Malformed, Unavailable
 from firedoor.halt.order import Envelope, ResumePayload, Signature, id_of
 from firedoor.identity import FleetId
@@ -14,10 +15,13 @@ from firedoor.runtime.clocks import Clock
 from firedoor.runtime.files import durable_write
 from firedoor.runtime.key_files import KeyFile
 from firedoor.runtime.peer_client import PeerClient
+from firedoor.runtime.screen import plain
 from firedoor.trust.signing import sign, signed_bytes
 from firedoor.wire.codec import decode, encode
 
 _FIND_S = 2.0
+
+_ID = re.compile(r"[0-9a-f]{1,64}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,10 +50,19 @@ def lift_halts(
         if key.role != "resume":
             raise Malformed(key.name, wanted="a key of role resume", got=key.role)
 
+    if lift.combine and (lift.halts or lift.reason):
+        wanted = "parts that say which halts and why, or ids and --reason"
+        raise Malformed("--combine", wanted=wanted, got="both")
+    if lift.sign_only is not None and lift.sign_only.exists():
+        got = f"{lift.sign_only}, which exists"
+        raise Malformed("--sign-only", wanted="a new file", got=got)
+    check_wait(wait_s)
+
     async def work(client: PeerClient) -> None:
         addresses = await peers_to_try(keys[0], to, _FIND_S)
         parts = [_read_part(path) for path in lift.combine]
         envelope = _combined(parts) if parts else await _new(client, addresses, lift)
+        _show(envelope)
         envelope = _signed(envelope, keys)
         order = id_of(FleetId(keys[0].fleet), envelope), encode(envelope)
         if lift.sign_only is not None:
@@ -68,6 +81,9 @@ async def _new(client: PeerClient, addresses: list[tuple[str, int]], lift: Lift)
             "halts", wanted="the id of a halt, as `firedoor status` shows it", got="none"
         )
     ids = list(lift.halts)
+    wrong = next((text for text in ids if _ID.fullmatch(text) is None), None)
+    if wrong is not None:
+        raise Malformed("halt id", wanted="up to 64 hex digits", got=repr(wrong[:80]))
     if any(len(text) != 64 for text in ids):  # noqa: PLR2004  # a short id is looked up
         status = await first_status(client, addresses)
         known = [row["id"] for row in status["orders"] if row["kind"] == "halt"]
@@ -80,6 +96,14 @@ async def _new(client: PeerClient, addresses: list[tuple[str, int]], lift: Lift)
         reason=lift.reason,
     )
     return Envelope("resume", encode(payload), ())
+
+
+def _show(envelope: Envelope) -> None:
+    """What is about to be signed: nobody should lift a halt blindly."""
+    payload = decode(ResumePayload, envelope.payload, what="resume", limit=ORDER_BYTES_MAX)
+    for halt in payload.halts:
+        say(f"lifts {halt.hex()}")
+    say(f"  because: {plain(payload.reason) or 'no reason given'}")
 
 
 def _whole(text: str, known: list[str]) -> str:

@@ -2,16 +2,38 @@
 
 import json
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
 from firedoor.cli.common import first_status, open_key, peers_to_try, say, with_client
 from firedoor.runtime.peer_client import PeerClient
+from firedoor.runtime.screen import plain
 
 _FIND_S = 2.0
 
 # An endpoint reports at least every 30 s (agent/daemon.py); two in a row missed is silence.
 SILENT_S = 75
+
+# The order in which a person must look: what is wrong first.
+_RANKS = {"NEVER HEARD": 0, "SILENT": 1, "GONE": 2, "behind": 3, "": 4}
+_STYLES = {"NEVER HEARD": "yellow", "SILENT": "bold red", "GONE": "red", "behind": "yellow"}
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One product of one endpoint. `mark`: what is wrong, empty when nothing is."""
+
+    site: str
+    endpoint: str
+    product: str
+    version: str
+    state: str
+    mark: str
 
 
 def show_status(key_file: tuple[Path, Path | None], to: list[str], *, is_json: bool) -> None:
@@ -29,32 +51,85 @@ def show_status(key_file: tuple[Path, Path | None], to: list[str], *, is_json: b
     status = with_client(key, ask)
     if is_json:
         say(json.dumps(status, indent=2))
-    else:
-        for line in lines_of(status, now=time.time()):
-            say(line)
+        return
+    for line in lines_of(status):
+        say(line)
+    rows = rows_of(status, now=time.time())
+    if rows:
+        # A pipe gets every column whole; a screen as much as it is wide.
+        console = Console()
+        console.print(_table(rows), soft_wrap=not console.is_terminal)
 
 
-def lines_of(status: dict[str, Any], now: float) -> list[str]:
-    """A status as lines for a person: halts first, then products, then who is silent."""
-    lines = [f"{status['role']} {status['id'][:12]} at {status['site']}"]
+def lines_of(status: dict[str, Any]) -> list[str]:
+    """Who speaks, what is halted, and how many endpoints are in which state."""
+    lines = [f"{status['role']} {status['id'][:12]} at {plain(status['site'])}"]
+    if not status["is_reconciled"]:
+        lines.append("it has NOT synced orders since its start: what it says of halts may be old")
+    if not status["is_trust_fresh"]:
+        lines.append("its signed metadata is past its dates, or its clock is wrong")
+    endpoints = status.get("endpoints", ())
     halts = [row for row in status["orders"] if row.get("is_in_force")]
     for row in halts:
         named = "logged by the origin" if row["is_named"] else "NOT yet logged by the origin"
-        holders = sum(row["id"] in each["orders"] for each in status.get("endpoints", ()))
-        lines.append(f"HALTED {row['scope']} at level {row['level']}: {row['reason']}")
-        lines.append(f"  {row['id'][:16]}, {named}, recorded by {holders} endpoint(s)")
+        holders = sum(row["id"] in each["orders"] for each in endpoints)
+        scope, reason = plain(row["scope"]), plain(row["reason"])
+        lines.append(f"HALTED {scope} at level {row['level']}: {reason}")
+        lines.append(
+            f"  {row['id'][:16]}, {named}, recorded by {holders} of {len(endpoints)} endpoint(s)"
+        )
     if not halts:
         lines.append("nothing is halted")
-    newest = _newest(status["releases"])
-    for endpoint in status.get("endpoints", ()):
-        silent = now - endpoint["seen_at"] > SILENT_S
-        mark = "SILENT " if silent else ""
-        lines.append(f"{mark}{endpoint['id'][:12]} {endpoint['site']}")
-        for row in endpoint["products"]:
-            behind = "" if row["version"] == newest.get(row["product"]) else " (behind)"
-            text = f"  {row['product']} {row['version'] or 'nothing'}{behind} {row['phase']}"
-            lines.append(text + (f": {row['detail']}" if row["detail"] else ""))
     return lines
+
+
+def rows_of(status: dict[str, Any], now: float) -> list[Row]:
+    """One row for each product of each endpoint, what is wrong first."""
+    if status["role"] == "agent":
+        me = {"id": status["id"], "site": status["site"], "products": status.get("products", ())}
+        return _rows(me, "", _newest(status["releases"]))
+    newest = _newest(status["releases"])
+    rows: list[Row] = []
+    for endpoint in status.get("endpoints", ()):
+        rows += _rows(endpoint, _silence(endpoint, now), newest)
+    return sorted(rows, key=lambda row: (_RANKS[row.mark], row.site, row.endpoint, row.product))
+
+
+def _rows(endpoint: dict[str, Any], silence: str, newest: dict[str, str]) -> list[Row]:
+    site, name = plain(endpoint["site"]), endpoint["id"][:12]
+    rows = []
+    for product in endpoint["products"]:
+        wanted = newest.get(product["product"], product["version"])
+        mark = silence or ("" if product["version"] == wanted else "behind")
+        detail = f": {plain(product['detail'])}" if product["detail"] else ""
+        rows.append(
+            Row(
+                site,
+                name,
+                plain(product["product"]),
+                plain(product["version"]) or "nothing",
+                f"{plain(product['phase'])}{detail}",
+                mark,
+            )
+        )
+    return rows or [Row(site, name, "", "", "", silence)]
+
+
+def _silence(endpoint: dict[str, Any], now: float) -> str:
+    if not endpoint["seen_at"]:
+        return "NEVER HEARD"
+    if now - endpoint["seen_at"] > SILENT_S:
+        return "SILENT"
+    return "" if endpoint["is_connected"] else "GONE"
+
+
+def _table(rows: list[Row]) -> Table:
+    table = Table("site", "endpoint", "product", "version", "state", "", box=None, pad_edge=False)
+    for row in rows:
+        cells = (row.site, row.endpoint, row.product, row.version, row.state)
+        # As text: a bracket in a name is no markup.
+        table.add_row(*map(Text, cells), Text(row.mark, _STYLES.get(row.mark, "")))
+    return table
 
 
 def _newest(releases: list[dict[str, Any]]) -> dict[str, str]:

@@ -44,6 +44,16 @@ class Scope:
     version: str = ""
     digest: bytes = b""
 
+    @property
+    def text(self) -> str:
+        """The scope as a person types it."""
+        if self.kind is ScopeKind.DIGEST:
+            return f"digest:{self.digest.hex()}"
+        release = f"{self.product}=={self.version}"
+        return {ScopeKind.RELEASE: release, ScopeKind.PRODUCT: self.product}.get(
+            self.kind, "everything"
+        )
+
     def covers(self, subject: Subject, contents: Collection[bytes]) -> bool:
         """Whether the order reaches `subject`; `contents`: digests that its release halt denies."""
         match self.kind:

@@ -105,6 +105,14 @@ class Catalogue:
         """
         return self._trust.role_file(role)
 
+    def top_file(self, role: str) -> bytes:
+        """The verified metadata of root or targets, as the last refresh kept it.
+
+        Raises:
+            Unavailable: there is none.
+        """
+        return self._trust.top_file(role)
+
     def entry(self, manifest: str) -> ReleaseEntry | None:
         """The release whose manifest has this digest, if signed metadata lists it."""
         return next((entry for entry in self.releases if entry.manifest == manifest), None)

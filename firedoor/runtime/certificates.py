@@ -21,6 +21,9 @@ from firedoor.units import UnixTime
 # A banned machine that the origin cannot reach stops being current within a week (halt.md).
 CERTIFICATE_DAYS = 7
 
+# An operator's or publisher's, and the origin's own: orders reach the fleet past its dates too.
+OPERATOR_DAYS = 365
+
 # The CA outlives the machines of its fleet; its key stays with the origin.
 _AUTHORITY_DAYS = 3650
 

@@ -20,7 +20,7 @@ from urllib.parse import quote
 from firedoor.errors import Malformed, Unavailable
 from firedoor.identity import FleetId, Role
 from firedoor.limits import SIGNATURES_MAX
-from firedoor.runtime.certificates import issue, make_authority, make_request
+from firedoor.runtime.certificates import OPERATOR_DAYS, issue, make_authority, make_request
 from firedoor.runtime.files import durable_write, sync_folder
 from firedoor.runtime.key_files import KeyFile, write_key_file
 from firedoor.runtime.trust_client import fleet_of
@@ -39,13 +39,10 @@ from firedoor.units import UnixTime
 _DAY_S = 86400
 
 # Offline metadata lives long, for signing it anew takes people and a safe; online ones do not.
-_OFFLINE_DAYS = 3 * 365
-_RELEASES_DAYS = 365
+OFFLINE_DAYS = 3 * 365
+RELEASES_DAYS = 365
 _SNAPSHOT_DAYS = 7
 _TIMESTAMP_DAYS = 1
-
-# An operator's certificate: orders reach the fleet past its dates too (tls.py).
-_OPERATOR_DAYS = 365
 
 ONLINE = ("snapshot", "timestamp", "beacon", "ca")
 
@@ -153,13 +150,13 @@ class _Maker:
             root_seeds,
             snapshot=snapshot_seed[:32],
             timestamp=timestamp_seed[:32],
-            expires=self._in(_OFFLINE_DAYS),
+            expires=self._in(OFFLINE_DAYS),
         ).to_bytes()
         roles = {role: self._seeds(role) for role in (*publishers, *BRAKE_ROLES)}
-        targets = new_targets(root_seeds, roles, self._in(_OFFLINE_DAYS)).to_bytes()
+        targets = new_targets(root_seeds, roles, self._in(OFFLINE_DAYS)).to_bytes()
         files = {"1.root.json": root, "1.targets.json": targets}
         for role in publishers:
-            releases = new_releases(self._seeds(role), self._in(_RELEASES_DAYS))
+            releases = new_releases(self._seeds(role), self._in(RELEASES_DAYS))
             files[f"1.{quote(role, safe='')}.json"] = releases.to_bytes()
         expires = self._in(_SNAPSHOT_DAYS)
         snapshot = new_snapshot(publishers, snapshot_seed[:32], expires).to_bytes()
@@ -182,7 +179,7 @@ class _Maker:
                 role=peer_role,
                 site="headquarters",
                 now=self._now,
-                span_days=_OPERATOR_DAYS,
+                span_days=OPERATOR_DAYS,
             )
         public = key_of(secret[:32])
         name = role.replace("/", "-")

@@ -8,6 +8,7 @@ import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import nacl.pwhash.argon2id as kdf
 from nacl.exceptions import CryptoError
@@ -86,18 +87,7 @@ def read_key_file(path: Path, passphrase: Callable[[], str]) -> KeyFile:
         Malformed, TooLarge: it is no key file of this version.
         Untrusted: the passphrase does not open it.
     """
-    try:
-        with path.open("rb") as file:
-            data = file.read(_KEY_FILE_BYTES_MAX + 1)
-        if len(data) > _KEY_FILE_BYTES_MAX:
-            raise TooLarge(str(path), limit=_KEY_FILE_BYTES_MAX, size=len(data))
-        table = json.loads(data)
-    except OSError as error:
-        raise Unavailable(str(path), why=error.strerror or "cannot be read") from error
-    # Deep brackets make json raise RecursionError.
-    except (ValueError, RecursionError) as error:
-        raise Malformed(str(path), wanted="a key file", got=str(error)[:80]) from error
-    key = record(KeyFile, table, what=str(path))
+    key = record(KeyFile, _table(path), what=str(path))
     if key.format != FORMAT:
         raise Malformed(str(path), wanted=FORMAT, got=key.format[:40])
     if key.sealed is not None and key.secret:
@@ -112,6 +102,39 @@ def read_key_file(path: Path, passphrase: Callable[[], str]) -> KeyFile:
     if not is_whole:
         raise Malformed(str(path), wanted="two 32-byte seeds in hex", got="something else")
     return key
+
+
+def _table(path: Path) -> dict[str, Any]:
+    try:
+        with path.open("rb") as file:
+            data = file.read(_KEY_FILE_BYTES_MAX + 1)
+        if len(data) > _KEY_FILE_BYTES_MAX:
+            raise TooLarge(str(path), limit=_KEY_FILE_BYTES_MAX, size=len(data))
+        table = json.loads(data)
+    except OSError as error:
+        raise Unavailable(str(path), why=error.strerror or "cannot be read") from error
+    # Deep brackets make json raise RecursionError.
+    except (ValueError, RecursionError) as error:
+        raise Malformed(str(path), wanted="a key file", got=str(error)[:80]) from error
+    if not isinstance(table, dict):
+        raise Malformed(str(path), wanted="a key file", got=type(table).__name__)
+    return table
+
+
+def replace_certificate(path: Path, certificate: str) -> None:
+    """Put another certificate into a key file, whose secret stays sealed as it is.
+
+    Raises:
+        Unavailable: the disk refuses; the file is as it was.
+        Malformed, TooLarge: it is no key file.
+    """
+    table = _table(path) | {"certificate": certificate}
+    durable_write(path, json.dumps(table, indent=1).encode(), 0o600)
+
+
+def is_sealed(path: Path) -> bool:
+    """Whether the key in this file needs a passphrase; raises as `read_key_file`."""
+    return _table(path).get("sealed") is not None
 
 
 def _seal(secret: bytes, role: str, passphrase: str) -> Sealed:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from firedoor import __version__
-from firedoor.errors import FiredoorError, Malformed, Unavailable
+from firedoor.errors import FiredoorError, Malformed, Unavailable, sentence_of
 from firedoor.identity import FleetId, Peer, PeerId, Role
 from firedoor.limits import BATCH_BYTES, REQUESTS_MAX, REQUESTS_PER_PEER_MAX
 from firedoor.node import NodeSettings
@@ -68,13 +68,6 @@ def guarded(name: str, work: Callable[[], None]) -> int:
     except KeyboardInterrupt:
         return 130
     return 0
-
-
-def sentence_of(error: FiredoorError | OSError) -> str:
-    """What went wrong, for a person; an OSError by the file that it is about."""
-    if isinstance(error, OSError) and error.filename is not None:
-        return f"{error.filename}: {error.strerror}"
-    return str(error)
 
 
 def run_loop(work: Coroutine[Any, Any, None]) -> bool:

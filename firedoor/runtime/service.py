@@ -125,9 +125,7 @@ def _order(host: Host, order_id: bytes) -> Table:
         "recorded_at": times.recorded_at if times else None,
     }
     if isinstance(order, Halt):
-        scope = order.scope
-        text = scope.product + (f"=={scope.version}" if scope.version else "")
-        text = text or (f"digest:{scope.digest.hex()}" if scope.digest else "everything")
+        text = order.scope.text
         in_force = any(halt.id == order_id for halt in node.brake.halts)
         return table | {"scope": text, "level": order.level, "is_in_force": in_force}
     return table | {"halts": sorted(halt.hex() for halt in order.halts)}

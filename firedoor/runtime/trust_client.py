@@ -192,6 +192,10 @@ class TrustClient:
         """The file of a delegated role, verified when it was kept; Unavailable when it was not."""
         return self._kept(f"{quote(role, safe='')}.json")
 
+    def top_file(self, role: str) -> bytes:
+        """The file of a top-level role, verified when it was kept; Unavailable when it was not."""
+        return self._kept(f"{role}.json")
+
     def releases(self) -> list[ReleaseEntry]:
         """Every release in signed metadata; `refresh` must have succeeded just before.
 

@@ -126,9 +126,14 @@ def register() -> None:
 
 
 def key_of(seed: bytes) -> NaclKey:
-    """The public key of a 32-byte seed, with the key id that every TUF tool computes."""
+    """The public key of a 32-byte seed."""
+    return public_key(bytes(SigningKey(seed).verify_key).hex())
+
+
+def public_key(public: str) -> NaclKey:
+    """The key with this public half, in hex, and the key id that every TUF tool computes."""
     keytype, scheme = _KIND
-    keyval = {"public": bytes(SigningKey(seed).verify_key).hex()}
+    keyval = {"public": public}
     # securesystemslib's own rule: SHA-256 of the canonical JSON of the key.
     plain = encode_canonical({"keytype": keytype, "scheme": scheme, "keyval": keyval})
     assert plain is not None, "encode_canonical returns text when it has no output function"

@@ -48,6 +48,14 @@ class RoleSeeds:
         return [key_of(seed) for seed in self.seeds]
 
 
+@dataclass(frozen=True, slots=True)
+class RolePublic:
+    """The public keys of one role whose seeds are elsewhere, and how many of them must sign."""
+
+    keys: tuple[Key, ...]
+    threshold: int
+
+
 def is_publisher(role: str) -> bool:
     """Whether this role signs releases."""
     return role.startswith(_PUBLISHER)
@@ -136,15 +144,15 @@ def add_release(
 def rotate_root(
     root: Metadata[Root],
     role: str,
-    new: RoleSeeds,
+    new: RoleSeeds | RolePublic,
     *,
     signers: Sequence[bytes],
     expires: datetime,
 ) -> Metadata[Root]:
     """The next root, in which a top-level role has other keys.
 
-    `signers`: enough of the seeds of the root before; a new root's own seeds sign as well. Root's
-    keys are also those of targets, which must then be signed anew.
+    `signers`: enough of the seeds of the root before; new root keys come as seeds and sign as well.
+    Root's keys are also those of targets, which must then be signed anew.
 
     Raises:
         Malformed: no such role, or its threshold is below 1 or above its distinct keys.
@@ -161,7 +169,8 @@ def rotate_root(
     signed.keys = {keyid: key for keyid, key in held.items() if keyid in used}
     signed.version += 1
     signed.expires = expires
-    seeds = dict.fromkeys([*signers, *(new.seeds if role == "root" else ())])
+    own = new.seeds if role == "root" and isinstance(new, RoleSeeds) else ()
+    seeds = dict.fromkeys([*signers, *own])
     result: Metadata[Root] = signed_by(Metadata(signed), tuple(seeds))
     try:
         root.signed.verify_delegate("root", result.signed_bytes, result.signatures)
@@ -174,7 +183,7 @@ def rotate_root(
 def rotate_delegation(
     targets: Metadata[Targets],
     role: str,
-    new: RoleSeeds,
+    new: RoleSeeds | RolePublic,
     *,
     signers: Sequence[bytes],
     expires: datetime,
@@ -202,6 +211,17 @@ def rotate_delegation(
     return result
 
 
+def signed_anew(
+    metadata: Metadata[Targets], seeds: Sequence[bytes], expires: datetime
+) -> Metadata[Targets]:
+    """The next version of a targets or list file with the same content, signed by these seeds."""
+    signed = Targets.from_dict(metadata.signed.to_dict())
+    signed.version += 1
+    signed.expires = expires
+    result: Metadata[Targets] = signed_by(Metadata(signed), seeds)
+    return result
+
+
 def signed_by(metadata: Metadata[Any], seeds: Sequence[bytes]) -> Metadata[Any]:
     """`metadata`, signed with each seed."""
     for seed in seeds:
@@ -209,15 +229,15 @@ def signed_by(metadata: Metadata[Any], seeds: Sequence[bytes]) -> Metadata[Any]:
     return metadata
 
 
-def _check(role: str, seeds: RoleSeeds) -> None:
-    count = len(set(seeds.seeds))
-    if count != len(seeds.seeds) or not 1 <= seeds.threshold <= count:
+def _check(role: str, new: RoleSeeds | RolePublic) -> None:
+    count = len({key.keyid for key in new.keys})
+    if count != len(new.keys) or not 1 <= new.threshold <= count:
         wanted = "distinct keys and a threshold of 1 to their count"
-        raise Malformed(f"role {role[:80]}", wanted=wanted, got=f"{seeds.threshold} of {count}")
+        raise Malformed(f"role {role[:80]}", wanted=wanted, got=f"{new.threshold} of {count}")
 
 
-def _role(seeds: RoleSeeds) -> Role:
-    return Role([key.keyid for key in seeds.keys], seeds.threshold)
+def _role(new: RoleSeeds | RolePublic) -> Role:
+    return Role([key.keyid for key in new.keys], new.threshold)
 
 
 def _delegated(name: str, seeds: RoleSeeds) -> DelegatedRole:

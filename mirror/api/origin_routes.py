@@ -7,8 +7,8 @@ port with optional client certificates leaves every route one forgotten check fr
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable
-from typing import Protocol
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, Protocol, TypeVar
 
 from aiohttp import web
 
@@ -28,6 +28,9 @@ from firedoor.runtime.piece_store import PieceStore
 from firedoor.runtime.settings import split_address
 from firedoor.wire.codec import pack, unpack
 from mirror.origin import Origin
+from mirror.rotation import ROTATION_BYTES_MAX
+
+T = TypeVar("T")
 
 # The largest body is a release: a publisher's metadata and a manifest.
 _BODY_BYTES_MAX = METADATA_BYTES_MAX + MANIFEST_BYTES_MAX + 1024
@@ -43,7 +46,7 @@ class Enroller(Protocol):
     async def enrol(self, body: bytes) -> bytes:
         """The answer to one enrolment."""
 
-    async def renew(self, body: bytes) -> bytes:
+    async def renew(self, body: bytes, asker: Peer) -> bytes:
         """A new certificate."""
 
 
@@ -59,8 +62,9 @@ class Forwarder:
         """The origin's answer; raises as `PeerClient.post`."""
         return await self._post("/v1/enrol", body)
 
-    async def renew(self, body: bytes) -> bytes:
+    async def renew(self, body: bytes, asker: Peer) -> bytes:
         """The origin's answer; raises as `PeerClient.post`."""
+        del asker  # The origin knows whom it enrolled.
         return await self._post("/v1/renew", body)
 
     async def _post(self, path: str, body: bytes) -> bytes:
@@ -83,7 +87,7 @@ class OriginApi:
         self._origin = origin
         self._store = store
         self._on_published = on_published
-        self._taking: set[asyncio.Task[str]] = set()
+        self._taking: set[asyncio.Task[Any]] = set()
 
     def routes(self) -> list[web.RouteDef]:
         """Every route that takes an operator's certificate."""
@@ -91,6 +95,8 @@ class OriginApi:
             web.post("/v1/publish/missing", self.missing),
             web.post("/v1/publish/piece", self.piece),
             web.post("/v1/publish/release", self.release),
+            web.post("/v1/keys/fresh", self.fresh_key),
+            web.post("/v1/keys/rotate", self.rotate),
             web.post("/v1/tokens", self.token),
         ]
 
@@ -128,17 +134,39 @@ class OriginApi:
             isinstance(role, str) and isinstance(metadata, bytes) and isinstance(manifest, bytes)
         ):
             raise Malformed("release", wanted="a text and two byte strings", got="other types")
-        # Once begun it is carried through: a publisher that hangs up must not leave a release that
-        # is durable and never announced.
-        taking = asyncio.ensure_future(self._take(role, metadata, manifest))
-        self._taking.add(taking)
-        taking.add_done_callback(self._taking.discard)
-        return web.json_response({"manifest": await asyncio.shield(taking)})
+        digest = await self._to_the_end(self._take(role, metadata, manifest))
+        return web.json_response({"manifest": digest})
 
     async def _take(self, role: str, metadata: bytes, manifest: bytes) -> str:
         done = await asyncio.to_thread(self._origin.accept_release, role, metadata, manifest)
         await self._on_published()
         return done.manifest
+
+    async def fresh_key(self, request: web.Request) -> web.Response:
+        """The public half of a new online key, made here and waiting for root to name it."""
+        _require(request, Role.OPERATOR)
+        role = (await read_body(request, ENROLMENT_BYTES_MAX)).decode(errors="replace")
+        public = await asyncio.to_thread(self._origin.fresh_key, role)
+        return web.json_response({"public": public})
+
+    async def rotate(self, request: web.Request) -> web.Response:
+        """Take in keys that root has turned; it is announced when the answer goes out."""
+        _require(request, Role.OPERATOR)
+        body = await read_body(request, ROTATION_BYTES_MAX)
+        certificates = await self._to_the_end(self._turn(body))
+        return web.json_response({"certificates": certificates})
+
+    async def _turn(self, body: bytes) -> list[str]:
+        certificates = await asyncio.to_thread(self._origin.accept_rotation, body)
+        await self._on_published()
+        return certificates
+
+    async def _to_the_end(self, work: Coroutine[Any, Any, T]) -> T:
+        """Carry `work` through even if the asker hangs up: half of it is worse than all."""
+        task = asyncio.ensure_future(work)
+        self._taking.add(task)
+        task.add_done_callback(self._taking.discard)
+        return await asyncio.shield(task)
 
     async def token(self, request: web.Request) -> web.Response:
         """A new enrolment secret."""
@@ -169,7 +197,7 @@ def forward_routes(enroller: Enroller) -> list[web.RouteDef]:
         body = await read_body(request, ENROLMENT_BYTES_MAX)
         if peer.role is not Role.MIRROR and id_of_request(body) != peer.id:
             raise Untrusted("renewal", wanted="a request for the asker's own key", got="another")
-        return web.Response(body=await enroller.renew(body))
+        return web.Response(body=await enroller.renew(body, peer))
 
     async def enrol(request: web.Request) -> web.Response:
         _require(request, Role.MIRROR)

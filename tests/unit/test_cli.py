@@ -13,12 +13,13 @@ import pytest
 
 from firedoor import __version__
 from firedoor.cli import common, enrolment, halt, main, publish, resume, status
+from firedoor.cli.origin import chosen_key
 from firedoor.errors import FiredoorError, Malformed, Unavailable, Untrusted
 from firedoor.halt.order import Envelope, ResumePayload, read_order
 from firedoor.identity import Role
 from firedoor.runtime.certificates import make_authority
 from firedoor.runtime.fleet_folder import fleet_facts
-from firedoor.runtime.key_files import read_key_file
+from firedoor.runtime.key_files import KeyFile, read_key_file
 from firedoor.runtime.tls import peer_of_certificate
 from firedoor.runtime.trust_client import TrustClient, fleet_of
 from firedoor.trust.keys import Authority
@@ -26,6 +27,11 @@ from firedoor.units import UnixTime
 from firedoor.wire.codec import decode, encode
 
 HALT_ID = "ab" * 32
+
+
+def publisher(fleet: Path) -> KeyFile:
+    """The key that signs releases."""
+    return read_key_file(fleet / "keys" / "releases-main-1.key", str)
 
 
 @pytest.fixture(scope="module")
@@ -229,7 +235,7 @@ def test_names_that_no_release_may_have_are_refused(
     fleet: Path, tmp_path: Path, changes: dict[str, str]
 ) -> None:
     with pytest.raises(Malformed):
-        publish.publish_release(fleet, wish(tmp_path, **changes), None)
+        publish.publish_release(publisher(fleet), wish(tmp_path, **changes))
 
 
 def test_a_validator_that_fails_stops_the_publish(fleet: Path, tmp_path: Path) -> None:
@@ -237,7 +243,7 @@ def test_a_validator_that_fails_stops_the_publish(fleet: Path, tmp_path: Path) -
     ran = tmp_path / "ran"
     validators = (f"touch {ran}", f"{sys.executable} -c 'import sys; sys.exit(3)'")
     with pytest.raises(Malformed, match="exit code 0, got 3"):
-        publish.publish_release(fleet, wish(tmp_path, validators=validators), None)
+        publish.publish_release(publisher(fleet), wish(tmp_path, validators=validators))
     assert ran.exists()
 
 
@@ -253,8 +259,27 @@ def test_a_validator_that_does_not_exist_stops_the_publish(tmp_path: Path) -> No
 
 
 def test_a_folder_without_a_publishers_key_is_said(tmp_path: Path) -> None:
-    with pytest.raises(Unavailable, match="publisher"):
-        publish._publisher_key(tmp_path)
+    with pytest.raises(Unavailable, match="releases"):
+        chosen_key(tmp_path, None, "releases-*.key", None)
+
+
+def test_of_two_publishers_keys_one_must_be_named(fleet: Path) -> None:
+    with pytest.raises(Malformed, match=r"halt-1\.key, halt-2\.key"):
+        chosen_key(fleet, None, "halt-*.key", None)
+
+
+def test_a_key_of_another_role_cannot_publish(fleet: Path, tmp_path: Path) -> None:
+    key = read_key_file(fleet / "keys" / "operator.key", str)
+    with pytest.raises(Malformed, match="publisher"):
+        publish.publish_release(key, wish(tmp_path))
+
+
+@pytest.mark.parametrize("command", ["", "sh -c 'unclosed"])
+def test_a_check_that_no_endpoint_could_run_is_not_published(
+    fleet: Path, tmp_path: Path, command: str
+) -> None:
+    with pytest.raises(Malformed, match="--check"):
+        publish.publish_release(publisher(fleet), wish(tmp_path, checks=(command,)))
 
 
 # --- halt ------------------------------------------------------------------------------------
@@ -379,7 +404,10 @@ def table(**changes: Any) -> dict[str, Any]:
     """A mirror's status with one release and one endpoint that has it."""
     product = {"product": "app", "version": "1.0", "phase": "active", "detail": ""}
     endpoint = {"id": "e" * 32, "site": "branch", "seen_at": 100, "orders": [HALT_ID]}
+    endpoint["is_connected"] = True
     base = {
+        "is_reconciled": True,
+        "is_trust_fresh": True,
         "role": "mirror",
         "id": "f" * 32,
         "site": "headquarters",
@@ -390,36 +418,69 @@ def table(**changes: Any) -> dict[str, Any]:
     return base | changes
 
 
+def row_of(now: float = 101, **changes: Any) -> status.Row:
+    (row,) = status.rows_of(table(**changes), now)
+    return row
+
+
+def endpoint(**changes: Any) -> list[dict[str, Any]]:
+    return [table()["endpoints"][0] | changes]
+
+
 def test_status_says_who_is_current() -> None:
-    lines = status.lines_of(table(), now=101)
-    assert "nothing is halted" in lines
-    assert "  app 1.0 active" in lines
+    assert "nothing is halted" in status.lines_of(table())
+    assert row_of() == status.Row("branch", "e" * 12, "app", "1.0", "active", "")
 
 
 def test_status_says_who_is_behind() -> None:
     newer = {"product": "app", "version": "1.1", "level": 0, "counter": 2}
-    lines = status.lines_of(table(releases=[*table()["releases"], newer]), now=101)
-    assert "  app 1.0 (behind) active" in lines
+    assert row_of(releases=[*table()["releases"], newer]).mark == "behind"
 
 
 def test_nobody_is_behind_a_halted_release() -> None:
     bad = {"product": "app", "version": "1.1", "level": 4, "counter": 2}
-    lines = status.lines_of(table(releases=[*table()["releases"], bad]), now=101)
-    assert "  app 1.0 active" in lines
+    assert row_of(releases=[*table()["releases"], bad]).mark == ""
+    assert row_of(releases=[bad]).mark == ""
 
 
-def test_status_says_who_is_silent() -> None:
-    lines = status.lines_of(table(), now=100 + status.SILENT_S + 1)
-    assert any(line.startswith("SILENT") for line in lines)
+def test_status_says_who_is_silent_gone_or_was_never_heard() -> None:
+    assert row_of(now=100 + status.SILENT_S + 1).mark == "SILENT"
+    assert row_of(endpoints=endpoint(is_connected=False)).mark == "GONE"
+    assert row_of(endpoints=endpoint(seen_at=0, products=[])).mark == "NEVER HEARD"
+
+
+def test_what_is_wrong_comes_first() -> None:
+    well, gone = endpoint(id="0" * 32), endpoint(id="f" * 32, is_connected=False)
+    rows = status.rows_of(table(endpoints=[*well, *gone]), now=101)
+    assert [row.mark for row in rows] == ["GONE", ""]
+
+
+def test_an_agents_own_status_shows_its_products() -> None:
+    products = table()["endpoints"][0]["products"]
+    assert row_of(role="agent", products=products).product == "app"
 
 
 def test_status_says_what_is_halted_and_how_far_it_has_come() -> None:
     row = {"id": HALT_ID, "kind": "halt", "scope": "app==1.0", "level": 4, "reason": "it crashes"}
     for is_named, words in ((True, ", logged by"), (False, "NOT yet logged")):
         orders = [row | {"is_named": is_named, "is_in_force": True}]
-        lines = status.lines_of(table(orders=orders), now=101)
+        lines = status.lines_of(table(orders=orders))
         assert "HALTED app==1.0 at level 4: it crashes" in lines
-        assert any(words in line and "1 endpoint(s)" in line for line in lines)
+        assert any(words in line and "1 of 1 endpoint(s)" in line for line in lines)
+
+
+def test_a_peer_that_has_not_synced_says_so() -> None:
+    assert any("NOT synced" in line for line in status.lines_of(table(is_reconciled=False)))
+    assert any("past its dates" in line for line in status.lines_of(table(is_trust_fresh=False)))
+
+
+def test_no_reason_and_no_detail_can_forge_a_line() -> None:
+    forged = "a\nHALTED everything\x1b[31m"
+    order = {"id": HALT_ID, "kind": "halt", "scope": "app", "level": 4, "reason": forged}
+    lines = status.lines_of(table(orders=[order | {"is_named": True, "is_in_force": True}]))
+    product = {"product": "app", "version": "1.0", "phase": "idle", "detail": forged}
+    shown = [*lines, row_of(endpoints=endpoint(products=[product])).state]
+    assert not any("\n" in line or "\x1b" in line for line in shown)
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ from firedoor.errors import (
     Untrusted,
 )
 from firedoor.halt.order import read_beacon
-from firedoor.identity import FleetId, PeerId, Role
+from firedoor.identity import FleetId, Peer, PeerId, Role
 from firedoor.pieces.chunking import pack_piece
 from firedoor.pieces.manifest import (
     encode_manifest,
@@ -61,6 +61,10 @@ def bench(new_fleet: Path, tmp_path: Path) -> Iterator[Bench]:
     )
     yield made
     made.origin.close()
+
+
+AGENT = Peer(PeerId("a" * 32), Role.AGENT, "branch")
+OPERATOR = Peer(PeerId("b" * 32), Role.OPERATOR, "headquarters")
 
 
 # --- releases --------------------------------------------------------------------------------
@@ -371,13 +375,19 @@ def test_a_renewal_keeps_role_and_site(bench: Bench) -> None:
     request = make_request(b"\1" * 32)
     enrol(bench, bench.origin.issue_token(Role.MIRROR, "branch", 60), request)
     bench.now = UnixTime(NOW + 30 * 86400)
-    peer = peer_of_certificate(asyncio.run(bench.origin.renew(request)), bench.now)
+    peer = peer_of_certificate(asyncio.run(bench.origin.renew(request, AGENT)), bench.now)
     assert (peer.role, peer.site, peer.is_current) == (Role.MIRROR, "branch", True)
+
+
+def test_an_operator_renews_by_the_certificate_that_it_has(bench: Bench) -> None:
+    request = make_request(b"\2" * 32)
+    peer = peer_of_certificate(asyncio.run(bench.origin.renew(request, OPERATOR)), NOW)
+    assert (peer.role, peer.site) == (Role.OPERATOR, "headquarters")
 
 
 def test_a_key_that_never_enrolled_cannot_renew(bench: Bench) -> None:
     with pytest.raises(Untrusted, match="enrolled"):
-        asyncio.run(bench.origin.renew(make_request(b"\1" * 32)))
+        asyncio.run(bench.origin.renew(make_request(b"\1" * 32), AGENT))
 
 
 @pytest.mark.parametrize("body", [b"", b"[]", b"{}", b'{"secret": 1, "request": ""}', b"\xff"])
