@@ -77,7 +77,9 @@ class AgentDaemon:
         match message:
             case Announce():
                 self._announced[sender] = message
-                self._refresh_wanted.set()
+                # Only news: two endpoints would else answer each other's word with a word for ever.
+                if self._news():
+                    self._refresh_wanted.set()
             case Roster(entries) if sender in self._mirrors():
                 for entry in entries:
                     address = (entry.host, entry.port)
@@ -184,6 +186,8 @@ class AgentDaemon:
         while True:
             await self._refresh_wanted.wait()
             self._refresh_wanted.clear()
+            if not self._news():
+                continue
             if not await self._refreshed():
                 await asyncio.sleep(REFRESH_AGAIN_S * (0.5 + self._dice.fraction()))
                 self._refresh_wanted.set()
@@ -195,8 +199,7 @@ class AgentDaemon:
 
     async def _refreshed(self) -> bool:
         """Ask those who have news until one brings it; False: none did."""
-        news = self._news()
-        for source in news:
+        for source in self._news():
             targets = self._announced[source].targets
             try:
                 await self.host.catalogue.refresh(self.host.getter(source), targets)
@@ -204,7 +207,7 @@ class AgentDaemon:
                 log("refresh-failed", level="warning", peer=source, why=str(error))
             else:
                 return True
-        return not news
+        return False
 
     async def _first_contact(self) -> None:
         """Metadata before the first conversation: without keys no order can be checked."""

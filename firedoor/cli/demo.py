@@ -21,7 +21,7 @@ from rich.console import Console
 from firedoor.cli.demo_content import Content, make_content
 from firedoor.cli.demo_show import Timeline
 from firedoor.cli.site import Program, Site, free_port, version_of
-from firedoor.errors import FiredoorError, Malformed, Unavailable
+from firedoor.errors import FiredoorError, Unavailable
 from firedoor.identity import Role
 
 # The capped half: slow enough that 24 MiB take longer than an operator, fast enough for a demo.
@@ -34,6 +34,12 @@ SETTLE_S = 2.0
 LEAK_BYTES_MAX = 256 * 1024
 
 STEP_S = 40.0
+
+# What a shell reports of a program that Ctrl-C ended.
+INTERRUPTED = 130
+
+# Below this a release is one request, and whoever brings it may be the only one that is asked.
+SHARED_BYTES_MIN = 1 << 20
 PRODUCT = "kiosk"
 
 
@@ -73,17 +79,20 @@ class Findings:
 def run_demo(
     endpoints: int, given: tuple[Path | None, Path | None, Path | None], out: Path | None
 ) -> int:
-    """Run the demo; the exit code. Leaves no process and no folder behind.
+    """Run the demo; the exit code. Leaves no process and no folder behind, also when interrupted.
 
     Raises:
-        Malformed: fewer than two endpoints, or a path that does not exist.
+        Unavailable: a path that does not exist, or a file that cannot be written.
     """
-    if endpoints < 2:  # noqa: PLR2004  # a fast one and a slow one
-        raise Malformed("--endpoints", wanted="2 or more", got=str(endpoints))
     for path in given:
         if path is not None and not path.exists():
             raise Unavailable(str(path), why="no such file or folder")
+    if out is not None:
+        # Now, not after a minute.
+        out.touch()
     findings = asyncio.run(_guarded(endpoints, given))
+    if findings is None:
+        return INTERRUPTED
     if out is not None:
         out.write_text(json.dumps(findings.table(), indent=2) + "\n", "utf-8")
     for text in findings.broken:
@@ -91,19 +100,28 @@ def run_demo(
     return 1 if findings.broken else 0
 
 
-async def _guarded(endpoints: int, given: tuple[Path | None, Path | None, Path | None]) -> Findings:
+async def _guarded(
+    endpoints: int, given: tuple[Path | None, Path | None, Path | None]
+) -> Findings | None:
+    """Tell the story in a folder of its own; None: a signal ended it."""
     folder = Path(tempfile.mkdtemp(prefix="firedoor-demo-"))
     site = Site(folder)
-    task = asyncio.current_task()
+    loop, task = asyncio.get_running_loop(), asyncio.current_task()
     assert task is not None
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, task.cancel)
     story = Story(site, endpoints, Timeline(Console(), time.monotonic))
     try:
         content = await make_content(folder, given)
         await story.tell(content)
     except FiredoorError as error:
         story.findings.broken.append(str(error))
+    except asyncio.CancelledError:
+        return None
     finally:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            # A second signal must not stop the clean-up that the first one began.
+            loop.add_signal_handler(number, lambda: None)
         await site.close()
         shutil.rmtree(folder, ignore_errors=True)
     return story.findings
@@ -153,7 +171,7 @@ class Story:
         await site.add(mirror)
         await site.start("mirror")
         programs = [self._endpoint(name) for name in [*self._all, "latecomer"]]
-        await asyncio.gather(*(site.add(each) for each in programs))
+        await site.add_all(programs)
         await asyncio.gather(*(site.start(name) for name in self._all))
         show.say(f"{len(self._all)} endpoints found the mirror by mDNS on loopback")
 
@@ -245,7 +263,9 @@ class Story:
         self.findings.bytes = moved
         self.findings.payload_bytes = moved["upstream"]
         self._show.bytes(moved)
-        self.findings.promise("pieces flow from peer to peer", holds=moved["peers"] > 0)
+        is_large = moved["upstream"] >= SHARED_BYTES_MIN
+        holds = moved["peers"] > 0 or not is_large
+        self.findings.promise("pieces flow from peer to peer", holds=holds)
 
     async def _bytes(self) -> dict[str, int]:
         statuses = await self._site.statuses([*self._all, "mirror"])
@@ -261,14 +281,18 @@ class Story:
 
         async def holds() -> bool:
             statuses = await self._site.statuses(chosen)
-            self._show.progress(statuses)
+            self._show.progress(
+                version, {name: share_of(statuses.get(name), version) for name in chosen}
+            )
             return all(_is_settled(statuses.get(name), version) for name in chosen)
 
         await self._until(f"everyone runs {version}", holds)
 
     async def _is_fast_half_on_bad(self) -> bool:
         statuses = await self._site.statuses(self._all)
-        self._show.progress(statuses)
+        self._show.progress(
+            "3.0", {name: share_of(statuses.get(name), "3.0") for name in self._all}
+        )
         # A fast endpoint may already have failed its late check and gone back.
         return all(_has_had(statuses.get(name), "3.0") for name in self._fast)
 
@@ -343,9 +367,18 @@ def _has_had(status: dict[str, Any] | None, version: str) -> bool:
     return row.get("version") == version or row.get("rolled_back", 0) > 0
 
 
+def share_of(status: dict[str, Any] | None, version: str) -> float:
+    """How much of a release of the demo's product is at an endpoint, from 0 to 1."""
+    rows = [
+        row
+        for row in (status or {}).get("releases", [])
+        if (row["product"], row["version"]) == (PRODUCT, version) and row["pieces_total"]
+    ]
+    return rows[0]["pieces_have"] / rows[0]["pieces_total"] if rows else 0.0
+
+
 def _is_in_transfer(status: dict[str, Any]) -> bool:
-    rows = [row for row in status["releases"] if row["version"] == "3.0"]
-    return any(0 < row["pieces_have"] < row["pieces_total"] for row in rows)
+    return 0 < share_of(status, "3.0") < 1
 
 
 def _spread(sorted_ms: list[float]) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""How the demo looks: a timeline, bars while pieces move, a table of the halt."""
+"""How the demo looks: a timeline, a bar while pieces move, a table of the halt."""
 
 from collections.abc import Callable
 from typing import Any
@@ -20,20 +20,27 @@ class Timeline:
 
     def step(self, text: str) -> None:
         """A new chapter."""
+        self._shown = ""
         self._console.print(f"\n[bold]{self._at()}  {text}[/]")
 
     def say(self, text: str) -> None:
         """Something happened."""
-        self._console.print(f"{self._at()}  {text}", highlight=False)
+        # Blanks at the end cover what is left of a bar.
+        self._console.print(f"{self._at()}  {text:<64}", highlight=False, soft_wrap=True)
 
-    def progress(self, statuses: dict[str, dict[str, Any]]) -> None:
-        """A bar for the release on its way, once per visible change."""
-        bars = " ".join(f"{name}:{_bar(each)}" for name, each in sorted(statuses.items()))
-        if bars != self._shown and self._shown is not None:
-            self._shown = bars
-            done = sum(_share(each) for each in statuses.values()) / max(1, len(statuses))
-            filled = int(done * _BAR)
-            self.say(f"[{'█' * filled}{'·' * (_BAR - filled)}] {bars}".replace("[", "\\[", 1))
+    def progress(self, version: str, shares: dict[str, float]) -> None:
+        """How much of a release is where: one line that changes, and stays when all is there."""
+        done = sum(shares.values()) / max(1, len(shares))
+        bars = "".join(" ▁▂▃▄▅▆▇█"[int(share * 8)] for share in shares.values())
+        filled = int(done * _BAR)
+        line = f"{'█' * filled}{'·' * (_BAR - filled)} {done:4.0%} of {version}, by endpoint {bars}"
+        if line == self._shown:
+            return
+        self._shown = line
+        if self._console.is_terminal:
+            self._console.print(f"{self._at()}  {line}", highlight=False, end="\r")
+        elif done in {0.0, 1.0}:
+            self.say(line)
 
     def bytes(self, moved: dict[str, int]) -> None:
         """Where the bytes of one release came from."""
@@ -46,12 +53,14 @@ class Timeline:
 
     def halt(self, rows: dict[str, dict[str, Any]], first: float, facts: dict[str, Any]) -> None:
         """When each peer closed its brake and had it on disk."""
-        table = Table("peer", "closed, ms", "recorded, ms", box=None)
+        # From the moment at which the first peer had the signed order.
+        table = Table("peer", "brake closed after, ms", "on disk after, ms", box=None)
         for name, row in sorted(rows.items()):
             closed, recorded = row["closed_at"] - first, row["recorded_at"] - first
             table.add_row(name, f"{closed * 1000:.1f}", f"{recorded * 1000:.1f}")
         self._console.print(table)
-        self.say(f"last covered byte after {facts['last_covered_byte_ms']} ms")
+        late = facts["last_covered_byte_ms"]
+        self.say(f"last covered byte {late} ms after" if late else "not one covered byte after it")
         self.say(f"activations after receipt: {facts['activations_after_receipt']}")
 
     def end(self, broken: list[str]) -> None:
@@ -61,13 +70,3 @@ class Timeline:
 
     def _at(self) -> str:
         return f"{self._clock() - self._began:5.1f} s"
-
-
-def _share(status: dict[str, Any]) -> float:
-    rows = [row for row in status["releases"] if row["pieces_total"] and not row["level"]]
-    have, total = sum(row["pieces_have"] for row in rows), sum(row["pieces_total"] for row in rows)
-    return have / total if total else 0.0
-
-
-def _bar(status: dict[str, Any]) -> str:
-    return " ▁▂▃▄▅▆▇█"[int(_share(status) * 8)]

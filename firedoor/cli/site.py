@@ -34,7 +34,7 @@ STARTS_AT_ONCE = 3
 
 @dataclass(slots=True)
 class Program:
-    """One process of the site."""
+    """One process of the site. `command`: what runs it instead of the role's own program."""
 
     name: str
     role: Role
@@ -42,6 +42,7 @@ class Program:
     folder: Path
     prefix: tuple[str, ...] = ()
     options: dict[str, Any] = field(default_factory=dict)
+    command: tuple[str, ...] = ()
     process: asyncio.subprocess.Process | None = None
 
 
@@ -54,7 +55,7 @@ class Site:
         self.mdns = list(mdns)
         self.programs: dict[str, Program] = {}
         self._client: PeerClient | None = None
-        self._enrol = ""
+        self._enrol = ""  # Where enrolments are taken.
         self._starts = asyncio.Semaphore(STARTS_AT_ONCE)
 
     # --- commands ------------------------------------------------------------------------------
@@ -100,19 +101,23 @@ class Site:
         self.programs["origin"] = program
         return program
 
+    async def add_all(self, programs: Sequence[Program], *, site: str = "branch") -> None:
+        """Enrol several mirrors or agents of one role and write their settings."""
+        said = await self.firedoor(
+            *("token", "--fleet", str(self.fleet), "--role", programs[0].role.value),
+            *("--site", site, "--enrol", self._enrol, "--count", str(len(programs))),
+        )
+        pairs = zip(programs, said.split(), strict=True)
+        await asyncio.gather(*(self._enrol_one(each, token, site) for each, token in pairs))
+
     async def add(self, program: Program, *, site: str = "branch") -> None:
         """Enrol one more mirror or agent and write its settings."""
-        role = program.role.value
+        await self.add_all([program], site=site)
+
+    async def _enrol_one(self, program: Program, token: str, site: str) -> None:
+        state = program.folder / "state"
         async with self._starts:
-            token = await self.firedoor(
-                "token", "--fleet", str(self.fleet), "--role", role, "--site", site,
-                "--enrol", self._enrol,
-            )  # fmt: skip
-            state = program.folder / "state"
-            state.mkdir(parents=True)
-            await self.firedoor(
-                "enrol", token.strip(), "--state", str(state), prefix=program.prefix
-            )
+            await self.firedoor("enrol", token, "--state", str(state), prefix=program.prefix)
         settings = {
             "fleet_root": str(state / "root.json"),
             "state": str(state),
@@ -129,11 +134,12 @@ class Site:
         """Start one program and wait until it answers."""
         program = self.programs[name]
         module = "agent" if program.role is Role.AGENT else "mirror"
+        command = program.command or (sys.executable, "-m", module)
         settings = program.folder / "settings.toml"
         log = (program.folder / "log").open("ab")
         async with self._starts:
             program.process = await asyncio.create_subprocess_exec(
-                *program.prefix, sys.executable, "-m", module, "--config", str(settings),
+                *program.prefix, *command, "--config", str(settings),
                 stdout=log, stderr=log, stdin=asyncio.subprocess.DEVNULL,
             )  # fmt: skip
             log.close()

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 from firedoor.errors import Malformed
 from firedoor.identity import PeerId
-from firedoor.limits import BATCH_BYTES, BATCH_PIECES_MAX
+from firedoor.limits import BATCH_BYTES, BATCH_PIECES_MAX, GAP_BYTES
 from firedoor.pieces.inventory import Bits, PieceMap
 from firedoor.units import Instant
 
@@ -160,18 +160,22 @@ class Demand:
     def useful_range(self, at: int, bits: Bits) -> tuple[int, int] | None:
         """The pieces of one request for a batch to a peer that holds `bits`; None: nothing.
 
-        From the first missing piece that it holds, without a gap in what it holds, up to the last
-        missing one: so never a piece that it did not announce.
+        From the first missing piece that it holds up to the last missing one before a gap: a piece
+        that it did not announce, or so many bytes that are here that another request is cheaper.
         """
         batch, have = self.batches[at], self.have
         first = last = -1
+        gap_bytes = 0
         for piece in range(batch.first, batch.last):
-            if not bits.has(piece):
+            if not bits.has(piece) or gap_bytes > GAP_BYTES:
                 if first >= 0:
                     break
             elif not have.has(piece):
                 first = piece if first < 0 else first
                 last = piece + 1
+                gap_bytes = 0
+            elif first >= 0:
+                gap_bytes += self.pieces.sizes[piece]
         return (first, last) if first >= 0 else None
 
     @property

@@ -38,7 +38,6 @@ class Swarm:
         "_banned",
         "_demands",
         "_dice",
-        "_done",
         "_me",
         "_next",
         "_peers",
@@ -53,7 +52,6 @@ class Swarm:
         self._banned: dict[PeerId, None] = {}
         self._roster: tuple[PeerId, ...] = ()
         self._demands: dict[str, Demand] = {}
-        self._done: dict[str, Bits] = {}
         self._requests = Requests(places)
         self._next: Instant | None = None
 
@@ -111,7 +109,6 @@ class Swarm:
         manifest = pieces.manifest
         demand = self._demands.get(manifest)
         if demand is None:
-            self._done.pop(manifest, None)
             self._demands[manifest] = Demand(pieces, have, now)
         else:
             demand.restart(have)
@@ -119,13 +116,9 @@ class Swarm:
 
     def drop(self, manifest: str, now: Instant) -> list[Effect]:
         """Give a release up at once: it is halted."""
-        return self._settle(self.retire(manifest), now)
-
-    def retire(self, manifest: str) -> list[Effect]:
-        """Forget a release, whole or not; what was in flight for it is cancelled."""
-        self._done.pop(manifest, None)
         demand = self._demands.pop(manifest, None)
-        return self._requests.cancel([one for one in self._requests if one.demand is demand])
+        gone = [one for one in self._requests if one.demand is demand]
+        return self._settle(self._requests.cancel(gone), now)
 
     # --- requests ------------------------------------------------------------------------------
 
@@ -186,11 +179,6 @@ class Swarm:
         """When `wake` is due next."""
         return self._next
 
-    def bits(self, manifest: str) -> Bits | None:
-        """What is held of a release that is wanted or complete; None: it is neither."""
-        demand = self._demands.get(manifest)
-        return self._done.get(manifest) if demand is None else demand.have
-
     def wanted(self) -> tuple[str, ...]:
         """The releases being fetched, the oldest demand first."""
         return tuple(self._demands)
@@ -200,11 +188,6 @@ class Swarm:
         demand = self._demands.get(manifest)
         return tuple(demand.holders) if demand else ()
 
-    def progress(self, manifest: str) -> tuple[int, int]:
-        """How many pieces of a release are held, of how many; (0, 0) when unknown."""
-        held = self.bits(manifest)
-        return (held.count, held.size) if held is not None else (0, 0)
-
     # --- inside --------------------------------------------------------------------------------
 
     def _settle(
@@ -213,7 +196,6 @@ class Swarm:
         # What follows from any change. `only`: the peers that it may have given something to ask.
         for manifest, demand in [*self._demands.items()]:
             if not demand.missing and not demand.asked:
-                self._done[manifest] = demand.have
                 del self._demands[manifest]
                 effects.append(Complete(manifest))
         effects += self._ask_all([*self._peers.values()] if only is None else only, now)

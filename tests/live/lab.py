@@ -151,7 +151,7 @@ class LabSite(Site):
                 },
             }
             programs.append(self.program(name, Role.AGENT, options))
-        await asyncio.gather(*(self.add(each) for each in programs))
+        await self.add_all(programs)
         return names
 
     async def start_all(self, names: Sequence[str]) -> None:

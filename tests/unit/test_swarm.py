@@ -6,7 +6,13 @@ from firedoor.dice import Dice
 from firedoor.effects import Cancel, Complete, Effect, Fetch, Tell
 from firedoor.errors import Malformed
 from firedoor.identity import PeerId
-from firedoor.limits import BATCH_BYTES, BATCH_PIECES_MAX, REQUEST_SPAN_MAX, REQUEST_SPAN_MIN
+from firedoor.limits import (
+    BATCH_BYTES,
+    BATCH_PIECES_MAX,
+    GAP_BYTES,
+    REQUEST_SPAN_MAX,
+    REQUEST_SPAN_MIN,
+)
 from firedoor.pieces.inventory import Bits, PieceMap
 from firedoor.swarm.demand import Batch, batches_of
 from firedoor.swarm.policy import is_owner
@@ -81,7 +87,6 @@ def test_a_release_of_which_nothing_is_missing_is_complete_at_once() -> None:
     swarm = Swarm(ME, Dice(1))
     assert swarm.want(release(2), bits(2, 0, 1), T) == [Complete(M)]
     assert swarm.wanted() == ()
-    assert swarm.progress(M) == (2, 2)
     assert swarm.next_wakeup() is None
 
 
@@ -93,19 +98,25 @@ def test_what_a_peer_announced_is_fetched_from_it() -> None:
     swarm = wanting(1, A)
     assert swarm.bitfield(A, M, all_of(1), T) == [Fetch(1, A, M, 0, 1)]
     assert swarm.fetched(1, (0,), T) == []
-    assert swarm.progress(M) == (1, 1)
     assert swarm.finished(1, T) == [Complete(M)]
     assert swarm.wanted() == ()
-    held = swarm.bits(M)
-    assert held is not None
-    assert held.count == 1
 
 
 def test_a_request_goes_from_the_first_missing_piece_to_the_last() -> None:
     swarm = Swarm(ME, Dice(1))
     swarm.peer_joined(A, is_mirror=False, now=T)
-    swarm.want(release(8, MIB // 8), bits(8, 0, 1, 4, 7), T)
+    swarm.want(release(8, GAP_BYTES // 2), bits(8, 0, 1, 4, 7), T)
     assert swarm.bitfield(A, M, all_of(8), T) == [Fetch(1, A, M, 2, 7)]
+
+
+def test_what_is_here_is_not_asked_for_again_where_two_requests_cost_less() -> None:
+    swarm = Swarm(ME, Dice(1))
+    swarm.peer_joined(A, is_mirror=False, now=T)
+    have = bits(8, 0, 1, 4, 5, 6)
+    swarm.want(release(8, GAP_BYTES // 2), have, T)
+    assert swarm.bitfield(A, M, all_of(8), T) == [Fetch(1, A, M, 2, 4)]
+    assert swarm.fetched(1, (2, 3), T) == []
+    assert swarm.finished(1, T) == [Fetch(2, A, M, 7, 8)]
 
 
 def test_a_peer_that_stands_idle_is_asked_for_a_part_of_a_batch() -> None:
@@ -150,23 +161,9 @@ def test_a_dropped_release_cancels_what_is_in_flight_and_nothing_else() -> None:
     assert swarm.bitfield(B, N, all_of(1), T) == [Fetch(2, B, N, 0, 1)]
     assert swarm.drop(M, T) == [Cancel(1)]
     assert swarm.wanted() == (N,)
-    assert swarm.bits(M) is None
-    assert swarm.progress(M) == (0, 0)
     assert swarm.fetched(1, (0,), T) == []
     assert swarm.finished(1, T) == []
     assert fail(swarm, 1, T) == []
-
-
-def test_a_retired_release_is_forgotten() -> None:
-    swarm = Swarm(ME, Dice(1))
-    swarm.want(release(1), bits(1, 0), T)
-    assert swarm.bits(M) is not None
-    assert swarm.retire(M) == []
-    assert swarm.bits(M) is None
-    assert swarm.retire(M) == []
-
-
-# --- what peers announce -------------------------------------------------------------------------
 
 
 def test_a_bitfield_of_another_size_is_malformed() -> None:
