@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import assert_never
 
 from firedoor.dice import Dice
-from firedoor.effects import Cut, Effect, Keep, KeepActed, KeepBeacon, Send, Tell
+from firedoor.effects import Cut, Drop, Effect, Keep, KeepActed, KeepBeacon, Send, Tell
 from firedoor.errors import Halted, Refused, Unavailable, Untrusted
 from firedoor.halt.brake import Brake, Gate
 from firedoor.halt.order import Halt, read_beacon
@@ -132,8 +132,22 @@ class Node:
 
     def trust(self, authority: Authority, now: Instant) -> list[Effect]:
         """Believe these keys from now on. A resume may begin or cease to act by it."""
-        self._authority = authority
-        return self._apply(now)
+        old, self._authority = self._authority, authority
+        effects = self._apply(now)
+        if old is not None and old.targets_version != authority.targets_version:
+            effects += self._follow_turned_keys(authority)
+        return effects
+
+    def _follow_turned_keys(self, authority: Authority) -> list[Effect]:
+        """Sync anew with those who may hold what the new keys have signed.
+
+        It may have come before the metadata that makes it right, and was refused then.
+        """
+        has_lost = self.orders.judge(authority)
+        if not has_lost and (not self._beacon or self.has_valid_beacon()):
+            return []
+        upstream = [one.peer.id for one in self._sessions.values() if one.is_upstream]
+        return [Drop(peer, "keys were turned; syncing anew") for peer in upstream]
 
     def restore(
         self, records: Iterable[bytes], acted: Iterable[bytes], beacon: bytes, now: Instant
@@ -291,11 +305,9 @@ class Node:
         if not self.permits(Gate.FETCH, pieces.manifest):
             return []
         self.holdings.hold(pieces, have)
-        ask = [
-            Send(session.peer.id, Interest((pieces.manifest,)))
-            for session in self._sessions.values()
-            if session.sync.is_open and session.peer.role is not Role.OPERATOR
-        ]
+        sessions = [one for one in self._sessions.values() if one.sync.is_open]
+        askable = [one.peer.id for one in sessions if one.peer.role is not Role.OPERATOR]
+        ask = [Send(peer, Interest((pieces.manifest,))) for peer in askable]
         # Who asked before this node knew the release, after a restart for one, hears of it now.
         tell = [
             effect
@@ -473,16 +485,11 @@ class Node:
         return [each for one in sessions for each in self._bitfields(one.peer.id, one.interests)]
 
     def _rosters(self) -> list[Effect]:
-        agents = [
-            session
-            for session in self._sessions.values()
-            if session.peer.role is Role.AGENT and session.sync.is_open and session.port
-        ]
-        entries = tuple(
-            RosterEntry(session.peer.id, session.host, session.port)
-            for session in agents[:ROSTER_MAX]
-        )
-        return [Send(session.peer.id, Roster(entries)) for session in agents]
+        sessions = [one for one in self._sessions.values() if one.sync.is_open and one.port]
+        agents = [one for one in sessions if one.peer.role is Role.AGENT]
+        entries = [RosterEntry(one.peer.id, one.host, one.port) for one in agents[:ROSTER_MAX]]
+        roster = Roster(tuple(entries))
+        return [Send(one.peer.id, roster) for one in agents]
 
     def _roster_span(self) -> Span:
         return Span(max(ROSTER_SPAN, ROSTER_SPAN_EACH * len(self._sessions)))

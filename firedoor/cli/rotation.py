@@ -87,10 +87,15 @@ def rotate(fleet: Path, turn: Turn, passphrase_file: Path | None) -> None:
     async def work(client: PeerClient) -> None:
         origin = Origin(client, address)
         rotation = Rotating(fleet, turn, roots, origin, seal)
+        # Before: once the old key is gone the origin offers nothing that it signed.
+        is_brake = turn.role in {"halt", "resume"}
+        orders = await collect_orders(client, address) if is_brake else []
         await rotation.run()
-        if turn.role in {"halt", "resume"}:
-            count = await _sign_anew(rotation, client, address, turn.role)
-            say(f"signed {count} order(s) of {turn.role} anew")
+        anew = _signed_anew(rotation, orders, turn.role)
+        for record in anew:
+            await give(client, address, record)
+        if is_brake:
+            say(f"{len(anew)} order(s) signed anew by it")
 
     with_client(operator, work)
 
@@ -207,20 +212,17 @@ class Rotating:
         sync_folder(keys)
 
 
-async def _sign_anew(
-    rotation: Rotating, client: PeerClient, address: tuple[str, int], role: str
-) -> int:
+def _signed_anew(rotation: Rotating, orders: Sequence[bytes], role: str) -> list[bytes]:
+    """Those of `orders` that belong to this role, by its new keys."""
     keys = [fresh.key for fresh in rotation.fresh][: rotation.threshold]
-    count = 0
-    for record in await collect_orders(client, address):
+    found: list[bytes] = []
+    for record in orders:
         envelope = decode(Envelope, record, what="order", limit=ORDER_BYTES_MAX)
-        if envelope.kind != role:
-            continue
-        message = signed_bytes(FleetId(keys[0].fleet), envelope.kind, envelope.payload)
-        signatures = tuple(Signature(key.keyid, sign(key.signing_seed, message)) for key in keys)
-        await give(client, address, encode(replace(envelope, signatures=signatures)))
-        count += 1
-    return count
+        if envelope.kind == role:
+            message = signed_bytes(FleetId(keys[0].fleet), role, envelope.payload)
+            parts = tuple(Signature(key.keyid, sign(key.signing_seed, message)) for key in keys)
+            found.append(encode(replace(envelope, signatures=parts)))
+    return found
 
 
 def _today(role: str, root: Root, targets: Targets) -> tuple[int, int]:

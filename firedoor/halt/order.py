@@ -222,12 +222,22 @@ def verify(envelope: Envelope, authority: Authority, *, what: str) -> tuple[byte
         Untrusted: fewer valid signatures than the role's threshold.
     """
     message, signers = _signers(envelope, authority)
-    role = authority.roles.get(envelope.kind)
-    threshold = role.threshold if role else 1
+    threshold = _threshold(envelope.kind, authority)
     if len(signers) < threshold:
         wanted = f"{threshold} valid signature(s) of role {envelope.kind}"
         raise Untrusted(what, wanted=wanted, got=str(len(signers)))
     return message, signers
+
+
+def is_complete(order: Order, authority: Authority) -> bool:
+    """Whether as many keys of today have signed this as its role asks for."""
+    kind = "halt" if isinstance(order, Halt) else "resume"
+    return len(order.signers) >= _threshold(kind, authority)
+
+
+def _threshold(kind: str, authority: Authority) -> int:
+    role = authority.roles.get(kind)
+    return role.threshold if role else 1
 
 
 def _signers(envelope: Envelope, authority: Authority) -> tuple[bytes, frozenset[str]]:

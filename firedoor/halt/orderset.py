@@ -2,6 +2,8 @@
 
 * Admission verifies once per id; what was admitted never leaves (compaction comes later), not
   through a rotation of its key either: only a revocation may end it.
+* What no key of today vouches for is obeyed, but neither offered nor claimed: whoever has it signed
+  anew then offers it, and whoever never knew the old key is not bothered.
 * `named`: ids that a beacon of the origin has named. A resume begins to act only when it is named
   under metadata within its dates, and then goes on acting.
 * At most UNRECORDED_PER_KEY_MAX orders of one key that no beacon names are held, and at most
@@ -10,11 +12,12 @@
 
 from collections import Counter
 from collections.abc import Iterable
+from dataclasses import replace
 from enum import Enum
 from hashlib import sha256
 
 from firedoor.errors import TooLarge
-from firedoor.halt.order import Halt, Order, Resume, merged, read_beacon, read_order
+from firedoor.halt.order import Halt, Order, Resume, is_complete, merged, read_beacon, read_order
 from firedoor.limits import ORDERS_MAX, ORDERS_PER_KEY_MAX, UNRECORDED_PER_KEY_MAX
 from firedoor.trust.keys import Authority
 
@@ -30,12 +33,13 @@ class Admission(Enum):
 class OrderSet:
     """All orders admitted here, and which of them the origin has named."""
 
-    __slots__ = ("_acted", "_by_key", "_held", "_named", "_unnamed_by_key")
+    __slots__ = ("_acted", "_by_key", "_held", "_named", "_unnamed_by_key", "_void")
 
     def __init__(self) -> None:
         self._held: dict[bytes, Order] = {}
         self._named: set[bytes] = set()
         self._acted: set[bytes] = set()
+        self._void: set[bytes] = set()
         self._by_key: Counter[str] = Counter()
         self._unnamed_by_key: Counter[str] = Counter()
 
@@ -56,6 +60,7 @@ class OrderSet:
             return Admission.KNOWN, known
         # Signatures merge under the id: that is how an order outlives a rotation of its key.
         self._held[order.id] = merged(order, known)
+        self._void.discard(order.id)
         return Admission.SIGNED_ANEW, self._held[order.id]
 
     def restore(self, record: bytes, authority: Authority) -> Order:
@@ -66,7 +71,19 @@ class OrderSet:
         """
         order = read_order(record, authority, is_recorded=True)
         self._hold(order)
+        if not is_complete(order, authority):
+            self._void.add(order.id)
         return order
+
+    def judge(self, authority: Authority) -> bool:
+        """Count signatures anew by these keys; whether an order has lost its own by it."""
+        before = set(self._void)
+        for order_id, known in self._held.items():
+            order = read_order(known.record, authority, is_recorded=True)
+            self._held[order_id] = replace(known, signers=order.signers)
+            if not is_complete(order, authority):
+                self._void.add(order_id)
+        return self._void > before
 
     def restore_acted(self, order_id: bytes) -> None:
         """This resume acted before a restart."""
@@ -127,14 +144,18 @@ class OrderSet:
         """Every id held, sorted."""
         return tuple(sorted(self._held))
 
+    def offered(self) -> tuple[bytes, ...]:
+        """The ids of the orders that keys of today vouch for, sorted."""
+        return tuple(sorted(set(self._held) - self._void))
+
     def records_but(self, known: Iterable[bytes]) -> tuple[bytes, ...]:
-        """The records of all orders held whose id is not in `known`, in order of id."""
-        rest = sorted(set(self._held) - set(known))
+        """The records of the orders offered here whose id is not in `known`, in order of id."""
+        rest = sorted(set(self.offered()) - set(known))
         return tuple(self._held[order_id].record for order_id in rest)
 
     def digest(self) -> bytes:
-        """SHA-256 over the sorted ids: equal sets, equal digests."""
-        return sha256(b"".join(sorted(self._held))).digest()
+        """SHA-256 over the sorted ids offered: equal sets, equal digests."""
+        return sha256(b"".join(self.offered())).digest()
 
     def _hold(self, order: Order) -> None:
         self._held[order.id] = order

@@ -53,7 +53,7 @@ class OrderSync:
             raise Malformed("hello", wanted="one", got="a second")
         self.is_greeted = True
         if hello.orders != self.sent_digest:
-            return [Send(self.peer.id, OrderIds(orders.ids()))]
+            return [Send(self.peer.id, OrderIds(orders.offered()))]
         self.has_delivered = self.has_received = True
         # What was admitted after our hello went out was not forwarded before theirs came.
         is_late = orders.digest() != self.sent_digest

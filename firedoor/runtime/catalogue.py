@@ -7,6 +7,7 @@
 """
 
 import asyncio
+import json
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from hashlib import sha256
@@ -14,7 +15,7 @@ from pathlib import Path
 
 from firedoor.errors import FiredoorError, Unavailable, Untrusted
 from firedoor.identity import FleetId
-from firedoor.limits import MANIFEST_BYTES_MAX
+from firedoor.limits import MANIFEST_BYTES_MAX, METADATA_BYTES_MAX
 from firedoor.pieces.manifest import Manifest, decode_manifest
 from firedoor.runtime.clocks import Clock
 from firedoor.runtime.files import durable_write
@@ -172,14 +173,28 @@ class Catalogue:
 
     def _refresh_authority(self, targets: int) -> bool:
         """Whether keys for halts could be had without regard to dates."""
-        if not targets:
-            return self.authority is not None and not self.authority.is_fresh
+        if not targets and self.authority is not None:
+            return not self.authority.is_fresh
+        targets = targets or self._hinted_targets()
         try:
             self._trust.refresh_authority(targets)
             self.authority = self._trust.authority(self._clock.unix())
         except FiredoorError:
             return False
         return not self.authority.is_fresh
+
+    def _hinted_targets(self) -> int:
+        """The version of targets that the peer's own files lead to, unverified; 0: they do not.
+
+        For a first contact under a wrong clock: root's signature is checked on what it leads to.
+        """
+        try:
+            timestamp = json.loads(self._fetch("timestamp.json", METADATA_BYTES_MAX))
+            version = int(timestamp["signed"]["meta"]["snapshot.json"]["version"])
+            snapshot = json.loads(self._fetch(f"{version}.snapshot.json", METADATA_BYTES_MAX))
+            return int(snapshot["signed"]["meta"]["targets.json"]["version"])
+        except (FiredoorError, ValueError, KeyError, TypeError, RecursionError):
+            return 0
 
     def _publish_fresh(self) -> None:
         last = self._fresh.pop("timestamp.json", None)

@@ -55,7 +55,7 @@ class Fetching:
         try:
             await self._fetch_pieces(fetch)
         except NoRoom as error:
-            self._give_up(fetch.manifest, error)
+            self.give_up(fetch.manifest, error)
         except (Untrusted, Halted, Unavailable, Refused) as error:
             lie = isinstance(error, Untrusted)
             log("fetch-failed", level="debug", peer=fetch.peer, why=str(error))
@@ -65,11 +65,17 @@ class Fetching:
         finally:
             self._tasks.pop(number, None)
 
-    def _give_up(self, manifest: str, error: NoRoom) -> None:
+    def give_up(self, manifest: str, error: NoRoom) -> None:
+        """This machine cannot keep a release: it fetches it no longer and lets go of its pieces."""
         host = self._host
         log("no-room", level="error", manifest=manifest[:12], why=str(error), do="free disk space")
         self.no_room[manifest] = str(error)
-        host.apply(host.node.swarm.drop(manifest, host.clock.now()))
+        is_whole = host.node.holdings.is_whole(manifest)
+        # Half a release that blocks the disk would keep out orders and all other releases.
+        pieces = frozenset() if is_whole else host.node.holdings.of_none_but(manifest)
+        host.apply(host.node.forget_pieces(manifest, host.clock.now()))
+        for digest in pieces:
+            host.store.remove(digest)
         host.program.on_no_room(manifest)
 
     async def _fetch_pieces(self, fetch: Fetch) -> None:

@@ -26,7 +26,7 @@ from firedoor.effects import (
     Send,
     Tell,
 )
-from firedoor.errors import FiredoorError, Refused, Unavailable, Untrusted
+from firedoor.errors import FiredoorError, NoRoom, Refused, Unavailable, Untrusted
 from firedoor.halt.brake import Gate
 from firedoor.halt.scope import Subject
 from firedoor.identity import Peer, PeerId, Role
@@ -352,6 +352,8 @@ class Host:
     async def acquire(self, entry: ReleaseEntry, get: Get) -> None:
         """Fetch a release: its manifest through `get`, its pieces from whoever has them.
 
+        Where there is no room for it, `fetching.no_room` says so and nothing is fetched.
+
         Raises:
             Unavailable, Refused: the manifest cannot be had.
         """
@@ -364,6 +366,11 @@ class Host:
                 have.set(index)
         now = self.clock.now()
         self.apply(self.node.learn(entry.manifest, subject_of(entry, manifest.files), now))
+        try:
+            self.store.make_sure_of_room(sum(pieces.sizes[at] for at in have.missing()))
+        except NoRoom as error:
+            self.fetching.give_up(entry.manifest, error)
+            return
         self.apply(self.node.want(pieces, have, now))
 
     def getter(self, source: PeerId | None) -> "Getter":

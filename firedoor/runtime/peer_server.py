@@ -243,10 +243,14 @@ class PeerApi:
         response.content_length = end - start
         assert request.transport is not None
         with self._transfers.open(manifest, peer.id, request.transport) as transfer:
-            await response.prepare(request)
-            for digest in digests:
-                await self._send_piece(response, transfer, peer, digest)
-            await response.write_eof()
+            try:
+                await response.prepare(request)
+                for digest in digests:
+                    await self._send_piece(response, transfer, peer, digest)
+                await response.write_eof()
+            except ConnectionError:
+                # Halted, or the reader has gone: a short body is an error at its side already.
+                transfer.reset()
         return response
 
     async def _send_piece(

@@ -6,6 +6,7 @@ short, and disks rot. Nobody gets an unverified byte, and nobody is called a lia
 
 import errno
 import os
+import shutil
 import threading
 from collections.abc import Sequence
 from pathlib import Path
@@ -43,7 +44,7 @@ class PieceStore:
             self._number += 1
             temporary = path.parent / f".new-{os.getpid()}-{self._number}"
         try:
-            path.parent.mkdir(exist_ok=True)
+            path.parent.mkdir(parents=True, exist_ok=True)
             temporary.write_bytes(stored)
             temporary.replace(path)
         except OSError as error:
@@ -52,6 +53,17 @@ class PieceStore:
             why = "the disk is full" if full else str(error)
             raise NoRoom(f"keeping a piece in {self._folder}", why=why) from error
         self._verified.add(digest)
+
+    def make_sure_of_room(self, size: int) -> None:
+        """Nothing, if `size` more bytes can be kept.
+
+        Raises:
+            NoRoom: they cannot; better known before the line is used for them than after.
+        """
+        free = shutil.disk_usage(self._folder).free
+        if size > free:
+            why = f"the disk is full: {size:,} bytes are wanted, {free:,} are free"
+            raise NoRoom(f"keeping a release in {self._folder}", why=why)
 
     def sync(self, digests: Sequence[bytes]) -> None:
         """Make these pieces durable, before something signed says that they are here."""

@@ -39,6 +39,13 @@ class Holdings:
         """The piece map of a release; KeyError when it is not known."""
         return self._held[manifest][0]
 
+    def of_none_but(self, manifest: str) -> frozenset[bytes]:
+        """The pieces held for this release that no other release here has."""
+        held = self._held.get(manifest)
+        mine = frozenset(held[0].digests) if held is not None else frozenset()
+        others = [pieces for name, (pieces, _) in self._held.items() if name != manifest]
+        return mine.difference(*(pieces.digests for pieces in others))
+
     def bitfield(self, manifest: str) -> bytes:
         """What is held of a release as it travels; KeyError when it is not known."""
         return self._held[manifest][1].to_bytes()

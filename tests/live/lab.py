@@ -269,7 +269,7 @@ def is_moving(status: Table, product: str) -> bool:
 
 def has_recorded(status: Table) -> bool:
     """Whether an order is on this program's disk."""
-    return any(row["recorded_at"] is not None for row in status["orders"])
+    return any(row["is_recorded"] for row in status["orders"])
 
 
 def received(status: Table) -> int:

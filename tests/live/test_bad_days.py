@@ -1,0 +1,228 @@
+"""Bad days: a liar, clocks, a full disk, a mirror that is gone, stolen keys; and an idle one."""
+
+import asyncio
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import pytest
+
+from tests.live.lab import (
+    MIB,
+    LabSite,
+    Table,
+    has_recorded,
+    product_of,
+    received,
+    release_of,
+    tell,
+)
+
+pytestmark = pytest.mark.live
+
+# Slow enough that 8 MiB are still under way when an order comes.
+THIN = 300_000
+
+LIAR = Path(__file__).with_name("liar.py")
+
+
+# --- a liar ------------------------------------------------------------------------------------
+
+
+def test_a_peer_that_sends_wrong_bytes_is_banned_and_harms_nobody(tmp_path: Path) -> None:
+    async def story(site: LabSite) -> None:
+        await site.begin()
+        liar, *honest = await site.enrol(4, ["kiosk"])
+        site.programs[liar].command = (sys.executable, str(LIAR))
+        await site.start(liar)
+        await site.publish("kiosk", "1.0", 8 * MIB)
+        await site.until_running("kiosk", "1.0", [liar])
+        # It has all, so each of the others asks it first, and the mirror last.
+        await site.start_all(honest)
+        statuses = await site.until_running("kiosk", "1.0", honest)
+        wanted = (site.folder / "trees" / "kiosk-1.0" / "content.bin").read_bytes()
+        for name in honest:
+            current = site.folder / name / "roots" / "kiosk" / "current"
+            assert (current / "content.bin").read_bytes() == wanted
+        logs = [(site.folder / name / "log").read_text() for name in honest]
+        assert any("peer-banned" in log for log in logs)
+        # Still heard: what it says of orders proves itself.
+        ids = {peer["id"] for status in statuses.values() for peer in status["peers"]}
+        assert (await site.statuses([liar]))[liar]["id"] in ids
+
+    tell(tmp_path, story)
+
+
+# --- clocks ------------------------------------------------------------------------------------
+
+
+def off_by(days: int) -> tuple[str, ...]:
+    """What runs a program with its wall clock off; what waits goes by the right one."""
+    library = next(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"), None)
+    if library is None:
+        pytest.skip("a wrong clock needs libfaketime (package faketime)")
+    return (
+        "env",
+        f"LD_PRELOAD={library}",
+        f"FAKETIME={days:+d}d",
+        "FAKETIME_DONT_FAKE_MONOTONIC=1",
+    )
+
+
+def test_a_clock_a_year_off_deafens_nobody_to_a_halt(tmp_path: Path) -> None:
+    async def story(site: LabSite) -> None:
+        await site.begin()
+        names = await site.enrol(3, ["kiosk", "manuals"], receive=THIN)
+        right, ahead, behind = names
+        for name, days in ((ahead, 365), (behind, -365)):
+            site.programs[name].prefix += off_by(days)
+        await site.start_all(names)
+        await site.publish("kiosk", "1.0", 8 * MIB)
+        await site.until_moving("kiosk", [right, behind])
+        await site.halt("kiosk==1.0", at="mirror")
+        statuses = await site.until_halted(names)
+        assert not statuses[ahead]["is_trust_fresh"]
+        # Expired metadata starts nothing; a clock that lags is no reason to stay behind.
+        await site.publish("manuals", "1.0", MIB // 4)
+        later = await site.until_running("manuals", "1.0", [right, behind])
+        for status in [*later.values(), (await site.statuses([ahead]))[ahead]]:
+            assert product_of(status, "kiosk")["activations"] == 0
+        assert received((await site.statuses([ahead]))[ahead]) == 0
+
+    tell(tmp_path, story)
+
+
+# --- a full disk -------------------------------------------------------------------------------
+
+
+@contextmanager
+def small_disk(folder: Path, size: str) -> Iterator[None]:
+    """A disk of its own of this size at `folder`."""
+    folder.mkdir(parents=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", folder], check=True)
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", "--lazy", folder], check=True)
+
+
+def fill(folder: Path) -> Path:
+    """Take all the room that is left; the file that does."""
+    path = folder / "filler"
+    with path.open("wb", buffering=0) as file, suppress(OSError):
+        while True:
+            file.write(bytes(4096))
+    return path
+
+
+def test_a_full_disk_stops_cleanly_obeys_a_halt_and_heals(tmp_path: Path) -> None:
+    async def story(site: LabSite) -> None:
+        await site.begin()
+        (name,) = names = await site.enrol(1, ["kiosk", "manuals"])
+        program = site.programs[name]
+        shutil.move(program.folder, kept := tmp_path / "kept")
+        with small_disk(program.folder, "6m"):
+            shutil.copytree(kept, program.folder, dirs_exist_ok=True)
+            await site.start(name)
+            await site.publish("kiosk", "1.0", 16 * MIB)
+            await site.until_all("the disk is full", names, is_out_of_room)
+            filler = fill(program.folder)
+            await site.halt("kiosk==1.0", at="mirror")
+            statuses = await site.until_all("the brake is closed", names, has_closed)
+            assert not has_recorded(statuses[name])
+            assert product_of(statuses[name], "kiosk")["version"] == ""
+            filler.unlink()
+            await site.until_halted(names)
+            await site.publish("manuals", "1.0", MIB // 4)
+            await site.until_running("manuals", "1.0", names)
+            await site.kill(name)
+
+    def is_out_of_room(status: Table) -> bool:
+        return "the disk is full" in str(product_of(status, "kiosk")["detail"])
+
+    def has_closed(status: Table) -> bool:
+        return any(row["closed_at"] is not None and row["is_in_force"] for row in status["orders"])
+
+    tell(tmp_path, story)
+
+
+# --- no mirror ---------------------------------------------------------------------------------
+
+
+def test_a_newcomer_gets_all_from_its_neighbours_where_no_mirror_answers(tmp_path: Path) -> None:
+    async def story(site: LabSite) -> None:
+        await site.begin()
+        names = await site.enrol(3, ["kiosk"])
+        *first, late = names
+        await site.start_all(first)
+        await site.publish("kiosk", "1.0", 4 * MIB)
+        await site.until_running("kiosk", "1.0", first)
+        await site.kill("mirror")
+        await site.kill("origin")
+        await site.start(late)
+        status = (await site.until_running("kiosk", "1.0", [late]))[late]
+        assert status["bytes"]["mirror"] == 0
+        assert release_of(status, "kiosk")["level"] == 0
+
+    tell(tmp_path, story)
+
+
+# --- other keys --------------------------------------------------------------------------------
+
+
+def test_a_fleet_follows_other_keys_and_a_halt_outlives_its_own(tmp_path: Path) -> None:
+    async def story(site: LabSite) -> None:
+        await site.begin()
+        names = await site.enrol(3, ["kiosk", "manuals"])
+        *first, late = names
+        await site.start_all(first)
+        await site.publish("kiosk", "1.0", MIB // 4)
+        await site.until_running("kiosk", "1.0", first)
+        await site.halt("kiosk==2.0", at="mirror")
+        await site.until_halted(first)
+        for role in ("halt", "releases/main", "beacon", "timestamp", "root"):
+            await site.firedoor("keys", "rotate", role, "--fleet", str(site.fleet))
+        await site.publish("kiosk", "2.0", MIB // 4)
+        await site.publish("manuals", "1.0", MIB // 4)
+        # One that never knew the old keys, and one that comes back with what they signed.
+        await site.kill(first[0])
+        await site.start_all([first[0], late])
+        await site.until_running("manuals", "1.0", names)
+        statuses = await site.until_halted(names)
+        for name in names:
+            assert release_of(statuses[name], "kiosk")["level"] == 4
+            assert product_of(statuses[name], "kiosk")["version"] == "1.0"
+        await site.halt("manuals", at=late)
+        await site.until_all("the new key halts", names, lambda each: len(each["orders"]) == 2)
+
+    tell(tmp_path, story)
+
+
+# --- quiet days --------------------------------------------------------------------------------
+
+
+def test_an_idle_site_is_quiet(tmp_path: Path) -> None:
+    async def story(site: LabSite) -> None:
+        await site.begin()
+        names = await site.enrol(3, ["kiosk"])
+        await site.start_all(names)
+        await site.publish("kiosk", "1.0", MIB // 4)
+        await site.until_running("kiosk", "1.0", names)
+        before = {name: cpu_s(site, name) for name in names}
+        # Time itself is what is measured here: an endless talk would burn all of it.
+        await asyncio.sleep(4)
+        for name in names:
+            assert cpu_s(site, name) - before[name] < 1.0
+
+    tell(tmp_path, story)
+
+
+def cpu_s(site: LabSite, name: str) -> float:
+    """CPU seconds that a program has used; `ip netns exec` becomes what it runs."""
+    process = site.programs[name].process
+    assert process is not None
+    fields = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / 100
