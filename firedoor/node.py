@@ -8,7 +8,7 @@ It knows no sockets, files, clocks or dice of its own; runtime/host.py drives it
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import assert_never
 
 from firedoor.dice import Dice
@@ -26,6 +26,7 @@ from firedoor.limits import (
     ROSTER_MAX,
 )
 from firedoor.pieces.inventory import Bits, PieceMap
+from firedoor.session import Session
 from firedoor.swarm.holdings import Holdings
 from firedoor.swarm.scheduler import Swarm
 from firedoor.trust.keys import Authority
@@ -72,18 +73,6 @@ class NodeSettings:
     is_origin: bool = False
     has_mirrors: bool = True
     places: int = REQUESTS_MAX
-
-
-@dataclass(slots=True)
-class Session:
-    """One conversation. `is_upstream`: pieces and metadata come from there."""
-
-    peer: Peer
-    host: str
-    is_upstream: bool
-    sync: OrderSync
-    port: int = 0
-    interests: dict[str, None] = field(default_factory=dict)
 
 
 class Node:
@@ -219,7 +208,7 @@ class Node:
         """The standing connection to `peer` is gone."""
         return self._close(peer, now) if peer in self._sessions else []
 
-    def receive(  # noqa: C901, PLR0911  # one case a message, flat on purpose
+    def receive(  # noqa: C901, PLR0911, PLR0912  # one case a message, flat on purpose
         self, message: Message, sender: PeerId, now: Instant
     ) -> list[Effect]:
         """A message came from `sender`, which must be connected.
@@ -248,15 +237,15 @@ class Node:
                 room = INTERESTS_MAX - len(session.interests)
                 session.interests.update(dict.fromkeys(manifests[:room]))
                 return self._bitfields(sender, manifests)
-            case Bitfield(manifest, bits):
-                is_open = session.sync.is_open
-                return self.swarm.bitfield(sender, manifest, bits, now) if is_open else []
-            case Have(manifest, pieces):
-                is_open = session.sync.is_open
-                return self.swarm.have(sender, manifest, pieces, now) if is_open else []
+            case Bitfield(manifest, bits) if session.sync.is_open:
+                return self.swarm.bitfield(sender, manifest, bits, now)
+            case Have(manifest, pieces) if session.sync.is_open:
+                return self.swarm.have(sender, manifest, pieces, now)
             case Roster(entries):
                 roster = tuple(PeerId(entry.id) for entry in entries)
                 return self.swarm.roster(roster, now) if session.peer.role is Role.MIRROR else []
+            case Bitfield() | Have():
+                return []  # Sync before bytes.
             case Recorded() | Obeyed() | OrderRefused() | Announce() | Health():
                 return []  # The host's own business.
             case _:
@@ -394,15 +383,15 @@ class Node:
         return [*effects, *self._opened(session, now)]
 
     def _opened(self, session: Session, now: Instant) -> list[Effect]:
+        peer = session.peer.id
         if not session.sync.is_open:
             return []
-        effects: list[Effect] = [Tell("peer-synced", (("peer", session.peer.id),))]
-        if self.is_reconciled:
-            effects.append(Send(session.peer.id, CaughtUp()))
+        effects: list[Effect] = [Tell("peer-synced", (("peer", peer),))]
+        effects += [Send(peer, CaughtUp())] if self.is_reconciled else []
         if session.peer.role is Role.OPERATOR:
             return effects
         if self._settings.role is Role.MIRROR and session.peer.role is Role.AGENT:
-            self._roster_at = self._roster_at or after(now, self._roster_span())
+            self._stir_roster(now)
         effects += self._reconcile(session)
         wanted = self.swarm.wanted()
         if wanted:
@@ -484,6 +473,10 @@ class Node:
         sessions = self._sessions.values()
         return [each for one in sessions for each in self._bitfields(one.peer.id, one.interests)]
 
+    def _stir_roster(self, now: Instant) -> None:
+        span = Span(max(ROSTER_SPAN, ROSTER_SPAN_EACH * len(self._sessions)))
+        self._roster_at = self._roster_at or after(now, span)
+
     def _rosters(self) -> list[Effect]:
         sessions = [one for one in self._sessions.values() if one.sync.is_open and one.port]
         agents = [one for one in sessions if one.peer.role is Role.AGENT]
@@ -491,11 +484,8 @@ class Node:
         roster = Roster(tuple(entries))
         return [Send(one.peer.id, roster) for one in agents]
 
-    def _roster_span(self) -> Span:
-        return Span(max(ROSTER_SPAN, ROSTER_SPAN_EACH * len(self._sessions)))
-
     def _close(self, peer: PeerId, now: Instant) -> list[Effect]:
         session = self._sessions.pop(peer)
         if session.peer.role is Role.AGENT and self._settings.role is Role.MIRROR:
-            self._roster_at = self._roster_at or after(now, self._roster_span())
+            self._stir_roster(now)
         return self.swarm.peer_left(peer, now)

@@ -27,7 +27,7 @@ LAYERS = {
     "gossip": ("firedoor.gossip",),
     "halt": ("firedoor.halt",),
     "swarm": ("firedoor.swarm",),
-    "node": ("firedoor.node",),
+    "node": ("firedoor.node", "firedoor.session"),
     "agent decisions": ("agent.plan", "agent.lifecycle", "agent.verdict"),
     "mirror decisions": ("mirror.rollout", "mirror.telemetry.summary"),
     "runtime": ("firedoor.runtime",),
