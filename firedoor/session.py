@@ -1,4 +1,4 @@
-"""One conversation as the node sees it: with whom, how far its orders are exchanged, what it asked."""
+"""One conversation as the node sees it: with whom, how far its orders are, what it asked for."""
 
 from dataclasses import dataclass, field
 
