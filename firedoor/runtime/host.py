@@ -81,7 +81,7 @@ class Program(Protocol):
         """A standing connection has ended."""
 
     def on_cut(self) -> None:
-        """The brake has changed."""
+        """What may move or run here has changed: by an order, or by having caught up."""
 
     async def on_complete(self, manifest: str) -> None:
         """Every piece of a release is here."""
@@ -227,6 +227,8 @@ class Host:
                 log_facts(event, dict(facts))
                 if event == "peer-synced":
                     self.program.on_synced(PeerId(str(dict(facts)["peer"])))
+                elif event == "reconciled":
+                    self.program.on_cut()
             case _:
                 assert_never(effect)
 
