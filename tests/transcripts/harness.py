@@ -1,0 +1,216 @@
+"""Plays a transcript: commands to a few nodes, and what each of them then does, in order.
+
+A transcript is text. A block is a command, `----`, and the lines that it brings about:
+
+    connect agent mirror
+    ----
+    agent -> mirror  Hello
+    mirror -> agent  Hello
+
+Nodes are real cores under a clock that the transcript sets; messages wait until `deliver`.
+To take what happens now as what is wanted: `REWRITE=1 python -m pytest tests/transcripts`.
+"""
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import replace
+from hashlib import sha256
+
+from firedoor.dice import Dice
+from firedoor.effects import Cut, Effect, Fetch, Keep, KeepActed, KeepBeacon, Send, Tell
+from firedoor.halt.brake import Gate
+from firedoor.halt.order import BeaconPayload, HaltPayload, ResumePayload, seal
+from firedoor.halt.scope import Subject
+from firedoor.identity import FleetId, Peer, PeerId, Role
+from firedoor.node import Node, NodeSettings
+from firedoor.pieces.inventory import Bits, PieceMap
+from firedoor.trust.keys import Authority, RoleKeys, key_of
+from firedoor.units import KIB, Instant
+from firedoor.wire.messages import Message, OrderIds, Orders, Recorded
+
+FLEET = FleetId("0a" * 16)
+SEEDS = {"halt": [bytes([1]) * 32], "resume": [bytes([2]) * 32], "beacon": [bytes([3]) * 32]}
+
+
+def role_keys(seeds: list[bytes]) -> RoleKeys:
+    keys = [key_of(seed) for seed in seeds]
+    return RoleKeys(len(keys), {key.keyid: bytes.fromhex(key.keyval["public"]) for key in keys})
+
+
+AUTHORITY = Authority(FLEET, 1, {name: role_keys(seeds) for name, seeds in SEEDS.items()}, True)  # noqa: FBT003  # is_fresh
+
+
+class World:
+    """The nodes of one transcript and what is on its way between them."""
+
+    def __init__(self) -> None:
+        self._now = Instant(0.0)
+        self._nodes: dict[str, Node] = {}
+        self._peers: dict[str, Peer] = {}
+        self._names: dict[PeerId, str] = {}
+        self._orders: dict[bytes, str] = {}
+        self._records: dict[str, bytes] = {}
+        self._upstream: set[tuple[str, str]] = set()
+        self._waiting: deque[tuple[str, str, Message]] = deque()
+        self._lines: list[str] = []
+
+    def play(self, command: str) -> list[str]:
+        """Do one command; the lines of what came of it."""
+        self._lines = []
+        name, *words = command.split()
+        act: Callable[..., None] = getattr(self, f"_{name}")
+        act(*words)
+        return self._lines or ["nothing"]
+
+    # --- commands ------------------------------------------------------------------------------
+
+    def _node(self, name: str, role: str, *traits: str) -> None:
+        """`node NAME mirror|agent [origin] [alone]`: it starts and trusts the fleet's keys."""
+        peer = Peer(PeerId(sha256(name.encode()).hexdigest()[:32]), Role(role), "branch")
+        settings = NodeSettings(peer.id, peer.role, "branch", 7443, is_origin="origin" in traits)
+        settings = replace(settings, has_mirrors="alone" not in traits)
+        node = self._nodes[name] = Node(settings, Dice(1), self._now)
+        self._peers[name], self._names[peer.id] = peer, name
+        self._do(name, node.trust(AUTHORITY, self._now))
+
+    def _connect(self, one: str, other: str) -> None:
+        """`connect ONE OTHER`: ONE dialled OTHER; a mirror that is dialled is upstream."""
+        for me, peer, is_dialler in ((one, other, True), (other, one, False)):
+            is_mirror = self._peers[peer].role is Role.MIRROR
+            is_agent = self._peers[me].role is Role.AGENT
+            is_upstream = is_mirror and (is_dialler or is_agent)
+            node = self._nodes[me]
+            self._do(
+                me,
+                node.connected(self._peers[peer], host="h", is_upstream=is_upstream, now=self._now),
+            )
+
+    def _disconnect(self, one: str, other: str) -> None:
+        kept = [each for each in self._waiting if {each[0], each[1]} != {one, other}]
+        self._waiting = deque(kept)
+        for me, peer in ((one, other), (other, one)):
+            self._do(me, self._nodes[me].disconnected(self._peers[peer].id, self._now))
+
+    def _deliver(self, count: str = "1000") -> None:
+        """`deliver [COUNT]`: so many messages arrive, in the order in which they were sent."""
+        for _ in range(int(count)):
+            if not self._waiting:
+                return
+            sender, to, message = self._waiting.popleft()
+            node = self._nodes[to]
+            self._do(to, node.receive(message, self._peers[sender].id, self._now))
+
+    def _halt(self, number: str, scope: str, level: str, at: str) -> None:
+        """`halt NUMBER SCOPE LEVEL NODE`: an operator hands an order to a node."""
+        nonce = int(number).to_bytes(16, "big")
+        payload = HaltPayload(1, nonce, scope, int(level), 0, "bad")
+        self._give("halt", f"halt-{number}", payload, at)
+
+    def _resume(self, number: str, halt: str, at: str) -> None:
+        """`resume NUMBER HALT NODE`."""
+        halts = (next(key for key, name in self._orders.items() if name == halt),)
+        payload = ResumePayload(1, int(number).to_bytes(16, "big"), halts, 0, "mended")
+        self._give("resume", f"resume-{number}", payload, at)
+
+    def _give(self, kind: str, name: str, payload: HaltPayload | ResumePayload, at: str) -> None:
+        keys = {key_of(seed).keyid: seed for seed in SEEDS[kind]}
+        order_id, record = seal(kind, payload, fleet=FLEET, keys=keys)
+        self._orders[order_id], self._records[name] = name, record
+        self._do(at, self._nodes[at].submit(record, None, self._now))
+
+    def _recorded(self, name: str, order: str) -> None:
+        """`recorded NODE ORDER`: the host has it on its disk."""
+        order_id = next(key for key, value in self._orders.items() if value == order)
+        self._do(name, self._nodes[name].recorded(order_id, self._now))
+
+    def _beacon(self, at: str, *orders: str) -> None:
+        """`beacon NODE ORDER...`: the origin names these."""
+        ids = tuple(sorted(key for key, name in self._orders.items() if name in orders))
+        keys = {key_of(seed).keyid: seed for seed in SEEDS["beacon"]}
+        _, record = seal("beacon", BeaconPayload(1, ids), fleet=FLEET, keys=keys)
+        self._do(at, self._nodes[at].take_beacon(record, None, self._now))
+
+    def _learn(self, name: str, release: str) -> None:
+        self._do(name, self._nodes[name].learn(*subject(release), self._now))
+
+    def _hold(self, name: str, release: str) -> None:
+        """`hold NODE RELEASE`: it is there whole."""
+        pieces, bits = payload_of(release)
+        for piece in range(bits.size):
+            bits.set(piece)
+        self._do(name, self._nodes[name].want(pieces, bits, self._now))
+
+    def _want(self, name: str, release: str) -> None:
+        self._do(name, self._nodes[name].want(*payload_of(release), self._now))
+
+    def _at(self, seconds: str) -> None:
+        """`at SECONDS`: time goes on, and every node does what is due."""
+        self._now = Instant(float(seconds))
+        for name, node in self._nodes.items():
+            due = node.next_wakeup()
+            if due is not None and due <= self._now:
+                self._do(name, node.wake(self._now))
+
+    def _show(self, name: str, release: str) -> None:
+        """`show NODE RELEASE`: what it may do with it, and what it knows of orders."""
+        node = self._nodes[name]
+        manifest, _ = subject(release)
+        gates = [gate.name.lower() for gate in Gate if node.permits(gate, manifest)]
+        self._lines.append(f"may {', '.join(gates) or 'nothing'}")
+        held = [self._orders[each] for each in node.orders.ids()]
+        force = [self._orders[halt.id] for halt in node.brake.halts]
+        self._lines.append(f"holds {', '.join(held) or 'no order'}; in force {', '.join(force)}")
+
+    # --- effects -------------------------------------------------------------------------------
+
+    def _do(self, name: str, effects: list[Effect]) -> None:
+        for effect in effects:
+            match effect:
+                case Send(peer, message):
+                    to = self._names[peer]
+                    assert isinstance(message, Message)
+                    self._waiting.append((name, to, message))
+                    self._lines.append(f"{name} -> {to}  {self._words(message)}")
+                case Keep(order, _) | KeepActed(order) | Cut(order):
+                    kind = type(effect).__name__
+                    self._lines.append(f"{name}: {kind} {self._orders[order]}")
+                case KeepBeacon():
+                    self._lines.append(f"{name}: KeepBeacon")
+                case Fetch(number, peer, manifest, first, last):
+                    what = f"{release_of(manifest)} {first}-{last}"
+                    self._lines.append(f"{name}: Fetch {number} {self._names[peer]} {what}")
+                case Tell(event):
+                    self._lines.append(f"{name}: tells {event}")
+                case _:
+                    self._lines.append(f"{name}: {effect}")
+
+    def _words(self, message: Message) -> str:
+        kind = type(message).__name__
+        match message:
+            case Orders(records):
+                names = [name for name, record in self._records.items() if record in records]
+                return f"{kind} {' '.join(names)}"
+            case OrderIds(ids) | Recorded(ids):
+                return f"{kind} {' '.join(self._orders[each] for each in ids)}".strip()
+            case _:
+                return kind
+
+
+def subject(release: str) -> tuple[str, Subject]:
+    """The manifest id and the facts of `PRODUCT==VERSION`."""
+    product, _, version = release.partition("==")
+    content = sha256(release.encode()).digest()
+    return content.hex(), Subject(product, version, content)
+
+
+def release_of(manifest: str) -> str:
+    names = [f"{product}=={version}" for product in ("app", "map") for version in ("1", "2", "3")]
+    return next(name for name in names if subject(name)[0] == manifest)
+
+
+def payload_of(release: str) -> tuple[PieceMap, Bits]:
+    """Four pieces of half a megabyte."""
+    size = 512 * KIB
+    digests = tuple(sha256(f"{release} {number}".encode()).digest() for number in range(4))
+    offsets = tuple(range(0, 5 * size, size))
+    return PieceMap(subject(release)[0], digests, (size,) * 4, offsets), Bits(4)
