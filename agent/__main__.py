@@ -29,6 +29,7 @@ from firedoor.runtime.program import (
     read_identity,
     run_loop,
 )
+from firedoor.runtime.renewal import Renewal
 from firedoor.runtime.settings import AgentSettings, ProductSettings, read_agent, split_address
 
 # What a status answer may weigh: a few hundred bytes a release and an endpoint.
@@ -128,7 +129,9 @@ async def _serve(
     daemon: AgentDaemon,
     errand: Callable[[AgentDaemon], Awaitable[None]] | None,
 ) -> None:
-    hooks = Hooks(daemon.more_status, daemon.found, daemon.neighbours.lost)
+    path = Path(settings.state).expanduser() / "identity.key"
+    renewal = daemon.renewal = Renewal(path, daemon.host.client, daemon.host.clock)
+    hooks = Hooks(daemon.more_status, daemon.found, daemon.neighbours.lost, renewal=renewal)
     async with present(daemon.host, person, settings, hooks) as discovery:
         logs.log("agent-started", listen=settings.listen, peer=person.peer.id)
         daemon.discovery = discovery

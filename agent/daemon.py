@@ -15,6 +15,7 @@ from firedoor.runtime.dialling import Neighbours, keep_dialling
 from firedoor.runtime.discovery import Discovery
 from firedoor.runtime.host import Host
 from firedoor.runtime.logs import log
+from firedoor.runtime.renewal import Renewal
 from firedoor.runtime.settings import AgentSettings, split_address
 from firedoor.units import between
 from firedoor.wire.messages import Announce, Health, Message, Recorded, Report, Roster
@@ -52,6 +53,7 @@ class AgentDaemon:
         self.make_installers: Callable[[Journal], list[Installer]] = lambda _: []
         self._hindrance = ""
         self.discovery: Discovery
+        self.renewal: Renewal
         self.neighbours = Neighbours(host, dice, dialled_max=NEIGHBOURS_DIALLED_MAX)
 
     async def run(self) -> None:
@@ -66,6 +68,7 @@ class AgentDaemon:
             self._report(),
             self._first_contact(),
             self._look_around(),
+            self.renewal.keep(self.host.mirrors),
             self.neighbours.run(),
         )
         await self.host.run(self, *workers, *dials)

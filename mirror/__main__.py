@@ -22,12 +22,13 @@ from firedoor.runtime.program import (
     read_identity,
     run_loop,
 )
+from firedoor.runtime.renewal import Renewal
 from firedoor.runtime.settings import MirrorSettings, read_mirror, split_address
 from firedoor.runtime.tls import enrolment_server_context
 from mirror.api.origin_routes import Forwarder, enrolment_app, forward_routes, routes
 from mirror.daemon import MirrorDaemon, state_folder
 from mirror.endpoints import Endpoints
-from mirror.origin import Origin
+from mirror.origin import Origin, renew_origin
 
 
 def main() -> int:
@@ -52,6 +53,8 @@ def _start(config: Path, is_check: bool) -> None:  # noqa: FBT001  # main_of's c
 async def _run(settings: MirrorSettings, state: Path) -> None:
     clock = Clock()
     home = Path(settings.origin_folder).expanduser() if settings.origin_folder else state
+    if settings.origin_folder:
+        renew_origin(home, _passphrase(settings), clock.unix())
     person = read_identity(home / "identity.key", Role.MIRROR, clock, _passphrase(settings))
     host = make_host(
         person,
@@ -87,7 +90,12 @@ async def _serve(
 ) -> None:
     forwarder = Forwarder(host.client, settings.upstream, person.credentials.ca)
     extra = routes(origin, host.store, daemon.published) if origin else forward_routes(forwarder)
-    hooks = Hooks(daemon.more_status, daemon.found, daemon.neighbours.lost, extra)
+    if origin is None:
+        # The origin renews its own at each start: it has nobody to ask.
+        path = state_folder(settings.state) / "identity.key"
+        daemon.renewal = Renewal(path, host.client, host.clock)
+    lost = daemon.neighbours.lost
+    hooks = Hooks(daemon.more_status, daemon.found, lost, extra, daemon.renewal)
     async with AsyncExitStack() as stack:
         stack.callback(host.log.close)
         stack.push_async_callback(host.client.close)

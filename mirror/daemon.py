@@ -18,6 +18,7 @@ from firedoor.runtime.catalogue import Get
 from firedoor.runtime.dialling import Neighbours, keep_dialling
 from firedoor.runtime.host import Host
 from firedoor.runtime.logs import log
+from firedoor.runtime.renewal import Renewal
 from firedoor.runtime.settings import split_address
 from firedoor.runtime.trust_client import ReleaseEntry
 from firedoor.wire.codec import encode
@@ -58,6 +59,7 @@ class MirrorDaemon:
         self._syncing = asyncio.Lock()
         self._announced_targets = 0
         self._endpoints = endpoints
+        self.renewal: Renewal | None = None
         self.neighbours = Neighbours(host, dice, dialled_max=ROSTER_MAX)
 
     async def run(self) -> None:
@@ -69,8 +71,9 @@ class MirrorDaemon:
         ]
         origin = [self._resign()] if self._origin is not None else []
         self._sync_wanted.set()
+        renewal = [self.renewal.keep(self._host.mirrors)] if self.renewal is not None else []
         workers = (self._sync(), self.neighbours.run(), self._endpoints.keep_saving())
-        await self._host.run(self, *workers, *dials, *origin)
+        await self._host.run(self, *workers, *dials, *origin, *renewal)
 
     # --- Program -------------------------------------------------------------------------------
 

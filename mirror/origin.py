@@ -25,10 +25,11 @@ from firedoor.errors import Malformed, Unavailable, Untrusted
 from firedoor.halt.order import BeaconPayload, seal
 from firedoor.identity import FleetId, Peer, Role
 from firedoor.limits import ENROLMENT_BYTES_MAX, MANIFEST_BYTES_MAX, METADATA_BYTES_MAX
-from firedoor.runtime.certificates import OPERATOR_DAYS, id_of_request, issue
+from firedoor.runtime.certificates import OPERATOR_DAYS, id_of_request, issue, make_request
 from firedoor.runtime.files import durable_write, sync_folder
-from firedoor.runtime.key_files import KeyFile, read_key_file
+from firedoor.runtime.key_files import KeyFile, read_key_file, replace_certificate
 from firedoor.runtime.piece_store import PieceStore
+from firedoor.runtime.renewal import is_past_half
 from firedoor.trust.keys import NaclSigner
 from firedoor.units import UnixTime
 from firedoor.wire.codec import decode, record
@@ -307,6 +308,29 @@ class Origin:
         if found != digest:
             raise Untrusted("manifest", wanted=digest[:12], got=found[:12])
         return data
+
+
+def renew_origin(folder: Path, passphrase: Callable[[], str], now: UnixTime) -> None:
+    """Issue the origin its own next certificate once half of the old one's year is over.
+
+    Raises:
+        Unavailable, Malformed, Untrusted: a key file cannot be read or written.
+    """
+    path = folder / "identity.key"
+    key = read_key_file(path, passphrase)
+    if not is_past_half(key.certificate.encode(), now):
+        return
+    authority = read_key_file(folder / "ca.key", passphrase)
+    certificate = issue(
+        make_request(key.tls_seed),
+        ca_pem=key.ca.encode(),
+        ca_seed=authority.signing_seed,
+        role=Role.MIRROR,
+        site="headquarters",
+        now=now,
+        span_days=OPERATOR_DAYS,
+    )
+    replace_certificate(path, certificate.decode())
 
 
 def _read(path: Path) -> bytes:

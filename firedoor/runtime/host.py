@@ -405,6 +405,11 @@ class Host:
                 continue
             self.apply(self.node.wake(self.clock.now()))
 
+    def mirrors(self) -> list[tuple[str, int, PeerId]]:
+        """Where the mirrors listen that are connected and give to this node: host, port, id."""
+        lines = [line for line in self.lines.values() if line.is_upstream]
+        return [(*self.address_of(line.peer.id), line.peer.id) for line in lines]
+
     async def _keep_dates(self) -> None:
         while True:
             await asyncio.sleep(DATES_S)

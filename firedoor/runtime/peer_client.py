@@ -47,7 +47,7 @@ class PeerClient:
     """The dialling side of one identity."""
 
     def __init__(self, credentials: Credentials, clock: Clock, budget: Budget) -> None:
-        self._context = client_context(credentials)
+        self.context = client_context(credentials)
         self._clock = clock
         self._budget = budget
         self._talk: aiohttp.ClientSession | None = None
@@ -72,7 +72,7 @@ class PeerClient:
             async with asyncio.timeout(CONNECT_S):
                 ws = await self._talking().ws_connect(
                     _url(host, port, "/v1/peer"),
-                    ssl=self._context,
+                    ssl=self.context,
                     server_hostname=name,
                     heartbeat=HEARTBEAT_S,
                     max_msg_size=FRAME_BYTES_MAX,
@@ -143,7 +143,7 @@ class PeerClient:
         request = self._moving().get(
             url,
             headers=headers,
-            ssl=self._context,
+            ssl=self.context,
             server_hostname=server_name(expect),
             allow_redirects=False,
         )
@@ -190,7 +190,7 @@ class PeerClient:
                 url,
                 data=body,
                 headers=headers,
-                ssl=self._context,
+                ssl=self.context,
                 server_hostname=name,
                 allow_redirects=False,
             )

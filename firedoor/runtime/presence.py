@@ -13,6 +13,7 @@ from firedoor.runtime.host import Host
 from firedoor.runtime.pacing import Budget
 from firedoor.runtime.peer_server import build_app, serve
 from firedoor.runtime.program import Person
+from firedoor.runtime.renewal import Renewal
 from firedoor.runtime.service import Service
 from firedoor.runtime.settings import AgentSettings, MirrorSettings
 from firedoor.runtime.tls import server_context
@@ -20,12 +21,16 @@ from firedoor.runtime.tls import server_context
 
 @dataclass(frozen=True, slots=True)
 class Hooks:
-    """What a program adds: to its status, to its routes, and when a peer is found or lost."""
+    """What a program adds: to its status, to its routes, and when a peer is found or lost.
+
+    `renewal` keeps the certificate that is shown on the port fresh.
+    """
 
     more_status: Callable[[], dict[str, Any]]
     on_found: Found
     on_lost: Callable[[PeerId], None]
     routes: Sequence[web.RouteDef] = ()
+    renewal: Renewal | None = None
 
 
 @asynccontextmanager
@@ -44,7 +49,10 @@ async def present(
         clock=host.clock,
         extra_routes=hooks.routes,
     )
-    server = await serve(app, settings.listen, server_context(person.credentials))
+    context = server_context(person.credentials)
+    if hooks.renewal is not None:
+        hooks.renewal.contexts.append(context)
+    server = await serve(app, settings.listen, context)
     discovery = Discovery(
         FleetId(person.key.fleet),
         person.peer.id,

@@ -130,10 +130,15 @@ def _context(protocol: int, credentials: Credentials) -> ssl.SSLContext:
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     context.load_verify_locations(cadata=credentials.ca.decode())
     context.verify_flags |= _NO_CHECK_TIME
+    load_identity(context, credentials)
+    return context
+
+
+def load_identity(context: ssl.SSLContext, credentials: Credentials) -> None:
+    """Show this certificate from now on; connections that stand are not touched."""
     # The ssl module reads keys from files only; the folder is 0700 and gone at once.
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "identity.pem"
         path.touch(0o600)
         path.write_bytes(credentials.key + credentials.certificate)
         context.load_cert_chain(path)
-    return context

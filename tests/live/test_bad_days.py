@@ -10,8 +10,12 @@ from pathlib import Path
 
 import pytest
 
+from firedoor.runtime.clocks import Clock
+from firedoor.runtime.key_files import read_key_file
+from firedoor.runtime.tls import peer_of_certificate
 from tests.live.lab import (
     MIB,
+    STEP_S,
     LabSite,
     Table,
     has_recorded,
@@ -34,13 +38,13 @@ LIAR = Path(__file__).with_name("liar.py")
 
 def test_a_peer_that_sends_wrong_bytes_is_banned_and_harms_nobody(tmp_path: Path) -> None:
     async def story(site: LabSite) -> None:
-        await site.begin()
+        await site.begin(rate="20mbit")
         liar, *honest = await site.enrol(4, ["kiosk"])
         site.programs[liar].command = (sys.executable, str(LIAR))
         await site.start(liar)
         await site.publish("kiosk", "1.0", 8 * MIB)
         await site.until_running("kiosk", "1.0", [liar])
-        # It has all, so each of the others asks it first, and the mirror last.
+        # It has all, and a line faster than the mirror's: each of the others will ask it.
         await site.start_all(honest)
         statuses = await site.until_running("kiosk", "1.0", honest)
         wanted = (site.folder / "trees" / "kiosk-1.0" / "content.bin").read_bytes()
@@ -91,6 +95,27 @@ def test_a_clock_a_year_off_deafens_nobody_to_a_halt(tmp_path: Path) -> None:
         for status in [*later.values(), (await site.statuses([ahead]))[ahead]]:
             assert product_of(status, "kiosk")["activations"] == 0
         assert received((await site.statuses([ahead]))[ahead]) == 0
+
+    tell(tmp_path, story)
+
+
+def test_a_certificate_past_half_its_life_renews_itself(tmp_path: Path) -> None:
+    async def story(site: LabSite) -> None:
+        await site.begin()
+        (name,) = await site.enrol(1, ["kiosk"])
+        key = site.programs[name].folder / "state" / "identity.key"
+        before = read_key_file(key, str)
+        # Of seven days, five are over by this machine's clock.
+        site.programs[name].prefix += off_by(5)
+        await site.start(name)
+
+        async def is_renewed() -> bool:
+            return read_key_file(key, str).certificate != before.certificate
+
+        await site.until("it is renewed", is_renewed, STEP_S)
+        assert read_key_file(key, str).secret == before.secret
+        peer = peer_of_certificate(read_key_file(key, str).certificate.encode(), Clock().unix())
+        assert (peer.id, peer.is_current) == (before.name, True)
 
     tell(tmp_path, story)
 

@@ -31,6 +31,7 @@ from firedoor.pieces.manifest import (
 from firedoor.runtime.certificates import id_of_request, make_request
 from firedoor.runtime.files import durable_write
 from firedoor.runtime.fleet_folder import FleetPlan, make_fleet
+from firedoor.runtime.key_files import read_key_file
 from firedoor.runtime.piece_store import PieceStore
 from firedoor.runtime.tls import peer_of_certificate
 from firedoor.runtime.trust_client import fleet_of
@@ -38,7 +39,7 @@ from firedoor.trust.repository import signed_by
 from firedoor.units import UnixTime
 from mirror.enrolments import TOKEN_SPAN_MAX_S, Enrolments
 from mirror.metadata import SNAPSHOT_SPAN_S, TIMESTAMP_SPAN_S
-from mirror.origin import Origin
+from mirror.origin import Origin, renew_origin
 from tests.unit.origin_bench import COUNTS, NOW, ROLE, Bench, release
 
 
@@ -383,6 +384,23 @@ def test_an_operator_renews_by_the_certificate_that_it_has(bench: Bench) -> None
     request = make_request(b"\2" * 32)
     peer = peer_of_certificate(asyncio.run(bench.origin.renew(request, OPERATOR)), NOW)
     assert (peer.role, peer.site) == (Role.OPERATOR, "headquarters")
+
+
+def test_the_origin_renews_its_own_certificate_at_half_its_life(bench: Bench) -> None:
+    path = bench.fleet / "origin" / "identity.key"
+    before = read_key_file(path, str)
+    renew_origin(bench.fleet / "origin", str, UnixTime(NOW + 100 * 86400))
+    assert read_key_file(path, str) == before
+    later = UnixTime(NOW + 200 * 86400)
+    renew_origin(bench.fleet / "origin", str, later)
+    after = read_key_file(path, str)
+    peer = peer_of_certificate(after.certificate.encode(), UnixTime(NOW + 500 * 86400))
+    assert (peer.id, peer.role, peer.is_current) == (
+        peer_of_certificate(before.certificate.encode(), NOW).id,
+        Role.MIRROR,
+        True,
+    )
+    assert after.secret == before.secret
 
 
 def test_a_key_that_never_enrolled_cannot_renew(bench: Bench) -> None:

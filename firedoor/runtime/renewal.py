@@ -1,0 +1,99 @@
+"""Keeps a program's certificate fresh: renewed at half of its life, through any mirror.
+
+The key stays; only the certificate changes, in the key file and in both TLS contexts, so standing
+connections live on. A machine whose renewal fails says so, and goes on to exchange orders.
+"""
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+from ssl import SSLContext
+
+from cryptography import x509
+
+from firedoor.errors import FiredoorError, Malformed, Untrusted
+from firedoor.identity import PeerId
+from firedoor.limits import ENROLMENT_BYTES_MAX
+from firedoor.runtime.certificates import make_request
+from firedoor.runtime.clocks import Clock
+from firedoor.runtime.key_files import read_key_file, replace_certificate
+from firedoor.runtime.logs import log
+from firedoor.runtime.peer_client import PeerClient
+from firedoor.runtime.tls import credentials_of, load_identity, peer_of_certificate
+from firedoor.units import UnixTime
+
+# Looked at this often: a machine that wakes from a week's sleep renews within minutes.
+LOOK_S = 300.0
+
+# Due, and no mirror is connected yet, or none could reach the origin.
+TRY_AGAIN_S = 10.0
+
+Ask = Callable[[], list[tuple[str, int, PeerId]]]
+"""Host, port and id of the mirrors that may be asked."""
+
+
+class Renewal:
+    """The certificate in one key file. `contexts`: where it is in use."""
+
+    def __init__(self, path: Path, client: PeerClient, clock: Clock) -> None:
+        self._path = path
+        self._client = client
+        self._clock = clock
+        self.contexts: list[SSLContext] = [client.context]
+
+    async def keep(self, mirrors: Ask) -> None:
+        """Renew when it is due, for ever."""
+        while True:
+            is_fresh = False
+            try:
+                is_fresh = not self._is_due() or await self._renew(mirrors())
+            except (FiredoorError, OSError) as error:
+                log("not-renewed", level="error", why=str(error), do="firedoor enrol --renew")
+            await asyncio.sleep(LOOK_S if is_fresh else TRY_AGAIN_S)
+
+    def _is_due(self) -> bool:
+        key = read_key_file(self._path, str)
+        return is_past_half(key.certificate.encode(), self._clock.unix())
+
+    async def _renew(self, mirrors: list[tuple[str, int, PeerId]]) -> bool:
+        """Ask one mirror after the other; whether one has brought a new certificate."""
+        key = read_key_file(self._path, str)
+        request = make_request(key.tls_seed)
+        for host, port, mirror in mirrors:
+            try:
+                answer = await self._client.post(
+                    host, port, "/v1/renew", request, limit=ENROLMENT_BYTES_MAX
+                )
+                self._take(answer)
+            except FiredoorError as error:
+                log("renewal-refused", level="warning", peer=mirror, why=str(error))
+                continue
+            return True
+        return False
+
+    def _take(self, certificate: bytes) -> None:
+        now = self._clock.unix()
+        mine = peer_of_certificate(read_key_file(self._path, str).certificate.encode(), now)
+        offered = peer_of_certificate(certificate, now)
+        if (offered.id, offered.role, offered.site) != (mine.id, mine.role, mine.site):
+            raise Untrusted("renewal", wanted="a certificate of this machine", got="another's")
+        replace_certificate(self._path, certificate.decode())
+        credentials = credentials_of(read_key_file(self._path, str))
+        for context in self.contexts:
+            load_identity(context, credentials)
+        log("certificate-renewed", peer=mine.id)
+
+
+def is_past_half(certificate: bytes, now: UnixTime) -> bool:
+    """Whether half of a certificate's life is over, or it has not begun by this clock.
+
+    Raises:
+        Malformed: it is none.
+    """
+    try:
+        read = x509.load_pem_x509_certificate(certificate)
+    except ValueError as error:
+        raise Malformed("certificate", wanted="PEM", got=str(error)[:80]) from error
+    since = read.not_valid_before_utc.timestamp()
+    until = read.not_valid_after_utc.timestamp()
+    return not since <= now < since + (until - since) / 2
