@@ -20,17 +20,22 @@ from firedoor.limits import TRANSFERS_MAX, TRANSFERS_PER_PEER_MAX
 _SEND_BUFFER_BYTES = 128 * 1024
 _NOT_SENT_BYTES = 32 * 1024
 
+# A reader that takes no 64 KiB within this is gone, or holds a place that others need: a line of
+# 16 kbit/s would do better. One timer a transfer: one for each portion would double its cost.
+STALLED_S = 30.0
+
 _NO_LINGER = struct.pack("ii", 1, 0)
 
 
 @dataclass(eq=False, slots=True)
 class Transfer:
-    """One response under way."""
+    """One response under way. `has_moved`: bytes have left since somebody last looked."""
 
     manifest: str
     peer: PeerId
     transport: asyncio.Transport
     is_cut: bool = False
+    has_moved: bool = False
 
     def reset(self) -> None:
         """End it so that nothing of it arrives any more."""
@@ -66,10 +71,21 @@ class Transfers:
         bound_queue(transport)
         transfer = Transfer(manifest, peer, transport)
         self._open.add(transfer)
+        watch = asyncio.get_running_loop().call_later(STALLED_S, self._look_at, transfer)
         try:
             yield transfer
         finally:
+            watch.cancel()
             self._open.discard(transfer)
+
+    def _look_at(self, transfer: Transfer) -> None:
+        if transfer not in self._open:
+            return
+        if not transfer.has_moved:
+            transfer.reset()
+            return
+        transfer.has_moved = False
+        asyncio.get_running_loop().call_later(STALLED_S, self._look_at, transfer)
 
     def cut(self, is_denied: Callable[[str], bool]) -> int:
         """Reset every transfer of a denied release, now. Returns how many."""

@@ -1,7 +1,11 @@
-"""`python -m tests.bench serve [--mib N] [--times K]`: CPU to serve with mTLS, beside nginx.
+"""Benchmarks that anyone can run; the last line is one JSON object. Linux only: /proc is read.
 
-A real origin serves a release to `firedoor-agent fetch`; nginx, if it is installed, serves the same
-bytes with TLS 1.3 and a required client certificate to curl. CPU is read from /proc, so Linux only.
+`python -m tests.bench serve [--mib N] [--times K]`: CPU to serve with mTLS, beside nginx. A real
+origin serves a release to `firedoor-agent fetch`; nginx, if it is installed, serves the same bytes
+with TLS 1.3 and a required client certificate to curl.
+
+`python -m tests.bench site [--mib N] [--endpoints K]`: from `firedoor publish` to the last endpoint
+of a site on loopback, with the memory and the CPU of origin, mirror and agents, busy and idle.
 """
 
 import argparse
@@ -17,10 +21,12 @@ import time
 from pathlib import Path
 from typing import Any
 
-from firedoor.cli.site import Program, Site, free_port
+from firedoor.cli.site import Program, Site, free_port, version_of
 from firedoor.identity import Role
 from firedoor.runtime.key_files import read_key_file
 from firedoor.runtime.tls import credentials_of
+
+IDLE_S = 10.0
 
 NGINX = """\
 daemon off; worker_processes 1; pid {folder}/nginx.pid; error_log {folder}/error.log;
@@ -129,16 +135,88 @@ def serve_by_nginx(folder: Path, payload: Path, times: int) -> dict[str, Any] | 
         server.wait()
 
 
+async def site_of(folder: Path, payload: Path, endpoints: int) -> dict[str, Any]:
+    """One release through a mirror to `endpoints` agents, then ten idle seconds."""
+    site = Site(folder / "site")
+    site.folder.mkdir()
+    origin = f"127.0.0.1:{free_port()}"
+    names = [f"agent-{number}" for number in range(endpoints)]
+    try:
+        await site.init(origin, f"127.0.0.1:{free_port()}")
+        await site.start("origin")
+        address, home = f"127.0.0.1:{free_port()}", site.folder / "mirror"
+        options: dict[str, Any] = {"upstream": [origin]}
+        await site.add(Program("mirror", Role.MIRROR, address, home, options=options))
+        await site.start("mirror")
+        programs = []
+        for name in names:
+            home = site.folder / name
+            options = {"products": {"load": {"root": str(home / "root"), "settle_s": 0.0}}}
+            address = f"127.0.0.1:{free_port()}"
+            programs.append(Program(name, Role.AGENT, address, home, options=options))
+        await site.add_all(programs)
+        await asyncio.gather(*(site.start(name) for name in names))
+        before, began = cpus(site), time.monotonic()
+        await site.firedoor("publish", "load", "1", str(payload), "--fleet", str(site.fleet))
+        published = time.monotonic()
+
+        async def all_run() -> bool:
+            statuses = await site.statuses(names)
+            return all(version_of(statuses.get(name), "load") == "1" for name in names)
+
+        await site.until("all run it", all_run, 600.0)
+        ended, busy = time.monotonic(), cpus(site)
+        await asyncio.sleep(IDLE_S)
+        idle = cpus(site)
+        statuses = await site.statuses(["mirror", *names])
+        moved = [statuses[name]["bytes"] for name in names]
+        return {
+            "endpoints": endpoints,
+            "payload_bytes": payload.stat().st_size,
+            "command_to_last_s": round(ended - began, 2),
+            "published_to_last_s": round(ended - published, 2),
+            "upstream_bytes": statuses["mirror"]["bytes"]["upstream"],
+            "mirror_bytes": sum(each["mirror"] for each in moved),
+            "peer_bytes": sum(each["peer"] for each in moved),
+            "cpu_s": by_kind({name: busy[name] - before[name] for name in busy}),
+            "idle_cpu_share": by_kind({name: (idle[name] - busy[name]) / IDLE_S for name in idle}),
+            "rss_mb": by_kind({name: rss_mb(pid_of(site, name)) for name in site.programs}),
+        }
+    finally:
+        await site.close()
+
+
+def pid_of(site: Site, name: str) -> int:
+    process = site.programs[name].process
+    assert process is not None
+    return process.pid
+
+
+def cpus(site: Site) -> dict[str, float]:
+    return {name: cpu_of(pid_of(site, name)) for name in site.programs}
+
+
+def by_kind(values: dict[str, float]) -> dict[str, float]:
+    """Origin, mirror, and the worst of the agents."""
+    agents = [value for name, value in values.items() if name.startswith("agent")]
+    found = {"origin": values["origin"], "mirror": values["mirror"], "agent_max": max(agents)}
+    return {name: round(value, 4) for name, value in found.items()}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
-    parser.add_argument("bench", choices=["serve"])
+    parser.add_argument("bench", choices=["serve", "site"])
     parser.add_argument("--mib", type=int, default=256)
     parser.add_argument("--times", type=int, default=3)
+    parser.add_argument("--endpoints", type=int, default=8)
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="firedoor-bench-") as name:
         folder = Path(name)
         payload = folder / "load"
         payload.write_bytes(os.urandom(arguments.mib << 20))
+        if arguments.bench == "site":
+            print(json.dumps(asyncio.run(site_of(folder, payload, arguments.endpoints))))
+            return
         firedoor = asyncio.run(serve_by_firedoor(folder, payload, arguments.times))
         nginx = serve_by_nginx(folder, payload, arguments.times)
         print(json.dumps({"firedoor": firedoor, "nginx": nginx}))
