@@ -23,7 +23,7 @@ types: $(READY)
 hunt: $(READY)
 	HYPOTHESIS_PROFILE=deep $(BIN)/python -m pytest tests/properties tests/fuzz
 
-# Writes both requirements files anew, for every platform and Python that we support.
+# Writes the requirements files anew, for every platform and Python that we support.
 lock:
 	.ci/lock
 
