@@ -65,4 +65,4 @@ async def _entry(host: Host, product: str, version: str) -> ReleaseEntry:
     chosen = open_ones or found
     if not chosen:
         raise Unavailable(f"{product}=={version}" if version else product, why="no such release")
-    return max(chosen, key=lambda entry: int(entry.custom.get("counter", 0)))
+    return max(chosen, key=lambda entry: entry.counter)

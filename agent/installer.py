@@ -141,7 +141,7 @@ class Installer:
             Offer(
                 entry.product,
                 entry.version,
-                int(entry.custom.get("counter", 0)),
+                entry.counter,
                 entry.manifest,
                 self._host.node.subjects[entry.manifest].content,
             )
@@ -170,7 +170,7 @@ class Installer:
         manifest = active[1]
         entry = self._host.catalogue.entry(manifest)
         if entry is not None:
-            return Running(manifest, int(entry.custom.get("counter", 0)))
+            return Running(manifest, entry.counter)
         if manifest not in self._counters:
             held = self._host.catalogue.held_manifest(manifest)
             self._counters = {manifest: held.counter if held is not None else 0}

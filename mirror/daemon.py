@@ -281,7 +281,7 @@ def _in_parts(reports: tuple[Report, ...]) -> list[tuple[Report, ...]]:
 
 
 def _newest_first(entry: ReleaseEntry) -> int:
-    return -int(entry.custom.get("counter", 0))
+    return -entry.counter
 
 
 def state_folder(text: str) -> Path:

@@ -12,7 +12,7 @@ Source: TUF specification 5.4 to 5.6.
 
 import datetime as dt
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -32,7 +32,7 @@ from tuf.api.metadata import (
 
 from firedoor.errors import Malformed, Stale, TooLarge, Unavailable, Untrusted
 from firedoor.limits import MANIFEST_BYTES_MAX, METADATA_BYTES_MAX
-from firedoor.pieces.manifest import Manifest, decode_manifest
+from firedoor.pieces.manifest import Manifest, decode_manifest, facts_of
 from firedoor.runtime.files import durable_write
 from firedoor.trust.keys import NaclSigner
 from firedoor.units import UnixTime
@@ -262,12 +262,7 @@ def _match(path: str, target: TargetFile, manifest: bytes, version: int) -> Offe
     if path != f"releases/{read.product}/{read.version}":
         wanted = f"releases/{read.product}/{read.version}"
         raise Malformed("release's path", wanted=wanted, got=repr(path[:160]))
-    facts = {
-        "counter": read.counter,
-        "content": read.content.hex(),
-        "handler": read.handler,
-        "critical_fix": read.is_critical_fix,
-    }
+    facts = asdict(facts_of(read))
     custom = target.unrecognized_fields.get("custom")
     if custom != facts:
         raise Malformed("release's facts", wanted=str(facts), got=str(custom)[:160])

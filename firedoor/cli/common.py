@@ -105,7 +105,7 @@ async def first_status(client: "PeerClient", addresses: list[tuple[str, int]]) -
 
 
 async def peers_to_try(key: "KeyFile", to: list[str], wait_s: float) -> list[tuple[str, int]]:
-    """Where to hand an order: the named peers, else mirrors by mDNS and the key file's origin.
+    """Where to hand an order: the named peers, else those found by mDNS and the key file's origin.
 
     Raises:
         Unavailable: none of them is known.
@@ -117,11 +117,11 @@ async def peers_to_try(key: "KeyFile", to: list[str], wait_s: float) -> list[tup
         return [split_address(text) for text in to]
     found = [split_address(key.origin)] if key.origin else []
     if key.mdns:
-        from firedoor.runtime.discovery import find_mirrors  # noqa: PLC0415
+        from firedoor.runtime.discovery import find_peers  # noqa: PLC0415
 
         # The key may be on another machine than the one whose interfaces it names.
         with suppress(Unavailable):
-            found = [*await find_mirrors(key.fleet, key.mdns, wait_s), *found]
+            found = [*await find_peers(key.fleet, key.mdns, wait_s), *found]
     if not found:
         raise Unavailable("no peer", why="name one with --to HOST:PORT")
     return found

@@ -9,7 +9,7 @@ import os
 import shlex
 import subprocess
 import tempfile
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from tuf.api.metadata import Metadata, Targets
@@ -25,6 +25,7 @@ from firedoor.pieces.manifest import (
     Piece,
     content_digest,
     encode_manifest,
+    facts_of,
     manifest_id,
 )
 from firedoor.runtime.catalogue import Catalogue
@@ -119,12 +120,7 @@ def _manifest(
 def _signed_list(catalogue: Catalogue, key: KeyFile, manifest: Manifest, data: bytes) -> bytes:
     releases = Metadata[Targets].from_bytes(catalogue.role_file(key.role))
     expires = datetime.datetime.now(datetime.UTC) + datetime.timedelta(days=RELEASES_DAYS)
-    custom = {
-        "counter": manifest.counter,
-        "content": manifest.content.hex(),
-        "handler": manifest.handler,
-        "critical_fix": manifest.is_critical_fix,
-    }
+    custom = asdict(facts_of(manifest))
     path = f"releases/{manifest.product}/{manifest.version}"
     moment = expires.replace(microsecond=0)
     add_release(releases, path, data, custom=custom, expires=moment)
@@ -132,7 +128,7 @@ def _signed_list(catalogue: Catalogue, key: KeyFile, manifest: Manifest, data: b
 
 
 def _next_counter(mine: list[ReleaseEntry]) -> int:
-    return 1 + max((int(entry.custom.get("counter", 0)) for entry in mine), default=0)
+    return 1 + max((entry.counter for entry in mine), default=0)
 
 
 async def _upload(origin: Origin, files: tuple[FileEntry, ...], staging: Path) -> None:

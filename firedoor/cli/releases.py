@@ -108,10 +108,10 @@ def _row(entry: ReleaseEntry) -> dict[str, Any]:
     return {
         "product": entry.product,
         "version": entry.version,
-        "counter": int(entry.custom.get("counter", 0)),
-        "handler": str(entry.custom.get("handler", "files")),
+        "counter": entry.counter,
+        "handler": entry.handler,
         "manifest": entry.manifest,
-        "content": str(entry.custom["content"]),
+        "content": entry.content.hex(),
     }
 
 
@@ -129,4 +129,4 @@ def _files(manifest: Manifest) -> list[dict[str, Any]]:
 
 
 def _order(entry: ReleaseEntry) -> tuple[str, int, str]:
-    return entry.product, int(entry.custom.get("counter", 0)), entry.version
+    return entry.product, entry.counter, entry.version

@@ -101,6 +101,10 @@ class Site:
         self.programs["origin"] = program
         return program
 
+    def enrol_at(self, address: str) -> None:
+        """Take enrolments at another listener from now on."""
+        self._enrol = address
+
     async def add_all(self, programs: Sequence[Program], *, site: str = "branch") -> None:
         """Enrol several mirrors or agents of one role and write their settings."""
         said = await self.firedoor(

@@ -10,7 +10,6 @@
   ORDERS_PER_KEY_MAX of one key in all.
 """
 
-from collections import Counter
 from collections.abc import Iterable
 from dataclasses import replace
 from enum import Enum
@@ -33,15 +32,13 @@ class Admission(Enum):
 class OrderSet:
     """All orders admitted here, and which of them the origin has named."""
 
-    __slots__ = ("_acted", "_by_key", "_held", "_named", "_unnamed_by_key", "_void")
+    __slots__ = ("_acted", "_held", "_named", "_void")
 
     def __init__(self) -> None:
         self._held: dict[bytes, Order] = {}
         self._named: set[bytes] = set()
         self._acted: set[bytes] = set()
         self._void: set[bytes] = set()
-        self._by_key: Counter[str] = Counter()
-        self._unnamed_by_key: Counter[str] = Counter()
 
     def admit(self, record: bytes, authority: Authority) -> tuple[Admission, Order]:
         """Verify `record` and add it to the set.
@@ -54,7 +51,7 @@ class OrderSet:
         known = self._held.get(order.id)
         if known is None:
             self._check_room(order)
-            self._hold(order)
+            self._held[order.id] = order
             return Admission.NEW, order
         if order.signers <= known.signers:
             return Admission.KNOWN, known
@@ -70,7 +67,7 @@ class OrderSet:
             TooLarge, Malformed: it is no order.
         """
         order = read_order(record, authority, is_recorded=True)
-        self._hold(order)
+        self._held[order.id] = order
         if not is_complete(order, authority):
             self._void.add(order.id)
         return order
@@ -101,10 +98,6 @@ class OrderSet:
         if len(self._named) + len(fresh) > ORDERS_MAX:
             size = len(self._named) + len(fresh)
             raise TooLarge("ids named by beacons", limit=ORDERS_MAX, size=size)
-        for order_id in fresh:
-            held = self._held.get(order_id)
-            if held is not None:
-                self._unnamed_by_key.subtract(held.signers)
         self._named |= fresh
         return fresh
 
@@ -157,27 +150,17 @@ class OrderSet:
         """SHA-256 over the sorted ids offered: equal sets, equal digests."""
         return sha256(b"".join(self.offered())).digest()
 
-    def _hold(self, order: Order) -> None:
-        self._held[order.id] = order
-        self._by_key.update(order.signers)
-        if order.id not in self._named:
-            self._unnamed_by_key.update(order.signers)
-
     def _check_room(self, order: Order) -> None:
         if len(self._held) >= ORDERS_MAX:
             raise TooLarge("order set", limit=ORDERS_MAX, size=len(self._held) + 1)
-        most = max((self._by_key[keyid] for keyid in order.signers), default=0)
-        if most >= ORDERS_PER_KEY_MAX:
-            raise TooLarge("orders of one key", limit=ORDERS_PER_KEY_MAX, size=most + 1)
-        if order.id in self._named:
-            return
-        most = max((self._unnamed_by_key[keyid] for keyid in order.signers), default=0)
-        if most >= UNRECORDED_PER_KEY_MAX:
-            raise TooLarge(
-                "orders of one key that the origin has not logged",
-                limit=UNRECORDED_PER_KEY_MAX,
-                size=most + 1,
-            )
+        for keyid in order.signers:
+            mine = [each.id for each in self._held.values() if keyid in each.signers]
+            if len(mine) >= ORDERS_PER_KEY_MAX:
+                raise TooLarge("orders of one key", limit=ORDERS_PER_KEY_MAX, size=len(mine) + 1)
+            unlogged = len(set(mine) - self._named)
+            if order.id not in self._named and unlogged >= UNRECORDED_PER_KEY_MAX:
+                what = "orders of one key that the origin has not logged"
+                raise TooLarge(what, limit=UNRECORDED_PER_KEY_MAX, size=unlogged + 1)
 
 
 def _id(halt: Halt) -> bytes:

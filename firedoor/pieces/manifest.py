@@ -90,6 +90,25 @@ class Manifest:
     format: Annotated[int, Meta(ge=1, le=1)] = 1
 
 
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What a publisher's signed list says of a release beside its manifest's digest.
+
+    `content`: in hex, for lists are JSON.
+    """
+
+    counter: Annotated[int, Meta(ge=1, le=2**53)]
+    content: Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]
+    handler: Text
+    critical_fix: bool
+
+
+def facts_of(manifest: Manifest) -> Facts:
+    """The facts that must stand in the list beside this manifest."""
+    content = manifest.content.hex()
+    return Facts(manifest.counter, content, manifest.handler, manifest.is_critical_fix)
+
+
 def encode_manifest(manifest: Manifest) -> bytes:
     """The bytes that become a TUF target."""
     return encode(manifest)

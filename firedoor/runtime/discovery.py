@@ -8,6 +8,7 @@ import asyncio
 import ipaddress
 import socket
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from types import TracebackType
 from typing import Any
 
@@ -21,6 +22,9 @@ TYPE = "_firedoor._tcp.local."
 MIRROR_TYPE = "_mirror._sub._firedoor._tcp.local."
 
 _RESOLVE_MS = 3000
+
+# Where no mirror answers, an order is handed to so many endpoints; they spread it.
+_ENDPOINTS_TRIED_MAX = 4
 
 Found = Callable[[PeerId, Role, tuple[str, int]], None]
 
@@ -127,30 +131,28 @@ class Discovery:
             self._on_found(*found)
 
 
-async def find_mirrors(
-    fleet: str, interfaces: Sequence[str], wait_s: float
-) -> list[tuple[str, int]]:
-    """The mirrors of a fleet that answer within `wait_s`; returns soon after the first."""
-    found: list[tuple[str, int]] = []
+async def find_peers(fleet: str, interfaces: Sequence[str], wait_s: float) -> list[tuple[str, int]]:
+    """Peers of a fleet to hand an order to: the first mirrors, or endpoints where none answers.
+
+    Returns soon after the first mirror, else after `wait_s`.
+    """
+    found: dict[Role, list[tuple[str, int]]] = {Role.MIRROR: [], Role.AGENT: []}
     came = asyncio.Event()
 
     def on_found(_: PeerId, role: Role, address: tuple[str, int]) -> None:
+        found[role].append(address)
         if role is Role.MIRROR:
-            found.append(address)
             came.set()
 
-    browsing = Browse(FleetId(fleet), interfaces, on_found)
-    async with browsing:
-        try:
+    async with Browse(FleetId(fleet), interfaces, on_found):
+        with suppress(TimeoutError):
             async with asyncio.timeout(wait_s):
                 await came.wait()
-        except TimeoutError:
-            return []
-    return found
+    return found[Role.MIRROR] or found[Role.AGENT][:_ENDPOINTS_TRIED_MAX]
 
 
 class Browse(Discovery):
-    """Looks for mirrors without advertising anything."""
+    """Looks for peers of every role without advertising anything."""
 
     def __init__(self, fleet: FleetId, interfaces: Sequence[str], on_found: Found) -> None:
         super().__init__(
@@ -167,8 +169,9 @@ class Browse(Discovery):
     async def __aenter__(self) -> "Browse":
         """Begin to look."""
         self._zeroconf = make_zeroconf(self._interfaces)
+        # Mirrors, registered under the subtype alone, are seen under the type as well.
         self._browser = AsyncServiceBrowser(
-            self._zeroconf.zeroconf, [MIRROR_TYPE], handlers=[self._changed]
+            self._zeroconf.zeroconf, [TYPE], handlers=[self._changed]
         )
         return self
 

@@ -456,6 +456,5 @@ class Getter:
 
 def subject_of(entry: ReleaseEntry, files: tuple[Any, ...] = ()) -> Subject:
     """The facts of a release that a scope may name."""
-    content = bytes.fromhex(str(entry.custom.get("content", "")))
     digests = frozenset(file.digest for file in files)
-    return Subject(entry.product, entry.version, content, digests)
+    return Subject(entry.product, entry.version, entry.content, digests)

@@ -102,7 +102,7 @@ def _release(host: Host, manifest: str) -> Table:
         "version": subject.version,
         "manifest": manifest,
         "content": subject.content.hex(),
-        "counter": int(entry.custom.get("counter", 0)) if entry else 0,
+        "counter": entry.counter if entry else 0,
         "level": host.node.brake.level(subject),
         "pieces_have": have,
         "pieces_total": total,

@@ -11,7 +11,7 @@ Blocking, so callers use a thread; no two share a folder. Source: TUF specificat
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from hashlib import sha256
@@ -28,10 +28,12 @@ from tuf.ngclient.updater import Updater
 from firedoor.errors import FiredoorError, Malformed, Refused, Stale, Unavailable, Untrusted
 from firedoor.identity import FleetId, checked_name
 from firedoor.limits import METADATA_BYTES_MAX
+from firedoor.pieces.manifest import Facts
 from firedoor.runtime.files import durable_write, sync_folder
 from firedoor.trust.keys import Authority, authority_of, register
 from firedoor.trust.repository import is_publisher, own_path
 from firedoor.units import UnixTime
+from firedoor.wire.codec import record
 
 Fetch = Callable[[str, int], bytes]
 """Returns the metadata file of that name, at most so many bytes; raises Unavailable or Refused."""
@@ -49,13 +51,18 @@ _DATELESS = "authority-targets.json"
 
 @dataclass(frozen=True, slots=True)
 class ReleaseEntry:
-    """One release in signed metadata. `manifest`: SHA-256 of its manifest in hex."""
+    """One release in signed metadata. `manifest`: SHA-256 of its manifest in hex.
+
+    `counter` orders the releases of a product; `content` is the content digest.
+    """
 
     product: str
     version: str
     manifest: str
     length: int
-    custom: Mapping[str, Any]
+    counter: int
+    content: bytes
+    handler: str
 
 
 class TufFetcher(FetcherInterface):
@@ -371,10 +378,7 @@ def _entry(path: str, target: TargetFile) -> ReleaseEntry:
     digest = target.hashes.get("sha256")
     if digest is None:
         raise Malformed(path, wanted="a SHA-256 digest", got="others only")
-    custom = target.custom
-    if not isinstance(custom, dict):
-        raise Malformed(path, wanted="a map of facts", got=repr(custom)[:80])
-    content = custom.get("content")
-    if not isinstance(content, str) or len(content) != 64:  # noqa: PLR2004  # hex of BLAKE3
-        raise Malformed(path, wanted="a content digest", got=repr(content)[:80])
-    return ReleaseEntry(product, version, digest, target.length, custom)
+    facts = record(Facts, target.custom, what=path)
+    content = bytes.fromhex(facts.content)
+    length, counter, handler = target.length, facts.counter, facts.handler
+    return ReleaseEntry(product, version, digest, length, counter, content, handler)

@@ -9,7 +9,7 @@ import pytest
 
 from firedoor.errors import Unavailable
 from firedoor.identity import FleetId, PeerId, Role
-from firedoor.runtime.discovery import Discovery, find_mirrors
+from firedoor.runtime.discovery import Discovery, find_peers
 
 FLEET, OTHER_FLEET = FleetId("a1" * 16), FleetId("b2" * 16)
 MIRROR, SECOND_MIRROR, AGENT = PeerId("c3" * 16), PeerId("d4" * 16), PeerId("e5" * 16)
@@ -102,14 +102,22 @@ def test_other_fleets_and_oneself_are_not_found() -> None:
     run(work())
 
 
+def test_an_operator_finds_endpoints_where_no_mirror_answers() -> None:
+    async def work() -> None:
+        async with Seen().discovery(AGENT, Role.AGENT, 7001):
+            assert await find_peers(FLEET, LOOPBACK, 3.0) == [("127.0.0.1", 7001)]
+
+    run(work())
+
+
 def test_an_operator_finds_the_mirrors_of_the_fleet_alone() -> None:
     async def work() -> None:
         async with (
             Seen().discovery(MIRROR, Role.MIRROR, 7002),
             Seen().discovery(AGENT, Role.AGENT, 7001),
         ):
-            assert await find_mirrors(FLEET, LOOPBACK, DEADLINE_S) == [("127.0.0.1", 7002)]
-            assert await find_mirrors(OTHER_FLEET, LOOPBACK, 0.5) == []
+            assert await find_peers(FLEET, LOOPBACK, DEADLINE_S) == [("127.0.0.1", 7002)]
+            assert await find_peers(OTHER_FLEET, LOOPBACK, 0.5) == []
 
     run(work())
 
@@ -121,7 +129,7 @@ def test_without_an_interface_nothing_is_sent_or_found() -> None:
             silent.discovery(MIRROR, Role.MIRROR, 7002, interfaces=()),
             agent.discovery(AGENT, Role.AGENT, 7001),
         ):
-            assert await find_mirrors(FLEET, LOOPBACK, 0.5) == []
+            assert await find_peers(FLEET, LOOPBACK, 0.5) == []
         assert not silent.found
         assert not agent.found
 

@@ -2,7 +2,7 @@
 
 import asyncio
 import datetime as dt
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,7 @@ from blake3 import blake3
 from tuf.api.metadata import Metadata, Snapshot, Targets, Timestamp
 
 from firedoor.pieces.chunking import pack_piece
-from firedoor.pieces.manifest import FileEntry, Manifest, content_digest, encode_manifest
+from firedoor.pieces.manifest import FileEntry, Manifest, content_digest, encode_manifest, facts_of
 from firedoor.runtime.key_files import read_key_file
 from firedoor.runtime.piece_store import PieceStore
 from firedoor.runtime.trust_client import TrustClient, fleet_of
@@ -92,9 +92,4 @@ def release(store: PieceStore | None, version: str = "1.0", raw: bytes = b"conte
 
 def facts(manifest: Manifest) -> dict[str, object]:
     """What signed metadata says of a release beside its digest."""
-    return {
-        "counter": manifest.counter,
-        "content": manifest.content.hex(),
-        "handler": manifest.handler,
-        "critical_fix": manifest.is_critical_fix,
-    }
+    return asdict(facts_of(manifest))

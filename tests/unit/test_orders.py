@@ -612,6 +612,21 @@ def test_a_halt_signed_anew_is_believed_where_its_first_key_is_gone() -> None:
     assert orders.digest() == elsewhere.digest()
 
 
+def test_an_order_signed_anew_counts_for_its_new_key() -> None:
+    orders = admitted(*(a_halt(number)[1] for number in range(UNRECORDED_PER_KEY_MAX)))
+    turned = replace(AUTHORITY, roles={**AUTHORITY.roles, "halt": role(1, HALT_2)})
+    assert orders.judge(turned)
+    assert not orders.judge(turned)
+    assert orders.offered() == ()
+    assert len(orders.in_force()) == UNRECORDED_PER_KEY_MAX
+    for number in range(UNRECORDED_PER_KEY_MAX):
+        record = sealed("halt", halt_payload(number), HALT_2)[1]
+        assert orders.admit(record, turned)[0] is Admission.SIGNED_ANEW
+    assert len(orders.offered()) == UNRECORDED_PER_KEY_MAX
+    with pytest.raises(TooLarge, match="not logged"):
+        orders.admit(sealed("halt", halt_payload(99), HALT_2)[1], turned)
+
+
 def test_what_was_recorded_is_restored_though_its_key_is_gone() -> None:
     halt_id, halt = a_halt()
     turned = replace(AUTHORITY, roles={**AUTHORITY.roles, "halt": role(1, HALT_2)})

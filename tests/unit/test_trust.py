@@ -53,6 +53,8 @@ ROLES = {
     "beacon": RoleSeeds((seed(11),), 1),
 }
 
+FACTS = {"counter": 1, "content": "c" * 64, "handler": "files", "critical_fix": False}
+
 
 @pytest.fixture(autouse=True)
 def _registered() -> None:
@@ -76,7 +78,7 @@ class Server:
         self.version = 0
 
     def release(self, path: str, role: str = MAIN, custom: Any = None) -> None:
-        facts = {"content": "c" * 64} if custom is None else custom
+        facts = FACTS if custom is None else custom
         repository.add_release(
             self.lists[role], path, b"manifest of " + path.encode(), custom=facts, expires=LATER
         )
@@ -394,7 +396,7 @@ def test_a_refreshed_client_lists_verified_releases(server: Server, tmp_path: Pa
     client.refresh()
     (entry,) = client.releases()
     assert (entry.product, entry.version, entry.length) == ("shop", "1.0", 29)
-    assert entry.custom == {"content": "c" * 64}
+    assert (entry.counter, entry.content, entry.handler) == (1, b"\xcc" * 32, "files")
     assert client.timestamp_version() == 1
     assert client.authority(NOW).roles == authority(server).roles
 
@@ -428,11 +430,11 @@ def test_a_publisher_whose_role_was_taken_away_lists_nothing(tmp_path: Path) -> 
 def test_the_first_delegated_publisher_has_the_word_on_a_release(tmp_path: Path) -> None:
     server = Server(ROLES | {"releases/other": RoleSeeds((seed(30),), 1)})
     server.release("releases/shop/1.0")
-    server.release("releases/shop/1.0", "releases/other", {"content": "d" * 64})
+    server.release("releases/shop/1.0", "releases/other", FACTS | {"content": "d" * 64})
     server.publish()
     client = server.client(tmp_path)
     client.refresh()
-    assert [entry.custom["content"] for entry in client.releases()] == ["c" * 64]
+    assert [entry.content for entry in client.releases()] == [b"\xcc" * 32]
 
 
 def test_releases_signed_by_another_key_are_refused(server: Server, tmp_path: Path) -> None:
@@ -453,7 +455,7 @@ def test_a_publisher_whose_list_is_out_of_date_hides_nobody_else(tmp_path: Path)
     client.refresh()
     assert {entry.product for entry in client.releases()} == {"shop", "till"}
     # A list that ends is not an open door: its names stay its own.
-    server.release("releases/shop/1.0", "releases/other", {"content": "d" * 64})
+    server.release("releases/shop/1.0", "releases/other", FACTS | {"content": "d" * 64})
     server.lists[MAIN].signed.expires = PAST
     server.lists[MAIN].signed.version += 1
     server.lists[MAIN].signatures.clear()
@@ -496,7 +498,10 @@ def test_a_publisher_with_other_paths_is_refused(server: Server, tmp_path: Path)
         ("other/shop/1.0", None),
         ("releases/../1.0", None),
         ("releases/shop/-1", None),
-        ("releases/shop/2.0", {"content": "short"}),
+        ("releases/shop/2.0", FACTS | {"content": "short"}),
+        ("releases/shop/2.0", FACTS | {"counter": "nine"}),
+        ("releases/shop/2.0", FACTS | {"counter": 0}),
+        ("releases/shop/2.0", FACTS | {"unknown": 1}),
         ("releases/shop/2.0", {}),
         ("releases/shop/2.0", [1]),
     ],
