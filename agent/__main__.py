@@ -30,6 +30,7 @@ from firedoor.runtime.program import (
     run_loop,
 )
 from firedoor.runtime.renewal import Renewal
+from firedoor.runtime.screen import plain
 from firedoor.runtime.settings import AgentSettings, ProductSettings, read_agent, split_address
 
 # What a status answer may weigh: a few hundred bytes a release and an endpoint.
@@ -170,12 +171,16 @@ async def _status(settings: AgentSettings, *, is_json: bool) -> None:
     if is_json:
         print(json.dumps(table, indent=2))  # noqa: T201  # the answer
         return
+    if not table["is_reconciled"]:
+        print("it has NOT synced orders since its start, and moves nothing before it has")  # noqa: T201
     for product in table["products"]:
         line = f"{product['product']}: {product['version'] or 'nothing'} ({product['phase']})"
-        print(line + (f": {product['detail']}" if product["detail"] else ""))  # noqa: T201
+        detail = f": {product['detail']}" if product["detail"] else ""
+        print(plain(line + detail))  # noqa: T201
     for order in table["orders"]:
         if order.get("is_in_force"):
-            print(f"halted: {order['scope']} at level {order['level']}: {order['reason']}")  # noqa: T201
+            line = f"halted: {order['scope']} at level {order['level']}: {order['reason']}"
+            print(plain(line))  # noqa: T201  # the answer
 
 
 def _no_passphrase() -> str:

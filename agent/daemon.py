@@ -13,7 +13,7 @@ from firedoor.identity import PeerId, Role
 from firedoor.limits import MIRROR_PATIENCE, NEIGHBOURS_DIALLED_MAX
 from firedoor.runtime.dialling import Neighbours, keep_dialling
 from firedoor.runtime.discovery import Discovery
-from firedoor.runtime.host import Host
+from firedoor.runtime.host import FirstContact, Host
 from firedoor.runtime.logs import log
 from firedoor.runtime.renewal import Renewal
 from firedoor.runtime.settings import AgentSettings, split_address
@@ -100,7 +100,7 @@ class AgentDaemon:
         self._stir()
 
     def on_gone(self, peer: PeerId) -> None:
-        """Others will do."""
+        """Nothing: the swarm and the dialling have heard of it already."""
 
     def on_cut(self) -> None:
         """The brake has changed."""
@@ -120,7 +120,7 @@ class AgentDaemon:
         """A peer is on this LAN, says mDNS."""
         self.neighbours.found(peer, address, role)
         if role is Role.MIRROR:
-            self.host.node.expect_mirror()
+            self.host.node.expect_mirror(self.host.clock.now())
 
     # --- inside --------------------------------------------------------------------------------
 
@@ -229,11 +229,8 @@ class AgentDaemon:
         return [(host, port, role) for role, (host, port) in known]
 
     async def _contact(self, host: str, port: int, role: Role) -> None:
-        async def get(path: str, limit: int) -> bytes:
-            return await self.host.client.get(host, port, path, role=role, limit=limit)
-
         try:
-            await self.host.catalogue.refresh(get)
+            await self.host.catalogue.refresh(FirstContact(self.host.client, [(host, port, role)]))
         except (FiredoorError, OSError) as error:
             log("first-contact-failed", address=f"{host}:{port}", why=str(error))
         self.host.believe()

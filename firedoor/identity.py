@@ -32,7 +32,7 @@ class Role(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Peer:
-    """The facts of one certificate. `is_current`: its dates held when the connection was made."""
+    """The facts of one certificate. `is_current`: its dates hold, by the judge's clock."""
 
     id: PeerId
     role: Role

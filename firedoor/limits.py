@@ -108,8 +108,10 @@ TRANSFERS_MAX = 64
 # Of these, to one peer: its two requests, and two that it has given up and we have not noticed.
 TRANSFERS_PER_PEER_MAX = 4
 
-# How long an agent that knows of mirrors waits for one before a peer may reconcile it.
+# How long an agent that has no mirror configured or found waits before a mere peer may bring it up
+# to date; and how long one that mDNS has shown may stay silent, for a hint is no mirror.
 MIRROR_PATIENCE = Span(5.0)
+HINT_PATIENCE = Span(30.0)
 
 # A request that has not ended after this long is asked elsewhere, however slow the peer was before.
 REQUEST_SPAN_MIN = Span(4.0)

@@ -57,6 +57,9 @@ ROSTER_SPAN = Span(0.2)
 # And less often the larger it is: n endpoints cost n times n entries.
 ROSTER_SPAN_EACH = Span(0.01)
 
+# Whose keys, when they turn, change what a conversation about orders comes to.
+_BRAKE_ROLES = ("halt", "resume", "beacon")
+
 
 @dataclass(frozen=True, slots=True)
 class NodeSettings:
@@ -124,19 +127,22 @@ class Node:
         old, self._authority = self._authority, authority
         effects = self._apply(now)
         if old is not None and old.targets_version != authority.targets_version:
-            effects += self._follow_turned_keys(authority)
+            effects += self._follow_turned_keys(old, authority)
         return effects
 
-    def _follow_turned_keys(self, authority: Authority) -> list[Effect]:
-        """Sync anew with those who may hold what the new keys have signed.
+    def _follow_turned_keys(self, old: Authority, new: Authority) -> list[Effect]:
+        """Sync anew with whoever may hold what the new keys have signed.
 
         It may have come before the metadata that makes it right, and was refused then.
         """
-        has_lost = self.orders.judge(authority)
-        if not has_lost and (not self._beacon or self.has_valid_beacon()):
-            return []
-        upstream = [one.peer.id for one in self._sessions.values() if one.is_upstream]
-        return [Drop(peer, "keys were turned; syncing anew") for peer in upstream]
+        self.orders.judge(new)
+        is_turned = any(old.roles.get(role) != new.roles.get(role) for role in _BRAKE_ROLES)
+        peers = [
+            one.peer.id
+            for one in self._sessions.values()
+            if (is_turned or one.sync.has_untrusted) and one.peer.role is not Role.OPERATOR
+        ]
+        return [Drop(peer, "keys were turned; syncing anew") for peer in peers]
 
     def restore(
         self, records: Iterable[bytes], acted: Iterable[bytes], beacon: bytes, now: Instant
@@ -158,9 +164,9 @@ class Node:
             self.orders.restore_acted(order_id)
         return self._apply(now)
 
-    def expect_mirror(self) -> None:
-        """A mirror is near: from now on no mere peer reconciles this node."""
-        self._reconciliation.expect_mirror()
+    def expect_mirror(self, now: Instant) -> None:
+        """A mirror is near, says a hint; for a while no mere peer reconciles this node."""
+        self._reconciliation.expect_mirror(now)
 
     @property
     def is_reconciled(self) -> bool:
@@ -427,6 +433,8 @@ class Node:
             fresh = self._name(record, self._keys())
         except Refused as error:
             self._count(error)
+            if sender is not None:
+                self._sessions[sender].sync.has_untrusted |= isinstance(error, Untrusted)
             return [Tell("beacon-refused", (("peer", sender or ""), ("why", str(error))))]
         if not fresh and (record == self._beacon or self.has_valid_beacon()):
             return []

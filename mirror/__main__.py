@@ -89,7 +89,11 @@ async def _serve(
     origin: Origin | None,
 ) -> None:
     forwarder = Forwarder(host.client, settings.upstream, person.credentials.ca)
-    extra = routes(origin, host.store, daemon.published) if origin else forward_routes(forwarder)
+    extra = (
+        routes(origin, host.store, daemon.repository_changed)
+        if origin
+        else forward_routes(forwarder)
+    )
     if origin is None:
         # The origin renews its own at each start: it has nobody to ask.
         path = state_folder(settings.state) / "identity.key"

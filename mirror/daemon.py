@@ -1,7 +1,8 @@
 """The mirror: syncs everything from its upstream and relays it to its site; or is the origin.
 
-The origin differs in three things only: its metadata comes from its own folder, it signs a beacon
-when an order is durable, and it answers publishers and enrolments.
+The origin differs in where its metadata comes from (its own folder), in what it signs online
+(beacons when orders are durable, freshness), and in whom it answers (publishers, enrolments,
+rotations).
 """
 
 import asyncio
@@ -10,13 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from firedoor.dice import Dice
-from firedoor.errors import FiredoorError, Unavailable
+from firedoor.errors import FiredoorError
 from firedoor.halt.brake import Gate
 from firedoor.identity import PeerId, Role
 from firedoor.limits import FRAME_BYTES_MAX, ROSTER_MAX
 from firedoor.runtime.catalogue import Get
 from firedoor.runtime.dialling import Neighbours, keep_dialling
-from firedoor.runtime.host import Host
+from firedoor.runtime.host import FirstContact, Host
 from firedoor.runtime.logs import log
 from firedoor.runtime.renewal import Renewal
 from firedoor.runtime.settings import split_address
@@ -123,8 +124,8 @@ class MirrorDaemon:
 
     # --- inside --------------------------------------------------------------------------------
 
-    async def published(self) -> None:
-        """The origin has taken in a release: serve and announce it at once."""
+    async def repository_changed(self) -> None:
+        """The origin has taken in a release or other keys: serve and announce them at once."""
         try:
             async with self._syncing:
                 await self._sync_once()
@@ -204,12 +205,8 @@ class MirrorDaemon:
             return self._origin.get
         for upstream in sorted(self._upstream_ids()):
             return self._host.getter(upstream)
-        # Before the first sync there are no keys to check orders with, so no conversation either:
-        # metadata, which proves itself, comes first.
-        for text in self._upstream:
-            host, port = split_address(text)
-            return FirstContact(self._host, host, port)
-        raise Unavailable("metadata", why="no upstream is configured")
+        known = [(*split_address(text), Role.MIRROR) for text in self._upstream]
+        return FirstContact(self._host.client, known)
 
     def _sign_beacon(self) -> None:
         assert self._origin is not None
@@ -250,20 +247,6 @@ class MirrorDaemon:
         """What a mirror's status has beside the common part."""
         enrolled = self._origin.enrolled() if self._origin is not None else ()
         return {"endpoints": self._endpoints.table(self._host.lines, enrolled)}
-
-
-class FirstContact:
-    """A `Get` from a configured mirror whose id is not known yet; its role is in its name."""
-
-    def __init__(self, host: Host, address: str, port: int) -> None:
-        self._host = host
-        self._address = address
-        self._port = port
-
-    async def __call__(self, path: str, limit: int) -> bytes:
-        """The body at `path`; raises Unavailable or Refused."""
-        client = self._host.client
-        return await client.get(self._address, self._port, path, role=Role.MIRROR, limit=limit)
 
 
 def _in_parts(reports: tuple[Report, ...]) -> list[tuple[Report, ...]]:

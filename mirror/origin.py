@@ -145,8 +145,8 @@ class Origin:
         with self._lock:
             return self._keys.fresh(role).public
 
-    def accept_rotation(self, body: bytes) -> list[str]:
-        """Turn keys as root has signed it; certificates for the new key files, in PEM.
+    def accept_rotation(self, body: bytes) -> None:
+        """Turn keys as root has signed it.
 
         Raises:
             Refused: an endpoint would not follow it, or an online key that it names is not here.
@@ -163,11 +163,9 @@ class Origin:
             for role, keyids in online_keyids(checked.root, checked.targets).items():
                 if not self._keys.holds(role, keyids):
                     raise Malformed(f"role {role}", wanted="a key of this origin", got="another")
-            certificates = [self._issue_operator(each.encode(), now) for each in change.requests]
             # From here on a crash is followed by the rest of it, at the next start.
             durable_write(self._folder / _PENDING, body)
             self._finish_rotation()
-        return certificates
 
     def _finish_rotation(self) -> None:
         """Carry through a rotation that was begun, and sign with the keys that count now."""
@@ -242,8 +240,7 @@ class Origin:
             Untrusted: the key was never enrolled.
         """
         if asker.role is Role.OPERATOR:
-            certificate = await asyncio.to_thread(self._issue_operator, body, self._unix())
-            return certificate.encode()
+            return await asyncio.to_thread(self._issue_operator, body, self._unix())
         return await asyncio.to_thread(self._renew, body)
 
     def _enrol(self, body: bytes) -> bytes:
@@ -273,8 +270,8 @@ class Origin:
         grant = self._enrolments.renew(id_of_request(body), now)
         return self._issue(body, grant.role, grant.site, now)
 
-    def _issue_operator(self, request: bytes, now: UnixTime) -> str:
-        certificate = issue(
+    def _issue_operator(self, request: bytes, now: UnixTime) -> bytes:
+        return issue(
             request,
             ca_pem=self.ca,
             ca_seed=self._ca_seed,
@@ -283,7 +280,6 @@ class Origin:
             now=now,
             span_days=OPERATOR_DAYS,
         )
-        return certificate.decode()
 
     def _issue(self, request: bytes, role: Role, site: str, now: UnixTime) -> bytes:
         return issue(request, ca_pem=self.ca, ca_seed=self._ca_seed, role=role, site=site, now=now)

@@ -19,7 +19,7 @@ from tuf.api.exceptions import UnsignedMetadataError
 from tuf.api.metadata import Metadata, Root, Targets
 
 from firedoor.errors import Malformed, Stale, Untrusted
-from firedoor.limits import ENROLMENT_BYTES_MAX, METADATA_BYTES_MAX
+from firedoor.limits import METADATA_BYTES_MAX
 from firedoor.trust.repository import is_publisher
 from firedoor.units import UnixTime
 from mirror.metadata import Repository, file_name, parse
@@ -28,20 +28,15 @@ from mirror.metadata import Repository, file_name, parse
 ROTATION_BYTES_MAX = 16 * METADATA_BYTES_MAX
 
 File = Annotated[bytes, Meta(max_length=METADATA_BYTES_MAX)]
-Request = Annotated[str, Meta(max_length=ENROLMENT_BYTES_MAX)]
 
 
 @dataclass(frozen=True, slots=True)
 class Rotation:
-    """What an operator hands in. An empty file stays as it is.
-
-    `lists`: publishers' lists by role; `requests`: certificate requests for the new keys' files.
-    """
+    """What an operator hands in. An empty file stays as it is; `lists`: publishers', by role."""
 
     root: File = b""
     targets: File = b""
     lists: dict[str, File] | None = None
-    requests: Annotated[tuple[Request, ...], Meta(max_length=64)] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +62,8 @@ def check_rotation(
         Untrusted: a file is not signed as endpoints will ask.
     """
     root, targets = repository.root, repository.targets
+    if not (change.root or change.targets):
+        raise Malformed("rotation", wanted="keys that root has turned", got="none")
     if change.root:
         root = _next_root(root, parse(change.root, Root, what="root"), now)
     if change.targets:

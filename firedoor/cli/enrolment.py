@@ -24,6 +24,7 @@ from firedoor.runtime.certificates import fingerprint, make_request
 from firedoor.runtime.files import durable_write
 from firedoor.runtime.key_files import KeyFile, read_key_file, replace_certificate, write_key_file
 from firedoor.runtime.peer_client import PeerClient
+from firedoor.runtime.screen import plain
 from firedoor.runtime.settings import split_address
 from firedoor.runtime.tls import role_name
 from firedoor.runtime.trust_client import fleet_of
@@ -196,7 +197,7 @@ async def _ask(token: Token, request: bytes) -> dict[str, Any]:
     except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as error:
         raise Unavailable(token.address, why=f"{type(error).__name__}: {error}"[:200]) from error
     if "certificate" not in answer:
-        raise Untrusted("enrolment", wanted="acceptance", got=str(answer.get("error"))[:200])
+        raise Untrusted("enrolment", wanted="acceptance", got=plain(answer.get("error"), 200))
     return answer
 
 

@@ -6,7 +6,8 @@ back on the same connection: obeyed, recorded, named by a beacon; or refused, an
 
 import asyncio
 import math
-from contextlib import suppress
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 
 from firedoor.cli.common import say
@@ -21,6 +22,7 @@ from firedoor.wire.codec import decode
 from firedoor.wire.messages import (
     Beacon,
     Hello,
+    Message,
     Obeyed,
     OrderIds,
     OrderRefused,
@@ -33,6 +35,10 @@ from firedoor.wire.messages import (
 
 # An operator at 4 a.m. does not wait longer than this for one command.
 _WAIT_S_MAX = 600.0
+
+
+# One order at one peer, its disk included.
+_ANSWER_S = 30.0
 
 
 @dataclass(slots=True)
@@ -115,16 +121,13 @@ def _failure(progress: Progress, ends: list[FiredoorError]) -> FiredoorError:
 
 
 async def collect_orders(client: PeerClient, address: tuple[str, int]) -> list[bytes]:
-    """Every order that a peer holds.
+    """Every order that a peer offers.
 
     Raises:
         Unavailable: it does not answer, or ends too early.
     """
-    socket = await _dial(client, *address)
     records: list[bytes] = []
-    try:
-        for message in (Hello(bytes(32), 0), OrderIds(())):
-            socket.send(encode_message(message))
+    async with _talking(client, address, Hello(bytes(32), 0), OrderIds(())) as socket:
         async for frame in socket.frames():
             match decode_message(frame):
                 case Orders(more):
@@ -133,33 +136,46 @@ async def collect_orders(client: PeerClient, address: tuple[str, int]) -> list[b
                     return records
                 case _:
                     pass
-    finally:
-        socket.close()
     raise Unavailable(f"{address[0]}:{address[1]}", why="it ended before all orders had come")
 
 
-async def give(client: PeerClient, address: tuple[str, int], record: bytes) -> None:
+async def give(client: PeerClient, address: tuple[str, int], order: bytes, order_id: bytes) -> None:
     """Hand one order to one peer and wait until it is recorded there.
 
     Raises:
         Denied: it refuses the order.
         Unavailable: it does not answer, or ends too early.
     """
-    socket = await _dial(client, *address)
-    try:
-        for message in (Hello(bytes(32), 0), Orders((record,)), OrdersDone()):
-            socket.send(encode_message(message))
+    opening = (Hello(bytes(32), 0), Orders((order,)), OrdersDone())
+    async with _talking(client, address, *opening) as socket:
         async for frame in socket.frames():
             match decode_message(frame):
                 case OrderRefused(why):
                     raise Denied(plain(why))
-                case Recorded():
+                case Recorded(ids) if order_id in ids:
                     return
                 case _:
                     pass
-    finally:
-        socket.close()
     raise Unavailable(f"{address[0]}:{address[1]}", why="it ended before the order was recorded")
+
+
+@asynccontextmanager
+async def _talking(
+    client: PeerClient, address: tuple[str, int], *opening: Message
+) -> AsyncIterator[Conversation]:
+    """A conversation of at most _ANSWER_S that begins with these messages."""
+    try:
+        async with asyncio.timeout(_ANSWER_S):
+            socket = await _dial(client, *address)
+            try:
+                for message in opening:
+                    socket.send(encode_message(message))
+                yield socket
+            finally:
+                socket.close()
+    except TimeoutError as error:
+        why = f"no answer within {_ANSWER_S:.0f} s"
+        raise Unavailable(f"{address[0]}:{address[1]}", why=why) from error
 
 
 async def _dial(client: PeerClient, host: str, port: int) -> Conversation:

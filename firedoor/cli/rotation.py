@@ -1,14 +1,18 @@
 """`firedoor keys rotate`: other keys for a role, signed by root's keys; the root chain goes on.
 
 * New offline keys are made here; new online ones at the origin, whose public half comes back.
-* New key files are written before anything is signed, and take their places only once the origin
-  has taken the rotation: a failure leaves the old keys in force and in place.
+* New key files wait as `NAME.new.key` until the origin has taken the rotation. A run that finds
+  some waiting asks signed metadata whether they count already: then it only finishes, for the
+  answer of an earlier run was lost; else it goes on with them. Nothing that may count is written
+  over.
 * Orders that a turned key had signed are signed anew, so that machines which never knew the old key
   obey them too. Machines that have them recorded obey them anyway.
+* A key file keeps the TLS identity of the file whose place it takes.
 """
 
 import json
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
@@ -21,12 +25,11 @@ from firedoor.cli.common import new_passphrase, open_key, say, with_client
 from firedoor.cli.handing import collect_orders, give
 from firedoor.cli.origin import Origin, verified
 from firedoor.errors import Malformed
-from firedoor.halt.order import Envelope, Signature
+from firedoor.halt.order import Envelope, Signature, id_of
 from firedoor.identity import FleetId
-from firedoor.limits import ORDER_BYTES_MAX, SIGNATURES_MAX
+from firedoor.limits import LIST_ITEMS_MAX, ORDER_BYTES_MAX, ORDERS_MAX, SIGNATURES_MAX
 from firedoor.runtime.catalogue import Catalogue
-from firedoor.runtime.certificates import make_request
-from firedoor.runtime.files import sync_folder
+from firedoor.runtime.files import durable_write, sync_folder
 from firedoor.runtime.fleet_folder import OFFLINE_DAYS, RELEASES_DAYS, fleet_facts
 from firedoor.runtime.key_files import KeyFile, is_sealed, write_key_file
 from firedoor.runtime.peer_client import PeerClient
@@ -41,10 +44,11 @@ from firedoor.trust.repository import (
     signed_anew,
 )
 from firedoor.trust.signing import sign, signed_bytes
-from firedoor.wire.codec import decode, encode, pack
+from firedoor.wire.codec import decode, encode, pack, unpack
 
 _ONLINE = ("snapshot", "timestamp", "beacon")
 _TOP = ("root", "snapshot", "timestamp")
+_BRAKE = ("halt", "resume")
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,181 +62,220 @@ class Turn:
 
 
 @dataclass(frozen=True, slots=True)
-class Fresh:
-    """A new key, in a file that waits beside the place where it will be."""
+class Standing:
+    """What signed metadata says of the role now."""
 
-    key: KeyFile
-    waiting: Path
-    place: Path
+    keyids: tuple[str, ...]
+    threshold: int
 
 
 def rotate(fleet: Path, turn: Turn, passphrase_file: Path | None) -> None:
     """Give a role other keys.
 
     Raises:
-        Malformed: no such role, or a threshold that cannot be.
-        Unavailable, Refused: the origin does not answer, or says no; nothing is changed then.
+        Malformed: no such role, a threshold that cannot be, or waiting files that do not fit.
+        Unavailable, Refused: the origin says no, or does not answer. Whether it took the rotation
+            all the same the next run finds out; until then the old files are in place.
     """
     register()
     paths = list(turn.signers) or sorted((fleet / "keys").glob("root-*.key"))
+    paths = [path for path in paths if not path.name.endswith(".new.key")]
     roots = [open_key(path, passphrase_file) for path in paths]
     if not roots or any(key.role != "root" for key in roots):
         got = "none" if not roots else "another role's"
         raise Malformed("--signer", wanted="enough root keys, keys/root-*.key", got=got)
     operator = open_key(fleet / "keys" / "operator.key", passphrase_file)
     address = split_address(str(fleet_facts(fleet)["origin"]))
-
-    seal = new_passphrase(passphrase_file) if is_sealed(paths[0]) else None
+    files = KeyFiles(fleet / "keys", turn.role, passphrase_file)
 
     async def work(client: PeerClient) -> None:
         origin = Origin(client, address)
-        rotation = Rotating(fleet, turn, roots, origin, seal)
-        # Before: once the old key is gone the origin offers nothing that it signed.
-        is_brake = turn.role in {"halt", "resume"}
-        orders = await collect_orders(client, address) if is_brake else []
-        await rotation.run()
-        anew = _signed_anew(rotation, orders, turn.role)
-        for record in anew:
-            await give(client, address, record)
-        if is_brake:
+        if turn.role in _BRAKE:
+            # Before: once the old key is gone the origin offers nothing that it signed.
+            files.remember(await collect_orders(client, address))
+        threshold = await _turn(origin, turn, roots, files)
+        keys = files.put_in_place()
+        if turn.role in _BRAKE:
+            anew = _by_new_keys(files.remembered(), keys[:threshold], turn.role)
+            for order_id, order in anew:
+                await give(client, address, order, order_id)
+            files.forget()
             say(f"{len(anew)} order(s) signed anew by it")
 
     with_client(operator, work)
 
 
-class Rotating:
-    """One rotation on its way."""
+async def _turn(origin: Origin, turn: Turn, roots: Sequence[KeyFile], files: "KeyFiles") -> int:
+    """Sign the rotation and hand it in, unless it was taken before; how many keys must sign."""
+    async with verified(origin, FleetId(roots[0].fleet)) as catalogue:
+        root = Metadata[Root].from_bytes(catalogue.top_file("root"))
+        targets = Metadata[Targets].from_bytes(catalogue.top_file("targets"))
+        now = _standing(turn.role, root.signed, targets.signed)
+        waiting = files.waiting()
+        if waiting and {key.keyid for key in waiting} == set(now.keyids):
+            say(f"{turn.role}: the origin has taken these keys before; finishing")
+            return now.threshold
+        count, threshold = turn.count or len(now.keyids), turn.threshold or now.threshold
+        _check_counts(turn.role, count, threshold)
+        if turn.role in _ONLINE:
+            answer = json.loads(await origin.post("/v1/keys/fresh", turn.role.encode()))
+            new: RoleSeeds | RolePublic = RolePublic((public_key(str(answer["public"])),), 1)
+        else:
+            keys = files.make(count, roots[0])
+            new = RoleSeeds(tuple(key.signing_seed for key in keys), threshold)
+        signers = [key.signing_seed for key in roots]
+        change = _change(turn.role, (root, targets), new, signers, catalogue)
+    await origin.post("/v1/keys/rotate", pack(change))
+    say(f"{turn.role}: {count} new key(s), {threshold} must sign")
+    return threshold
 
-    def __init__(
-        self,
-        fleet: Path,
-        turn: Turn,
-        roots: Sequence[KeyFile],
-        origin: Origin,
-        seal: str | None,
-    ) -> None:
-        self._fleet = fleet
-        self._turn = turn
-        self._roots = roots
-        self._origin = origin
-        self._seal = seal
-        self.fresh: list[Fresh] = []
-        self.threshold = 1
 
-    async def run(self) -> None:
-        """Make the keys, sign, hand in, and put the new key files in place."""
-        async with verified(self._origin, FleetId(self._roots[0].fleet)) as catalogue:
-            root = Metadata[Root].from_bytes(catalogue.top_file("root"))
-            targets = Metadata[Targets].from_bytes(catalogue.top_file("targets"))
-            new = await self._new_keys(root, targets)
-            change = self._change(root, targets, new, catalogue)
-        keys = [fresh.key for fresh in self.fresh]
-        requests = tuple(make_request(key.tls_seed).decode() for key in keys)
-        body = pack(change | {"requests": requests})
-        answer = json.loads(await self._origin.post("/v1/keys/rotate", body))
-        for fresh, certificate in zip(self.fresh, answer["certificates"], strict=True):
-            self._write(fresh, replace(fresh.key, certificate=str(certificate)))
-        self._put_in_place()
-        say(f"{self._turn.role}: {len(new.keys)} new key(s), {self.threshold} must sign")
-
-    async def _new_keys(
-        self, root: Metadata[Root], targets: Metadata[Targets]
-    ) -> RoleSeeds | RolePublic:
-        role = self._turn.role
-        count, threshold = _today(role, root.signed, targets.signed)
-        count, threshold = self._turn.count or count, self._turn.threshold or threshold
-        if not 1 <= threshold <= count <= SIGNATURES_MAX:
-            wanted = f"a threshold of 1 to the number of keys, at most {SIGNATURES_MAX}"
-            raise Malformed(role, wanted=wanted, got=f"{threshold} of {count}")
-        self.threshold = threshold
-        if role in _ONLINE:
-            if (count, threshold) != (1, 1):
-                raise Malformed(role, wanted="one key, the origin's", got=f"{threshold} of {count}")
-            answer = json.loads(await self._origin.post("/v1/keys/fresh", role.encode()))
-            return RolePublic((public_key(str(answer["public"])),), 1)
-        self.fresh = [self._fresh(number) for number in range(1, count + 1)]
-        for fresh in self.fresh:
-            self._write(fresh, fresh.key)
-        return RoleSeeds(tuple(fresh.key.signing_seed for fresh in self.fresh), threshold)
-
-    def _change(
-        self,
-        root: Metadata[Root],
-        targets: Metadata[Targets],
-        new: RoleSeeds | RolePublic,
-        catalogue: Catalogue,
-    ) -> dict[str, Any]:
-        role, later = self._turn.role, _in_days(OFFLINE_DAYS)
-        signers = [key.signing_seed for key in self._roots]
-        if role not in _TOP:
-            turned = rotate_delegation(targets, role, new, signers=signers, expires=later)
-            change: dict[str, Any] = {"targets": turned.to_bytes()}
-            if is_publisher(role) and isinstance(new, RoleSeeds):
-                listed = Metadata[Targets].from_bytes(catalogue.role_file(role))
-                expires = _in_days(RELEASES_DAYS)
-                change["lists"] = {role: signed_anew(listed, new.seeds, expires).to_bytes()}
-            return change
-        change = {"root": rotate_root(root, role, new, signers=signers, expires=later).to_bytes()}
+def _change(
+    role: str,
+    today: tuple[Metadata[Root], Metadata[Targets]],
+    new: RoleSeeds | RolePublic,
+    signers: Sequence[bytes],
+    catalogue: Catalogue,
+) -> dict[str, Any]:
+    """The files of the rotation, as mirror/rotation.py takes them."""
+    (root, targets), later = today, _in_days(OFFLINE_DAYS)
+    if role in _TOP:
+        turned = rotate_root(root, role, new, signers=signers, expires=later)
+        change: dict[str, Any] = {"root": turned.to_bytes()}
         if role == "root" and isinstance(new, RoleSeeds):
             change["targets"] = signed_anew(targets, new.seeds, later).to_bytes()
         return change
+    delegated = rotate_delegation(targets, role, new, signers=signers, expires=later)
+    change = {"targets": delegated.to_bytes()}
+    if is_publisher(role) and isinstance(new, RoleSeeds):
+        listed = Metadata[Targets].from_bytes(catalogue.role_file(role))
+        expires = _in_days(RELEASES_DAYS)
+        change["lists"] = {role: signed_anew(listed, new.seeds, expires).to_bytes()}
+    return change
 
-    def _fresh(self, number: int) -> Fresh:
-        old, secret = self._roots[0], os.urandom(64)
-        public = key_of(secret[:32])
-        name = f"{self._turn.role.replace('/', '-')}-{number}"
+
+class KeyFiles:
+    """The files of one role in a fleet's `keys` folder: those in place and those that wait."""
+
+    def __init__(self, folder: Path, role: str, passphrase_file: Path | None) -> None:
+        self._folder = folder
+        self._role = role
+        self._stem = role.replace("/", "-")
+        self._passphrase_file = passphrase_file
+
+    def waiting(self) -> list[KeyFile]:
+        """The new keys that an earlier run left, in order of number."""
+        return [open_key(path, self._passphrase_file) for path in self._paths(".new")]
+
+    def make(self, count: int, pattern: KeyFile) -> list[KeyFile]:
+        """So many new keys, durable and waiting; those that wait already are taken.
+
+        Raises:
+            Malformed: another number waits.
+        """
+        waiting = self.waiting()
+        if len(waiting) == count:
+            return waiting
+        if waiting:
+            names = ", ".join(path.name for path in self._paths(".new"))
+            raise Malformed("waiting keys", wanted=f"{count}, or none", got=names)
+        is_closed = is_sealed(next(iter(self._folder.glob("root-*.key"))))
+        seal = new_passphrase(self._passphrase_file) if is_closed else None
+        places = [open_key(path, self._passphrase_file) for path in self._paths("")]
+        for number in range(1, count + 1):
+            identity = places[number - 1] if number <= len(places) else pattern
+            self._write(number, identity, seal)
+        return self.waiting()
+
+    def put_in_place(self) -> list[KeyFile]:
+        """Let the waiting keys take the place of the old ones, which retire; the keys."""
+        keys, fresh = self.waiting(), self._paths(".new")
+        retired = self._folder / "retired"
+        for path in self._paths("") if fresh else ():
+            retired.mkdir(mode=0o700, exist_ok=True)
+            stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S")
+            path.rename(retired / f"{path.stem}.{stamp}.key")
+        for path in fresh:
+            path.rename(path.with_name(path.name.replace(".new.key", ".key")))
+        sync_folder(self._folder)
+        return keys
+
+    def remember(self, orders: Sequence[bytes]) -> None:
+        """Keep orders beside the keys, with those of an earlier run, until they are signed anew."""
+        known = dict.fromkeys([*self.remembered(), *orders])
+        durable_write(self._orders, pack(list(known)), 0o600)
+
+    def remembered(self) -> list[bytes]:
+        """The orders that wait to be signed anew."""
+        if not self._orders.exists():
+            return []
+        limit = ORDERS_MAX * ORDER_BYTES_MAX + LIST_ITEMS_MAX
+        kept = unpack(self._orders.read_bytes(), what=str(self._orders), limit=limit)
+        if not isinstance(kept, list) or not all(isinstance(each, bytes) for each in kept):
+            raise Malformed(str(self._orders), wanted="a list of orders", got="something else")
+        return kept
+
+    def forget(self) -> None:
+        """Every order has been signed anew."""
+        self._orders.unlink(missing_ok=True)
+
+    @property
+    def _orders(self) -> Path:
+        return self._folder / f"{self._stem}.orders"
+
+    def _paths(self, mark: str) -> list[Path]:
+        """The role's key files with this mark, in order of number; not those of `main-eu`."""
+        name = re.compile(rf"{re.escape(self._stem)}-(\d+){re.escape(mark)}\.key")
+        found = [(name.fullmatch(path.name), path) for path in self._folder.iterdir()]
+        numbered = [(int(match[1]), path) for match, path in found if match is not None]
+        return [path for _, path in sorted(numbered)]
+
+    def _write(self, number: int, identity: KeyFile, seal: str | None) -> None:
+        signing = os.urandom(32)
+        public = key_of(signing)
+        name = f"{self._stem}-{number}"
         key = replace(
-            old,
-            role=self._turn.role,
+            identity,
+            role=self._role,
             name=name,
             keyid=public.keyid,
             public=public.keyval["public"],
-            secret=secret.hex(),
-            # Until the origin has issued its own; it takes the rotation first.
-            certificate=old.certificate,
+            secret=(signing + identity.tls_seed).hex(),
         )
-        folder = self._fleet / "keys"
-        return Fresh(key, folder / f"{name}.new.key", folder / f"{name}.key")
-
-    def _write(self, fresh: Fresh, key: KeyFile) -> None:
-        write_key_file(fresh.waiting, key, self._seal)
-
-    def _put_in_place(self) -> None:
-        keys = self._fleet / "keys"
-        retired = keys / "retired"
-        if self.fresh:
-            retired.mkdir(mode=0o700, exist_ok=True)
-        stem = self._turn.role.replace("/", "-")
-        for path in sorted(keys.glob(f"{stem}-*.key")) if self.fresh else ():
-            if not path.name.endswith(".new.key"):
-                stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S")
-                path.rename(retired / f"{path.stem}.{stamp}.key")
-        for fresh in self.fresh:
-            fresh.waiting.rename(fresh.place)
-        sync_folder(keys)
+        write_key_file(self._folder / f"{name}.new.key", key, seal)
 
 
-def _signed_anew(rotation: Rotating, orders: Sequence[bytes], role: str) -> list[bytes]:
-    """Those of `orders` that belong to this role, by its new keys."""
-    keys = [fresh.key for fresh in rotation.fresh][: rotation.threshold]
-    found: list[bytes] = []
+def _by_new_keys(
+    orders: Sequence[bytes], keys: Sequence[KeyFile], role: str
+) -> list[tuple[bytes, bytes]]:
+    """Id and record of those of `orders` that belong to this role, signed by these keys."""
+    fleet = FleetId(keys[0].fleet)
+    found: list[tuple[bytes, bytes]] = []
     for record in orders:
         envelope = decode(Envelope, record, what="order", limit=ORDER_BYTES_MAX)
         if envelope.kind == role:
-            message = signed_bytes(FleetId(keys[0].fleet), role, envelope.payload)
+            message = signed_bytes(fleet, role, envelope.payload)
             parts = tuple(Signature(key.keyid, sign(key.signing_seed, message)) for key in keys)
-            found.append(encode(replace(envelope, signatures=parts)))
+            record_anew = encode(replace(envelope, signatures=parts))
+            found.append((id_of(fleet, envelope), record_anew))
     return found
 
 
-def _today(role: str, root: Root, targets: Targets) -> tuple[int, int]:
-    """How many keys a role has, and how many must sign."""
+def _check_counts(role: str, count: int, threshold: int) -> None:
+    if role in _ONLINE and (count, threshold) != (1, 1):
+        raise Malformed(role, wanted="one key, the origin's", got=f"{threshold} of {count}")
+    if not 1 <= threshold <= count <= SIGNATURES_MAX:
+        wanted = f"a threshold of 1 to the number of keys, at most {SIGNATURES_MAX}"
+        raise Malformed(role, wanted=wanted, got=f"{threshold} of {count}")
+
+
+def _standing(role: str, root: Root, targets: Targets) -> Standing:
     delegated = (targets.delegations.roles if targets.delegations is not None else None) or {}
     found = root.roles.get(role) if role in _TOP else delegated.get(role)
     if found is None:
         known = ", ".join([*_TOP, *sorted(delegated)])
         raise Malformed("role", wanted=f"one of {known}", got=repr(role[:80]))
-    return len(found.keyids), found.threshold
+    return Standing(tuple(found.keyids), found.threshold)
 
 
 def _in_days(days: int) -> datetime:

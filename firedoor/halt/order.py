@@ -46,7 +46,11 @@ _BEACON_BYTES_MAX = ORDERS_MAX * 40 + ORDER_BYTES_MAX
 
 @dataclass(frozen=True, slots=True)
 class HaltPayload:
-    """What a halt's signature covers. `contents`: content digests that the signer resolved."""
+    """What a halt's signature covers.
+
+    `contents`: content digests, for signers that resolve them from signed metadata; our own command
+    leaves that to each node.
+    """
 
     version: Annotated[int, Meta(ge=1, le=1)]
     nonce: Annotated[bytes, Meta(min_length=16, max_length=16)]

@@ -51,13 +51,12 @@ class OrderSet:
         known = self._held.get(order.id)
         if known is None:
             self._check_room(order)
-            self._held[order.id] = order
+            self._hold(order, authority)
             return Admission.NEW, order
-        if order.signers <= known.signers:
+        if order.signers <= known.signers and order.id not in self._void:
             return Admission.KNOWN, known
         # Signatures merge under the id: that is how an order outlives a rotation of its key.
-        self._held[order.id] = merged(order, known)
-        self._void.discard(order.id)
+        self._hold(merged(order, known), authority)
         return Admission.SIGNED_ANEW, self._held[order.id]
 
     def restore(self, record: bytes, authority: Authority) -> Order:
@@ -67,20 +66,24 @@ class OrderSet:
             TooLarge, Malformed: it is no order.
         """
         order = read_order(record, authority, is_recorded=True)
-        self._held[order.id] = order
-        if not is_complete(order, authority):
-            self._void.add(order.id)
+        known = self._held.get(order.id)
+        self._hold(order if known is None else merged(order, known), authority)
         return order
 
     def judge(self, authority: Authority) -> bool:
         """Count signatures anew by these keys; whether an order has lost its own by it."""
         before = set(self._void)
-        for order_id, known in self._held.items():
-            order = read_order(known.record, authority, is_recorded=True)
-            self._held[order_id] = replace(known, signers=order.signers)
-            if not is_complete(order, authority):
-                self._void.add(order_id)
-        return self._void > before
+        for known in [*self._held.values()]:
+            signers = read_order(known.record, authority, is_recorded=True).signers
+            self._hold(replace(known, signers=signers), authority)
+        return not self._void <= before
+
+    def _hold(self, order: Order, authority: Authority) -> None:
+        self._held[order.id] = order
+        if is_complete(order, authority):
+            self._void.discard(order.id)
+        else:
+            self._void.add(order.id)
 
     def restore_acted(self, order_id: bytes) -> None:
         """This resume acted before a restart."""

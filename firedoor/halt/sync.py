@@ -13,17 +13,29 @@ Source: halt.md, Paths and S1.
 from dataclasses import dataclass
 
 from firedoor.effects import Drop, Effect, Send, Tell
-from firedoor.errors import Malformed, Refused
+from firedoor.errors import Malformed, Refused, Untrusted
 from firedoor.halt.orderset import OrderSet
 from firedoor.identity import Peer, PeerId, Role
-from firedoor.limits import FRAME_BYTES_MAX, MIRROR_PATIENCE, ORDER_BYTES_MAX, REFUSALS_MAX
+from firedoor.limits import (
+    FRAME_BYTES_MAX,
+    HINT_PATIENCE,
+    MIRROR_PATIENCE,
+    ORDER_BYTES_MAX,
+    ORDERS_MAX,
+    REFUSALS_MAX,
+)
 from firedoor.units import Instant, after
 from firedoor.wire.messages import Hello, OrderIds, Orders, OrdersDone
 
 
 @dataclass(slots=True)
 class OrderSync:
-    """What was exchanged on one conversation. `sent_digest`: of the set when our hello went out."""
+    """What was exchanged on one conversation.
+
+    `sent_digest`: of the set when our hello went out. `has_untrusted`: the peer sent what no key
+    that is known here has signed: junk, or by a key that is newer than our metadata. So nobody is
+    brought up to date by such a conversation, and after the next metadata it begins anew.
+    """
 
     peer: Peer
     sent_digest: bytes
@@ -31,6 +43,7 @@ class OrderSync:
     has_delivered: bool = False
     has_received: bool = False
     has_caught_up: bool = False
+    has_untrusted: bool = False
     refused: int = 0
 
     @property
@@ -74,7 +87,10 @@ class OrderSync:
     def refuse(self, error: Refused) -> list[Effect]:
         """An order from this peer was refused; one too many ends the conversation."""
         self.refused += 1
-        if self.refused == REFUSALS_MAX:
+        self.has_untrusted |= isinstance(error, Untrusted)
+        # After a rotation a mirror may send a whole set that our metadata is too old for.
+        limit = ORDERS_MAX if self.peer.role is Role.MIRROR else REFUSALS_MAX
+        if self.refused == limit:
             return [Drop(self.peer.id, "it sent too many orders that were refused")]
         facts = (("peer", self.peer.id), ("why", str(error)))
         # One line a conversation; the node's counter has them all.
@@ -84,18 +100,22 @@ class OrderSync:
 class Reconciliation:
     """Whether a node has caught up with the orders of its fleet since its start."""
 
-    __slots__ = ("_has_mirrors", "_may_be_peer", "_peer_at", "_role", "is_done")
+    __slots__ = ("_has_mirrors", "_is_expected", "_may_be_peer", "_peer_at", "_role", "is_done")
 
     def __init__(self, role: Role, *, is_done: bool, has_mirrors: bool, now: Instant) -> None:
         self._role = role
         self._has_mirrors = has_mirrors
         self._peer_at = after(now, MIRROR_PATIENCE)
+        self._is_expected = False
         self._may_be_peer = False
         self.is_done = is_done
 
-    def expect_mirror(self) -> None:
-        """A mirror is near: from now on no mere peer will do."""
-        self._has_mirrors = True
+    def expect_mirror(self, now: Instant) -> None:
+        """A mirror is near, says a hint: no mere peer will do until it has had time to answer."""
+        if not self._is_expected:
+            self._is_expected = True
+            self._peer_at = max(self._peer_at, after(now, HINT_PATIENCE))
+            self._may_be_peer = False
 
     def wake(self, now: Instant) -> None:
         """Do what is due: no mirror was found in time, so a mere peer will do."""
@@ -103,7 +123,8 @@ class Reconciliation:
 
     def takes(self, sync: OrderSync, *, is_upstream: bool) -> bool:
         """Whether a conversation brings this node up to date; if so it has caught up."""
-        if self.is_done or not sync.is_open or sync.peer.role is Role.OPERATOR:
+        is_operator = sync.peer.role is Role.OPERATOR
+        if self.is_done or not sync.is_open or sync.has_untrusted or is_operator:
             return False
         by_upstream = is_upstream and sync.has_caught_up
         by_peer = self._is_alone and self._may_be_peer and sync.peer.is_current

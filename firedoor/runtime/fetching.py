@@ -74,8 +74,7 @@ class Fetching:
         # Half a release that blocks the disk would keep out orders and all other releases.
         pieces = frozenset() if is_whole else host.node.holdings.of_none_but(manifest)
         host.apply(host.node.forget_pieces(manifest, host.clock.now()))
-        for digest in pieces:
-            host.store.remove(digest)
+        host.start(asyncio.to_thread(host.store.remove_all, pieces))
         host.program.on_no_room(manifest)
 
     async def _fetch_pieces(self, fetch: Fetch) -> None:

@@ -376,7 +376,7 @@ class Host:
         self.apply(self.node.want(pieces, have, now))
 
     def getter(self, source: PeerId | None) -> "Getter":
-        """Fetches small files from the mirror `source`, or from any connected one."""
+        """Fetches small files from `source`, or from any other mirror, or peers where none is."""
         return Getter(self, source)
 
     def address_of(self, peer: PeerId) -> tuple[str, int]:
@@ -407,8 +407,13 @@ class Host:
 
     def mirrors(self) -> list[tuple[str, int, PeerId]]:
         """Where the mirrors listen that are connected and give to this node: host, port, id."""
-        lines = [line for line in self.lines.values() if line.is_upstream]
-        return [(*self.address_of(line.peer.id), line.peer.id) for line in lines]
+        found = []
+        for line in self.lines.values():
+            # One that has dialled us and not said yet where it listens can be asked later.
+            with suppress(Unavailable):
+                if line.is_upstream:
+                    found.append((*self.address_of(line.peer.id), line.peer.id))
+        return found
 
     async def _keep_dates(self) -> None:
         while True:
@@ -444,11 +449,33 @@ class Getter:
         able = able or [peer.id for peer in peers if peer.role is Role.AGENT]
         sources = sorted(able, key=lambda peer: peer != self._source)
         bound = min(limit, METADATA_BYTES_MAX) if path.startswith("/v1/metadata") else limit
-        last = Unavailable(path, why="no mirror is connected")
+        last = Unavailable(path, why="no mirror and no peer is connected")
         for source in sources[:SOURCES_MAX]:
             try:
                 address, port = self._host.address_of(source)
                 return await self._host.client.get(address, port, path, expect=source, limit=bound)
+            except Unavailable as error:
+                last = error
+        raise last
+
+
+class FirstContact:
+    """A `Get` from peers whose ids are not known yet; their role is in the name that TLS verifies.
+
+    Before the first sync there are no keys to check orders with, so no conversation either:
+    metadata, which proves itself, comes first.
+    """
+
+    def __init__(self, client: PeerClient, addresses: list[tuple[str, int, Role]]) -> None:
+        self._client = client
+        self._addresses = addresses
+
+    async def __call__(self, path: str, limit: int) -> bytes:
+        """The body at `path`; raises Unavailable or Refused."""
+        last = Unavailable(path, why="no mirror is known")
+        for host, port, role in self._addresses:
+            try:
+                return await self._client.get(host, port, path, role=role, limit=limit)
             except Unavailable as error:
                 last = error
         raise last

@@ -8,7 +8,7 @@ import errno
 import os
 import shutil
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from blake3 import blake3
@@ -92,6 +92,11 @@ class PieceStore:
     def has(self, digest: bytes) -> bool:
         """Whether the piece is here whole."""
         return digest in self._verified or self.get(digest) is not None
+
+    def remove_all(self, digests: Iterable[bytes]) -> None:
+        """Forget several pieces."""
+        for digest in digests:
+            self.remove(digest)
 
     def remove(self, digest: bytes) -> None:
         """Forget one piece."""

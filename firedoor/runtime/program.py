@@ -1,6 +1,7 @@
 """What both daemons do around their work: arguments, files, sockets, signals and one exit code.
 
-uvloop where there is one, asyncio elsewhere. Exit codes: 0, 1 failed, 2 usage.
+uvloop where there is one, asyncio elsewhere. Exit codes: 0, 1 failed, 2 usage, 130 interrupted
+before it was up.
 """
 
 import argparse

@@ -47,6 +47,8 @@ class Renewal:
             is_fresh = False
             try:
                 is_fresh = not self._is_due() or await self._renew(mirrors())
+                if not is_fresh:
+                    log("not-renewed-yet", level="warning", why="no mirror has answered it")
             except (FiredoorError, OSError) as error:
                 log("not-renewed", level="error", why=str(error), do="firedoor enrol --renew")
             await asyncio.sleep(LOOK_S if is_fresh else TRY_AGAIN_S)

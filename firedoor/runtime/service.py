@@ -39,7 +39,7 @@ class Service:
         return self._host.node.permits(Gate.SERVE, manifest)
 
     async def piece(self, digest: bytes) -> bytes | None:
-        """One stored piece, verified since this program started."""
+        """One stored piece, verified at this reading."""
         return await asyncio.to_thread(self._host.store.get, digest)
 
     async def metadata(self, name: str) -> bytes | None:

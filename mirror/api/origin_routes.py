@@ -153,13 +153,12 @@ class OriginApi:
         """Take in keys that root has turned; it is announced when the answer goes out."""
         _require(request, Role.OPERATOR)
         body = await read_body(request, ROTATION_BYTES_MAX)
-        certificates = await self._to_the_end(self._turn(body))
-        return web.json_response({"certificates": certificates})
+        await self._to_the_end(self._turn(body))
+        return web.Response()
 
-    async def _turn(self, body: bytes) -> list[str]:
-        certificates = await asyncio.to_thread(self._origin.accept_rotation, body)
+    async def _turn(self, body: bytes) -> None:
+        await asyncio.to_thread(self._origin.accept_rotation, body)
         await self._on_published()
-        return certificates
 
     async def _to_the_end(self, work: Coroutine[Any, Any, T]) -> T:
         """Carry `work` through even if the asker hangs up: half of it is worse than all."""

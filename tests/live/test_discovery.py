@@ -129,7 +129,8 @@ def test_without_an_interface_nothing_is_sent_or_found() -> None:
             silent.discovery(MIRROR, Role.MIRROR, 7002, interfaces=()),
             agent.discovery(AGENT, Role.AGENT, 7001),
         ):
-            assert await find_peers(FLEET, LOOPBACK, 0.5) == []
+            assert await find_peers(FLEET, LOOPBACK, 2.0) == [("127.0.0.1", 7001)]
+            assert await find_peers(FLEET, (), 0.1) == []
         assert not silent.found
         assert not agent.found
 

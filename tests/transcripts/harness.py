@@ -17,7 +17,7 @@ from dataclasses import replace
 from hashlib import sha256
 
 from firedoor.dice import Dice
-from firedoor.effects import Cut, Effect, Fetch, Keep, KeepActed, KeepBeacon, Send, Tell
+from firedoor.effects import Cut, Drop, Effect, Fetch, Keep, KeepActed, KeepBeacon, Send, Tell
 from firedoor.halt.brake import Gate
 from firedoor.halt.order import BeaconPayload, HaltPayload, ResumePayload, seal
 from firedoor.halt.scope import Subject
@@ -38,6 +38,11 @@ def role_keys(seeds: list[bytes]) -> RoleKeys:
 
 
 AUTHORITY = Authority(FLEET, 1, {name: role_keys(seeds) for name, seeds in SEEDS.items()}, True)  # noqa: FBT003  # is_fresh
+
+NEW_HALT = bytes([4]) * 32
+TURNED = replace(
+    AUTHORITY, targets_version=2, roles={**AUTHORITY.roles, "halt": role_keys([NEW_HALT])}
+)
 
 
 class World:
@@ -106,14 +111,31 @@ class World:
         payload = HaltPayload(1, nonce, scope, int(level), 0, "bad")
         self._give("halt", f"halt-{number}", payload, at)
 
+    def _newhalt(self, number: str, scope: str, level: str, at: str) -> None:
+        """`newhalt NUMBER SCOPE LEVEL NODE`: the same, by the key that the fleet has turned to."""
+        nonce = int(number).to_bytes(16, "big")
+        payload = HaltPayload(1, nonce, scope, int(level), 0, "bad")
+        self._give("halt", f"halt-{number}", payload, at, NEW_HALT)
+
+    def _turn(self, name: str) -> None:
+        """`turn NODE`: metadata comes in which the halt role has another key."""
+        self._do(name, self._nodes[name].trust(TURNED, self._now))
+
     def _resume(self, number: str, halt: str, at: str) -> None:
         """`resume NUMBER HALT NODE`."""
         halts = (next(key for key, name in self._orders.items() if name == halt),)
         payload = ResumePayload(1, int(number).to_bytes(16, "big"), halts, 0, "mended")
         self._give("resume", f"resume-{number}", payload, at)
 
-    def _give(self, kind: str, name: str, payload: HaltPayload | ResumePayload, at: str) -> None:
-        keys = {key_of(seed).keyid: seed for seed in SEEDS[kind]}
+    def _give(
+        self,
+        kind: str,
+        name: str,
+        payload: HaltPayload | ResumePayload,
+        at: str,
+        seed: bytes | None = None,
+    ) -> None:
+        keys = {key_of(each).keyid: each for each in ([seed] if seed else SEEDS[kind])}
         order_id, record = seal(kind, payload, fleet=FLEET, keys=keys)
         self._orders[order_id], self._records[name] = name, record
         self._do(at, self._nodes[at].submit(record, None, self._now))
@@ -179,6 +201,8 @@ class World:
                 case Fetch(number, peer, manifest, first, last):
                     what = f"{release_of(manifest)} {first}-{last}"
                     self._lines.append(f"{name}: Fetch {number} {self._names[peer]} {what}")
+                case Drop(peer, why):
+                    self._lines.append(f"{name}: drops {self._names[peer]}: {why}")
                 case Tell(event):
                     self._lines.append(f"{name}: tells {event}")
                 case _:

@@ -635,6 +635,17 @@ def test_what_was_recorded_is_restored_though_its_key_is_gone() -> None:
     assert [order.id for order in orders.in_force()] == [halt_id]
 
 
+def test_an_order_signed_anew_is_offered_after_a_restart() -> None:
+    order_id, record = a_halt()
+    again = sealed("halt", halt_payload(), HALT_2)[1]
+    turned = replace(AUTHORITY, roles={**AUTHORITY.roles, "halt": role(1, HALT_2)})
+    for frames in ((record, again), (again, record)):
+        orders = OrderSet()
+        for frame in frames:
+            orders.restore(frame, turned)
+        assert orders.offered() == (order_id,)
+
+
 def test_more_orders_than_one_key_may_leave_unlogged_are_restored() -> None:
     records = [a_halt(number)[1] for number in range(UNRECORDED_PER_KEY_MAX + 1)]
     orders = OrderSet()

@@ -14,11 +14,9 @@ import mirror.metadata
 import mirror.origin
 from firedoor.errors import Malformed, Stale, Untrusted
 from firedoor.halt.order import read_beacon
-from firedoor.runtime.certificates import make_request
 from firedoor.runtime.files import durable_write
 from firedoor.runtime.fleet_folder import FleetPlan, make_fleet
 from firedoor.runtime.piece_store import PieceStore
-from firedoor.runtime.tls import peer_of_certificate
 from firedoor.trust.keys import key_of, public_key, register
 from firedoor.trust.repository import (
     RolePublic,
@@ -34,7 +32,6 @@ from tests.unit.origin_bench import COUNTS, NOW, ROLE, Bench, release
 
 LATER = dt.datetime.fromtimestamp(NOW + 90 * 86400, dt.UTC).replace(microsecond=0)
 NEW = bytes([77]) * 32
-NEW_2 = bytes([78]) * 32
 
 
 class PowerCutError(BaseException):
@@ -206,10 +203,11 @@ def test_a_turned_beacon_key_signs_the_next_beacon(bench: Bench, tmp_path: Path)
     assert named == {bytes(32)}
 
 
-def test_new_key_files_get_certificates_with_the_rotation(bench: Bench) -> None:
-    change = TURNS["halt"](bench) | {"requests": [make_request(NEW_2).decode()]}
-    (certificate,) = bench.origin.accept_rotation(pack(change))
-    assert peer_of_certificate(certificate.encode(), NOW).role.value == "operator"
+def test_a_rotation_that_turns_no_key_is_refused(bench: Bench) -> None:
+    listed = signed_anew(bench.releases(), [bench.seed()], LATER)
+    for change in ({}, {"lists": {ROLE: listed.to_bytes()}}):
+        with pytest.raises(Malformed, match="root has turned"):
+            bench.origin.accept_rotation(pack(change))
 
 
 def test_a_rotation_that_root_did_not_sign_is_refused(bench: Bench) -> None:
