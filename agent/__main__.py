@@ -147,10 +147,17 @@ async def _until_done(
 ) -> None:
     running = asyncio.ensure_future(daemon.run())
     work = asyncio.ensure_future(errand(daemon))
-    await asyncio.wait({running, work}, return_when=asyncio.FIRST_COMPLETED)
-    running.cancel()
-    await asyncio.wait({running})
-    await work
+    try:
+        await asyncio.wait({running, work}, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        # Whichever has not ended: without the daemon the errand would wait for ever.
+        running.cancel()
+        work.cancel()
+        await asyncio.wait({running, work})
+    if not work.cancelled():
+        work.result()
+    elif not running.cancelled():
+        running.result()
 
 
 async def _status(settings: AgentSettings, *, is_json: bool) -> None:

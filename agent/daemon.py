@@ -196,19 +196,24 @@ class AgentDaemon:
                 self._refresh_wanted.set()
                 continue
             self.host.believe()
-            for peer in list(self.host.lines):
-                self._announce(peer)
             self._stir()
 
     async def _refreshed(self) -> bool:
         """Ask those who have news until one brings it; False: none did."""
         for source in self._news():
             targets = self._announced[source].targets
+            before = self.host.catalogue.timestamp
             try:
                 await self.host.catalogue.refresh(self.host.getter(source), targets)
             except (FiredoorError, OSError) as error:
                 log("refresh-failed", level="warning", peer=source, why=str(error))
             else:
+                # Where dates fail, keys may have come and no newer timestamp; asking again at once
+                # would bring the same, and telling others would make them ask us.
+                self._announced.pop(source, None)
+                if self.host.catalogue.timestamp > before:
+                    for peer in list(self.host.lines):
+                        self._announce(peer)
                 return True
         return False
 

@@ -31,7 +31,8 @@ ORDERS_PER_KEY_MAX = ORDERS_MAX // 4
 # Orders of one conversation that were refused before it is ended: each may cost 8 verifications.
 REFUSALS_MAX = 64
 
-# Releases that one peer may ask to hear of.
+# Releases that one peer may ask to hear of, in one message and in all.
+INTEREST_MAX = 256
 INTERESTS_MAX = 1024
 
 # One WebSocket frame. A roster of 1,024 peers and an id list of 4,096 orders fit.

@@ -21,6 +21,7 @@ from firedoor.halt.scope import Subject
 from firedoor.halt.sync import OrderSync, Reconciliation
 from firedoor.identity import Peer, PeerId, Role
 from firedoor.limits import (
+    INTEREST_MAX,
     INTERESTS_MAX,
     REQUESTS_MAX,
     ROSTER_MAX,
@@ -400,8 +401,8 @@ class Node:
             self._stir_roster(now)
         effects += self._reconcile(session)
         wanted = self.swarm.wanted()
-        if wanted:
-            effects.append(Send(session.peer.id, Interest(tuple(wanted[:256]))))
+        parts = [wanted[at : at + INTEREST_MAX] for at in range(0, len(wanted), INTEREST_MAX)]
+        effects += [Send(peer, Interest(part)) for part in parts]
         # Whether its certificate is within its dates is for the giver of pieces to judge: a machine
         # whose own clock is wrong would find nobody current, and pieces prove themselves.
         if session.is_upstream or session.peer.role is Role.AGENT:

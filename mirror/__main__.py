@@ -105,6 +105,8 @@ async def _serve(
         stack.push_async_callback(host.client.close)
         if settings.enrol_listen:
             context = enrolment_server_context(person.credentials)
+            if daemon.renewal is not None:
+                daemon.renewal.contexts.append(context)
             enrolment = enrolment_app(origin or forwarder)
             enrolling = await serve(enrolment, settings.enrol_listen, context)
             stack.push_async_callback(enrolling.close)

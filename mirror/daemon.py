@@ -59,6 +59,7 @@ class MirrorDaemon:
         self._sync_wanted = asyncio.Event()
         self._syncing = asyncio.Lock()
         self._announced_targets = 0
+        self._is_waiting_for_room = False
         self._endpoints = endpoints
         self.renewal: Renewal | None = None
         self.neighbours = Neighbours(host, dice, dialled_max=ROSTER_MAX)
@@ -115,7 +116,9 @@ class MirrorDaemon:
     def on_no_room(self, manifest: str) -> None:
         """The disk is full: what is here is served on, the rest is tried again later."""
         del manifest
-        self._host.start(self._sync_later())
+        if not self._is_waiting_for_room:
+            self._is_waiting_for_room = True
+            self._host.start(self._sync_later())
 
     def found(self, peer: PeerId, role: Role, address: tuple[str, int]) -> None:
         """A peer is on this LAN, says mDNS. Mirrors are reached by their settings alone."""
@@ -159,6 +162,7 @@ class MirrorDaemon:
 
     async def _sync_later(self) -> None:
         await asyncio.sleep(NO_ROOM_S)
+        self._is_waiting_for_room = False
         self._sync_wanted.set()
 
     async def _sync_once(self) -> None:
@@ -255,7 +259,7 @@ def _in_parts(reports: tuple[Report, ...]) -> list[tuple[Report, ...]]:
     room = 0
     for report in reports:
         size = len(encode(report))
-        if size > room:
+        if size > room or len(parts[-1]) >= ROSTER_MAX:
             parts.append([])
             room = REPORTS_BYTES_MAX
         parts[-1].append(report)

@@ -36,12 +36,11 @@ class Endpoints:
         self._reports: dict[PeerId, tuple[Report, UnixTime]] = {}
         self._unsaved: set[PeerId] = set()
         try:
-            self._base = _opened(str(path))
+            self._base, rows = _opened(str(path))
         except sqlite3.Error as error:
             # A mirror must relay orders whatever its disk does; reports come again by themselves.
             log("reports-not-kept", level="error", why=f"{path}: {error}", do="mend or remove it")
-            self._base = _opened(":memory:")
-        rows = self._base.execute("SELECT seen_at, report FROM endpoints").fetchall()
+            self._base, rows = _opened(":memory:")
         for seen_at, data in rows:
             self._load(UnixTime(seen_at), data)
 
@@ -119,17 +118,17 @@ def _age(seen_at: UnixTime, now: UnixTime) -> int:
     return max(0, now - seen_at)
 
 
-def _opened(path: str) -> sqlite3.Connection:
+def _opened(path: str) -> tuple[sqlite3.Connection, list[tuple[int, bytes]]]:
     base = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
     try:
         base.execute("PRAGMA journal_mode = WAL")
         base.execute("PRAGMA synchronous = FULL")
         base.execute(_TABLE)
-        base.execute("SELECT count(*) FROM endpoints").fetchone()
+        rows = base.execute("SELECT seen_at, report FROM endpoints").fetchall()
     except sqlite3.Error:
         base.close()
         raise
-    return base
+    return base, rows
 
 
 def _row(report: Report, seen_at: UnixTime) -> Row:

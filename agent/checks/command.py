@@ -76,12 +76,17 @@ async def _tail(process: asyncio.subprocess.Process) -> bytes:
 async def _kill(process: asyncio.subprocess.Process) -> None:
     # The whole group, even where the program itself has ended: what it left behind still holds
     # its output, or there would have been no time-out.
-    with suppress(ProcessLookupError):
+    # A check that became another user cannot be killed by us; it is left behind, not waited for.
+    with suppress(OSError):
         if sys.platform == "win32":
             process.kill()
         else:
             os.killpg(process.pid, signal.SIGKILL)
-    await process.wait()
+    with suppress(OSError):
+        process.kill()
+    with suppress(TimeoutError):
+        async with asyncio.timeout(_CLOSE_SPAN_S):
+            await process.wait()
     # What the dead still held of its output closes now; what left the group may hold it longer.
     with suppress(TimeoutError):
         async with asyncio.timeout(_CLOSE_SPAN_S):

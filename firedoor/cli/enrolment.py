@@ -21,9 +21,11 @@ from firedoor.errors import FiredoorError, Malformed, Refused, Unavailable, Untr
 from firedoor.identity import Role, checked_name
 from firedoor.limits import ENROLMENT_BYTES_MAX
 from firedoor.runtime.certificates import fingerprint, make_request
+from firedoor.runtime.clocks import Clock
 from firedoor.runtime.files import durable_write
 from firedoor.runtime.key_files import KeyFile, read_key_file, replace_certificate, write_key_file
 from firedoor.runtime.peer_client import PeerClient
+from firedoor.runtime.renewal import checked_renewal
 from firedoor.runtime.screen import plain
 from firedoor.runtime.settings import split_address
 from firedoor.runtime.tls import role_name
@@ -158,7 +160,7 @@ def renew(state: Path, to: list[str]) -> None:
                 last = error
         raise last
 
-    certificate = with_client(key, ask).decode()
+    certificate = checked_renewal(key, with_client(key, ask), Clock().unix())
     replace_certificate(path, certificate)
     say(f"renewed {key.role} {key.name}")
 

@@ -14,6 +14,7 @@ from firedoor.runtime.certificates import make_request
 from firedoor.runtime.clocks import Clock
 from firedoor.runtime.fleet_folder import FleetPlan, make_fleet
 from firedoor.runtime.key_files import KeyFile, replace_certificate
+from firedoor.runtime.renewal import checked_renewal
 from firedoor.runtime.settings import check_interfaces, split_address
 
 # More keys than a role can ever count signatures of are a slip of the finger.
@@ -88,7 +89,7 @@ def renew_key(path: Path, passphrase_file: Path | None) -> None:
 
     async def work(origin: Origin) -> None:
         certificate = await origin.post("/v1/renew", request)
-        replace_certificate(path, certificate.decode())
+        replace_certificate(path, checked_renewal(key, certificate, Clock().unix()))
         say(f"renewed {key.role} {key.name}")
 
     with_origin(key, work)

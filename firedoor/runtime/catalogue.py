@@ -84,6 +84,7 @@ class Catalogue:
                 self.releases = tuple(await asyncio.to_thread(self._refresh))
                 await asyncio.to_thread(self._publish_fresh)
             except FiredoorError:
+                await asyncio.to_thread(self._publish_roots)
                 if not await asyncio.to_thread(self._refresh_authority, targets):
                     raise
             finally:
@@ -197,11 +198,25 @@ class Catalogue:
             return 0
 
     def _publish_fresh(self) -> None:
-        last = self._fresh.pop("timestamp.json", None)
-        for name, data in self._fresh.items():
-            durable_write(self._served / name, data)
-        if last is not None:
+        """Serve what this refresh brought, timestamp.json last.
+
+        python-tuf does not fetch again what an earlier refresh kept, even one that failed or was
+        killed half-way; so whatever is trusted and not served yet is served too.
+        """
+        trusted = self._trust.kept_files()
+        last = trusted.pop("timestamp.json", None)
+        for name, data in (trusted | self._fresh).items():
+            if name != "timestamp.json" and not (self._served / name).exists():
+                durable_write(self._served / name, data)
+        if last is not None and last != self.served("timestamp.json"):
             durable_write(self._served / "timestamp.json", last)
+
+    def _publish_roots(self) -> None:
+        # A root proves itself by the one before it: whoever syncs from here may need it now.
+        with suppress(FiredoorError):
+            for name, data in self._trust.kept_roots().items():
+                if not (self._served / name).exists():
+                    durable_write(self._served / name, data)
 
     def _fetch(self, name: str, limit: int) -> bytes:
         if self._get is None:

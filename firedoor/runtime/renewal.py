@@ -10,13 +10,14 @@ from pathlib import Path
 from ssl import SSLContext
 
 from cryptography import x509
+from cryptography.exceptions import InvalidSignature
 
 from firedoor.errors import FiredoorError, Malformed, Untrusted
 from firedoor.identity import PeerId
 from firedoor.limits import ENROLMENT_BYTES_MAX
 from firedoor.runtime.certificates import make_request
 from firedoor.runtime.clocks import Clock
-from firedoor.runtime.key_files import read_key_file, replace_certificate
+from firedoor.runtime.key_files import KeyFile, read_key_file, replace_certificate
 from firedoor.runtime.logs import log
 from firedoor.runtime.peer_client import PeerClient
 from firedoor.runtime.tls import credentials_of, load_identity, peer_of_certificate
@@ -74,16 +75,41 @@ class Renewal:
         return False
 
     def _take(self, certificate: bytes) -> None:
-        now = self._clock.unix()
-        mine = peer_of_certificate(read_key_file(self._path, str).certificate.encode(), now)
-        offered = peer_of_certificate(certificate, now)
-        if (offered.id, offered.role, offered.site) != (mine.id, mine.role, mine.site):
-            raise Untrusted("renewal", wanted="a certificate of this machine", got="another's")
-        replace_certificate(self._path, certificate.decode())
+        key = read_key_file(self._path, str)
+        text = checked_renewal(key, certificate, self._clock.unix())
+        replace_certificate(self._path, text)
         credentials = credentials_of(read_key_file(self._path, str))
         for context in self.contexts:
             load_identity(context, credentials)
-        log("certificate-renewed", peer=mine.id)
+        log("certificate-renewed", peer=key.name)
+
+
+def checked_renewal(key: KeyFile, certificate: bytes, now: UnixTime) -> str:
+    """The certificate that a mirror offers for this key, as text, if it is a renewal and no more.
+
+    A file that holds another would cost this machine its place in the fleet.
+
+    Raises:
+        Malformed: it is no certificate.
+        Untrusted: not by the fleet's authority, not for this key, or of another role, site or end.
+    """
+    what = "renewed certificate"
+    mine = peer_of_certificate(key.certificate.encode(), now)
+    offered = peer_of_certificate(certificate, now)
+    if (offered.id, offered.role, offered.site) != (mine.id, mine.role, mine.site):
+        raise Untrusted(what, wanted="one of this machine", got="another's")
+    old = x509.load_pem_x509_certificate(key.certificate.encode())
+    try:
+        text = certificate.decode("ascii")
+        new = x509.load_pem_x509_certificate(certificate)
+        new.verify_directly_issued_by(x509.load_pem_x509_certificate(key.ca.encode()))
+    except (ValueError, TypeError, InvalidSignature) as error:
+        raise Untrusted(
+            what, wanted="one by the fleet's authority", got=repr(error)[:80]
+        ) from error
+    if new.public_key() != old.public_key() or new.not_valid_after_utc < old.not_valid_after_utc:
+        raise Untrusted(what, wanted="one for this key that ends later", got="another")
+    return text
 
 
 def is_past_half(certificate: bytes, now: UnixTime) -> bool:

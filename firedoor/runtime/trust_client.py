@@ -20,7 +20,15 @@ from typing import Any
 from urllib.parse import quote
 
 from tuf.api.exceptions import DownloadError, DownloadHTTPError, RepositoryError
-from tuf.api.metadata import DelegatedRole, Metadata, Root, TargetFile, Targets, Timestamp
+from tuf.api.metadata import (
+    DelegatedRole,
+    Metadata,
+    Root,
+    Snapshot,
+    TargetFile,
+    Targets,
+    Timestamp,
+)
 from tuf.ngclient.config import UpdaterConfig
 from tuf.ngclient.fetcher import FetcherInterface
 from tuf.ngclient.updater import Updater
@@ -231,6 +239,33 @@ class TrustClient:
                     entries.setdefault(path, None)
         sync_all(self._folder)
         return [entry for entry in entries.values() if entry is not None]
+
+    def kept_roots(self) -> dict[str, bytes]:
+        """Every root that was verified here, by the name that consistent snapshots give it."""
+        folder = self._folder / "root_history"
+        paths = sorted(folder.glob("*.root.json")) if folder.is_dir() else []
+        return {path.name: path.read_bytes() for path in paths}
+
+    def kept_files(self) -> dict[str, bytes]:
+        """Every metadata file that is trusted here, by the name that consistent snapshots give it.
+
+        Raises:
+            Unavailable, Malformed: nothing is kept, or it is damaged.
+        """
+        snapshot = self._kept("snapshot.json")
+        files = self.kept_roots() | {"timestamp.json": self._kept("timestamp.json")}
+        try:
+            signed = Metadata[Snapshot].from_bytes(snapshot).signed
+        except RepositoryError as error:
+            raise Malformed("snapshot.json", wanted="metadata", got=str(error)[:200]) from error
+        files[f"{signed.version}.snapshot.json"] = snapshot
+        for name in signed.meta:
+            role = name.removesuffix(".json")
+            with suppress(FiredoorError):
+                data = self._kept(f"{quote(role, safe='')}.json")
+                version = _targets(data, role).signed.version
+                files[f"{version}.{quote(role, safe='')}.json"] = data
+        return files
 
     def kept_releases(self) -> list[ReleaseEntry]:
         """Every release that was ever verified here, whatever the dates now: to be halted by.

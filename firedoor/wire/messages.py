@@ -10,7 +10,14 @@ from typing import Annotated
 from msgspec import Meta
 
 from firedoor.errors import Malformed
-from firedoor.limits import FRAME_BYTES_MAX, LIST_ITEMS_MAX, ORDER_BYTES_MAX, ORDERS_MAX, ROSTER_MAX
+from firedoor.limits import (
+    FRAME_BYTES_MAX,
+    INTEREST_MAX,
+    LIST_ITEMS_MAX,
+    ORDER_BYTES_MAX,
+    ORDERS_MAX,
+    ROSTER_MAX,
+)
 from firedoor.wire.codec import pack, record, unpack
 
 Digest = Annotated[bytes, Meta(min_length=32, max_length=32)]
@@ -96,7 +103,7 @@ class Announce:
 class Interest:
     """The sender wants to know what the receiver holds of these releases, now and later."""
 
-    manifests: Annotated[tuple[ManifestId, ...], Meta(max_length=256)]
+    manifests: Annotated[tuple[ManifestId, ...], Meta(max_length=INTEREST_MAX)]
 
 
 @dataclass(frozen=True, slots=True)
