@@ -6,7 +6,6 @@ rotations).
 """
 
 import asyncio
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,7 @@ from firedoor.runtime.settings import split_address
 from firedoor.runtime.trust_client import ReleaseEntry
 from firedoor.wire.codec import encode
 from firedoor.wire.messages import Announce, Health, Message, Recorded, Report
-from mirror.endpoints import Endpoints
+from mirror.endpoints import Endpoints, believable
 from mirror.origin import Origin
 
 # The timestamp is looked at this often; mirror/origin.py signs it anew long before it expires.
@@ -87,7 +86,8 @@ class MirrorDaemon:
                     self._announced_targets = targets
                     self._sync_wanted.set()
             case Health(reports):
-                self._take(self._believable(reports, sender))
+                line = self._host.lines[sender]
+                self._take(believable(reports, line.peer, is_upstream=line.is_upstream), sender)
             case Recorded() if sender == self._host.settings.me and self._origin is not None:
                 self._sign_beacon()
             case _:
@@ -228,19 +228,8 @@ class MirrorDaemon:
                 log("timestamp-not-signed", level="error", why=str(error), do="free disk space")
             await asyncio.sleep(RESIGN_LOOK_S)
 
-    def _believable(self, reports: tuple[Report, ...], sender: PeerId) -> tuple[Report, ...]:
-        """What `sender` may report: an agent itself, a mirror below this one its endpoints."""
-        peer = self._host.lines[sender].peer
-        if peer.role is Role.AGENT:
-            return tuple(
-                replace(report, role=peer.role.value, site=peer.site, age_s=0, is_connected=True)
-                for report in reports[:1]
-                if report.id == sender
-            )
-        return reports if peer.role is Role.MIRROR and sender not in self._upstream_ids() else ()
-
-    def _take(self, reports: tuple[Report, ...]) -> None:
-        self._endpoints.take(reports, self._host.clock.unix())
+    def _take(self, reports: tuple[Report, ...], sender: PeerId) -> None:
+        self._endpoints.take(reports, sender, self._host.clock.unix())
         self._pass_on(reports)
 
     def _pass_on(self, reports: tuple[Report, ...]) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from firedoor.errors import Refused
-from firedoor.identity import PeerId
+from firedoor.identity import Peer, PeerId, Role
 from firedoor.limits import ENDPOINTS_MAX, FRAME_BYTES_MAX
 from firedoor.runtime.logs import log
 from firedoor.units import UnixTime
@@ -34,6 +34,7 @@ class Endpoints:
 
     def __init__(self, path: Path) -> None:
         self._reports: dict[PeerId, tuple[Report, UnixTime]] = {}
+        self._senders: dict[PeerId, PeerId] = {}
         self._unsaved: set[PeerId] = set()
         try:
             self._base, rows = _opened(str(path))
@@ -49,22 +50,24 @@ class Endpoints:
         self._save(self._unsaved_rows())
         self._base.close()
 
-    def take(self, reports: Iterable[Report], now: UnixTime) -> None:
-        """These came in just now. Above ENDPOINTS_MAX only known endpoints are kept."""
+    def take(self, reports: Iterable[Report], sender: PeerId, now: UnixTime) -> None:
+        """`sender` has just brought these. Above ENDPOINTS_MAX only known endpoints are kept."""
         for report in reports:
             peer = PeerId(report.id)
             if peer in self._reports or len(self._reports) < ENDPOINTS_MAX:
                 self._reports[peer] = (report, UnixTime(now - report.age_s))
+                self._senders[peer] = sender
                 self._unsaved.add(peer)
 
-    def lost(self, peer: PeerId, now: UnixTime) -> tuple[Report, ...]:
-        """This endpoint is no longer connected; what to pass on of it."""
-        known = self._reports.get(peer)
-        if known is None:
-            return ()
-        report = replace(known[0], is_connected=False, age_s=_age(known[1], now))
-        self.take([report], now)
-        return (report,)
+    def lost(self, sender: PeerId, now: UnixTime) -> tuple[Report, ...]:
+        """This peer is no longer connected; what to pass on of all whom it spoke for."""
+        gone = [peer for peer, each in self._senders.items() if each == sender]
+        known = [self._reports[peer] for peer in gone]
+        reports = [
+            replace(report, is_connected=False, age_s=_age(seen, now)) for report, seen in known
+        ]
+        self.take(reports, sender, now)
+        return tuple(reports)
 
     def reports(self, now: UnixTime) -> tuple[Report, ...]:
         """The newest report of each endpoint, in order of id, with its age."""
@@ -75,7 +78,7 @@ class Endpoints:
         here = set(connected)
         silent = [(each, UnixTime(0)) for each in enrolled if each.id not in self._reports]
         rows = [_row(report, seen) for report, seen in [*self._sorted(), *silent]]
-        # What a mirror below says of its own endpoints holds as long as that mirror is heard.
+        # Those whom a mirror below speaks for are connected to it, not here.
         for row in rows:
             row["is_connected"] = row["is_connected"] or row["id"] in here
         return rows
@@ -112,6 +115,22 @@ class Endpoints:
             log("kept-report-refused", level="warning", why=str(error))
             return
         self._reports[PeerId(report.id)] = (replace(report, is_connected=False), seen_at)
+
+
+def believable(
+    reports: tuple[Report, ...], sender: Peer, *, is_upstream: bool
+) -> tuple[Report, ...]:
+    """Those that `sender` may make: an agent's of itself, a mirror's of whom it has below it.
+
+    What its certificate says stands above what it says of itself.
+    """
+    if sender.role is Role.MIRROR:
+        return () if is_upstream else reports
+    own = [report for report in reports if report.id == sender.id and sender.role is Role.AGENT]
+    return tuple(
+        replace(one, role=sender.role.value, site=sender.site, age_s=0, is_connected=True)
+        for one in own[:1]
+    )
 
 
 def _age(seen_at: UnixTime, now: UnixTime) -> int:

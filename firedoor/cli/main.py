@@ -37,8 +37,7 @@ AnyKey = Annotated[Optional[Path], typer.Option("--key", help="key file, instead
 To = Annotated[Optional[list[str]], typer.Option("--to", help="HOST:PORT of a peer")]  # noqa: UP045
 Wait = Annotated[float, typer.Option(help="seconds to wait for word of the order")]
 
-# Files like operator.key, and operator-1.key after a rotation.
-_OPERATOR = "operator*.key"
+_OPERATOR = "operator.key"
 _PUBLISHER = "releases-*.key"
 
 

@@ -187,9 +187,12 @@ def test_a_halt_of_level_4_leaves_alone_what_runs(endpoint: Endpoint) -> None:
     async def story(endpoint: Endpoint) -> None:
         await endpoint.until_runs("2.0")
         await endpoint.halt("app", 4)
+        await endpoint.until(lambda: is_at_rest(endpoint))
 
     endpoint.run(story)
-    endpoint.run(runs("2.0"))
+    endpoint.run(rests)
+    assert endpoint.state == ("2.0", "idle")
+    assert endpoint.installer.counts.rolled_back == 0
 
 
 # --- crashes -----------------------------------------------------------------------------------
