@@ -100,7 +100,10 @@ class AgentDaemon:
         self._stir()
 
     def on_gone(self, peer: PeerId) -> None:
-        """Nothing: the swarm and the dialling have heard of it already."""
+        """With the last mirror gone, news that endpoints told of is worth asking them for."""
+        self._announced.pop(peer, None)
+        if self._news():
+            self._refresh_wanted.set()
 
     def on_cut(self) -> None:
         """The brake has changed."""

@@ -198,7 +198,11 @@ class PeerApi:
         socket = web.WebSocketResponse(
             heartbeat=HEARTBEAT_S, max_msg_size=FRAME_BYTES_MAX, compress=False, timeout=CLOSE_S
         )
-        await socket.prepare(request)
+        try:
+            await socket.prepare(request)
+        except ConnectionError:
+            # The dialler gave up before we answered.
+            return socket
         conversation = Conversation(socket)
         try:
             await self._backend.converse(peer, request.remote or "", conversation)
