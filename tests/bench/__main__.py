@@ -6,6 +6,9 @@ with TLS 1.3 and a required client certificate to curl.
 
 `python -m tests.bench site [--mib N] [--endpoints K]`: from `firedoor publish` to the last endpoint
 of a site on loopback, with the memory and the CPU of origin, mirror and agents, busy and idle.
+
+`python -m tests.bench cut [--rate 10mbit] [--mib N] [--times K]`: what a receiver still gets after
+a halt closed the sender's brake, beside an nginx that is killed. Needs root, for its own line.
 """
 
 import argparse
@@ -25,18 +28,10 @@ from firedoor.cli.site import Program, Site, free_port, version_of
 from firedoor.identity import Role
 from firedoor.runtime.key_files import read_key_file
 from firedoor.runtime.tls import credentials_of
+from tests.bench import cut
+from tests.bench.nginx import children_of, find_nginx, nginx_serving
 
 IDLE_S = 10.0
-
-NGINX = """\
-daemon off; worker_processes 1; pid {folder}/nginx.pid; error_log {folder}/error.log;
-events {{ worker_connections 64; }}
-http {{ access_log off; sendfile on; server {{
-  listen 127.0.0.1:{port} ssl; root {folder}/www;
-  ssl_certificate {folder}/identity.pem; ssl_certificate_key {folder}/identity.pem;
-  ssl_client_certificate {folder}/ca.pem; ssl_verify_client on; ssl_protocols TLSv1.3;
-}} }}
-"""
 
 
 def cpu_of(pid: int) -> float:
@@ -46,10 +41,6 @@ def cpu_of(pid: int) -> float:
         fields = Path(f"/proc/{each}/stat").read_text("utf-8").rpartition(")")[2].split()
         total += (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
     return total
-
-
-def children_of(pid: int) -> list[int]:
-    return [int(one) for one in Path(f"/proc/{pid}/task/{pid}/children").read_text("utf-8").split()]
 
 
 def rss_mb(pid: int) -> float:
@@ -99,40 +90,21 @@ async def serve_by_firedoor(folder: Path, payload: Path, times: int) -> dict[str
 
 
 def serve_by_nginx(folder: Path, payload: Path, times: int) -> dict[str, Any] | None:
-    nginx = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin")
-    if nginx is None or shutil.which("curl") is None:
+    if find_nginx() is None or shutil.which("curl") is None:
         return None
-    port = free_port()
-    (folder / "www").mkdir()
-    shutil.copy(payload, folder / "www" / "load")
+    address = f"127.0.0.1:{free_port()}"
     key = read_key_file(folder / "site" / "fleet" / "origin" / "identity.key", str)
-    credentials = credentials_of(key)
-    (folder / "identity.pem").write_bytes(credentials.key + credentials.certificate)
-    (folder / "ca.pem").write_bytes(credentials.ca)
-    settings = folder / "nginx.conf"
-    settings.write_text(NGINX.format(folder=folder, port=port), "utf-8")
-    folder.chmod(0o755)
-    server = subprocess.Popen([nginx, "-c", str(settings), "-p", str(folder)])
-    try:
-        deadline = time.monotonic() + 10
-        while not (folder / "nginx.pid").exists() or not children_of(server.pid):
-            if time.monotonic() > deadline:
-                raise SystemExit("nginx did not start")
-            time.sleep(0.05)
+    home = folder / "nginx"
+    with nginx_serving(payload, home, credentials_of(key), address) as server:
         before, began = cpu_of(server.pid), time.monotonic()
         for _ in range(times):
-            words = ["curl", "-sSf", "-k", "--cert", str(folder / "identity.pem")]
-            subprocess.run(
-                [*words, "-o", "/dev/null", f"https://127.0.0.1:{port}/load"], check=True
-            )
+            words = ["curl", "-sSf", "-k", "--cert", str(home / "identity.pem")]
+            subprocess.run([*words, "-o", "/dev/null", f"https://{address}/load"], check=True)
         gb = times * payload.stat().st_size / 1e9
         return {
             "server_cpu_s_per_gb": round((cpu_of(server.pid) - before) / gb, 2),
             "wall_s": round(time.monotonic() - began, 2),
         }
-    finally:
-        server.terminate()
-        server.wait()
 
 
 async def site_of(folder: Path, payload: Path, endpoints: int) -> dict[str, Any]:
@@ -205,15 +177,21 @@ def by_kind(values: dict[str, float]) -> dict[str, float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
-    parser.add_argument("bench", choices=["serve", "site"])
-    parser.add_argument("--mib", type=int, default=256)
+    parser.add_argument("bench", choices=["serve", "site", "cut"])
+    parser.add_argument("--mib", type=int)
     parser.add_argument("--times", type=int, default=3)
     parser.add_argument("--endpoints", type=int, default=8)
+    parser.add_argument("--rate", default="10mbit")
     arguments = parser.parse_args()
+    mib = arguments.mib or (8 if arguments.bench == "cut" else 256)
     with tempfile.TemporaryDirectory(prefix="firedoor-bench-") as name:
         folder = Path(name)
+        if arguments.bench == "cut":
+            times = arguments.times
+            print(json.dumps(cut.measure(folder, rate=arguments.rate, times=times, mib=mib)))
+            return
         payload = folder / "load"
-        payload.write_bytes(os.urandom(arguments.mib << 20))
+        payload.write_bytes(os.urandom(mib << 20))
         if arguments.bench == "site":
             print(json.dumps(asyncio.run(site_of(folder, payload, arguments.endpoints))))
             return
