@@ -21,13 +21,16 @@ from firedoor.runtime.key_files import read_key_file
 from firedoor.runtime.settings import split_address
 from firedoor.runtime.tls import Credentials, client_context, credentials_of, role_name
 from tests.bench.nginx import children_of, find_nginx, nginx_serving
-from tests.live.lab import MIB, LabSite, tell
+from tests.live.lab import MIB, LabSite, Table, tell
 
 NGINX_PORT = 8443
 
 # Long enough for the connection to have reached the pace of the line.
 UNDER_WAY_BYTES = MIB
 STEP_S = 60.0
+
+# Bytes, and for how many milliseconds they came.
+Leak = tuple[int, float]
 
 
 class Reader(threading.Thread):
@@ -44,6 +47,7 @@ class Reader(threading.Thread):
         context = client_context(credentials)
         self._line: ssl.SSLSocket = context.wrap_socket(raw, server_hostname=role_name(Role.MIRROR))
         self._line.sendall("\r\n".join([*lines, "", ""]).encode())
+        self.start()
 
     def run(self) -> None:
         """Read to the end."""
@@ -64,77 +68,77 @@ class Reader(threading.Thread):
         if not self.under_way.wait(STEP_S):
             raise SystemExit(f"the transfer stopped after {self.total} bytes")
 
-    def after(self, moment: float) -> tuple[int, float]:
-        """Bytes that arrived after `moment`, and for how many milliseconds they did."""
+    def after(self, moment: float, whole: int) -> Leak:
+        """What arrived after `moment`, of a body of `whole` bytes that should not get through."""
+        self.join(STEP_S)
+        if self.is_alive() or self.total >= whole:
+            raise SystemExit(f"not cut: {self.total} of {whole} bytes arrived; try a larger --mib")
         late = [(at - moment, count) for at, count in self.arrivals if at > moment]
         return sum(count for _, count in late), max((at for at, _ in late), default=0.0) * 1000
 
 
 def measure(folder: Path, *, rate: str, times: int, mib: int) -> dict[str, Any]:
     """Medians and worst of `times` halts over a line of `rate`, such as `10mbit`."""
-    firedoor: list[tuple[int, float]] = []
-    nginx: list[tuple[int, float]] = []
+    table: dict[str, Any] = {"rate": rate, "halts": times}
 
     async def story(site: LabSite) -> None:
         await site.begin(rate=rate)
         # It follows another product: it keeps the conversation that serving asks for, no more.
         (name,) = await site.enrol(1, ["manuals"])
         await site.start(name)
-        key = read_key_file(site.programs[name].folder / "state" / "identity.key", str)
-        credentials = credentials_of(key)
-        mirror = site.programs["mirror"]
-        for number in range(1, times + 1):
-            await site.publish("kiosk", f"{number}", mib * MIB)
-            described = await site.firedoor(
-                "show", f"kiosk=={number}", "--fleet", str(site.fleet), "--json"
-            )
-            table = json.loads(described)
-
-            async def is_whole(wanted: str = table["manifest"]) -> bool:
-                status = await site.status("mirror") or {"releases": []}
-                return any(
-                    each["manifest"] == wanted and each["pieces_have"] == each["pieces_total"]
-                    for each in status["releases"]
-                )
-
-            await site.until("the mirror has it", is_whole, STEP_S)
-            path = f"/v1/releases/{table['manifest']}/payload"
-            span = f"bytes=0-{table['payload_bytes'] - 1}"
-            reader = Reader(mirror.address, path, credentials, span)
-            reader.start()
-            reader.until_under_way()
-            await site.halt(f"kiosk=={number}", at="mirror")
-            reader.join(STEP_S)
-            status = (await site.statuses(["mirror"]))["mirror"]
-            order = next(
-                each for each in status["orders"] if each.get("scope") == f"kiosk=={number}"
-            )
-            firedoor.append(reader.after(order["closed_at"]))
-        if find_nginx() is None:
-            return
-        host, _ = split_address(mirror.address)
-        address = f"{host}:{NGINX_PORT}"
-        payload = site.folder / "trees" / "kiosk-1" / "content.bin"
-        server_key = credentials_of(read_key_file(mirror.folder / "state" / "identity.key", str))
-        for number in range(times):
-            home = site.folder / f"nginx-{number}"
-            with nginx_serving(payload, home, server_key, address, mirror.prefix) as server:
-                reader = Reader(address, "/load", credentials)
-                reader.start()
-                reader.until_under_way()
-                workers = children_of(server.pid)
-                moment = Clock().now()
-                for each in [server.pid, *workers]:
-                    os.kill(each, signal.SIGKILL)
-                reader.join(STEP_S)
-                nginx.append(reader.after(moment))
+        reader = _credentials(site, name)
+        halted = [await _halt(site, reader, f"{number}", mib) for number in range(times)]
+        table["firedoor"] = _summary(halted)
+        if find_nginx() is not None:
+            killed = [_kill(site, reader, f"{number}") for number in range(times)]
+            table["nginx_killed"] = _summary(killed)
 
     tell(folder, story)
-    table = {"rate": rate, "halts": times, "firedoor": _summary(firedoor)}
-    return table | ({"nginx_killed": _summary(nginx)} if nginx else {})
+    return table
 
 
-def _summary(rows: list[tuple[int, float]]) -> dict[str, float]:
+async def _halt(site: LabSite, reads_as: Credentials, version: str, mib: int) -> Leak:
+    """Publish a release, read it from the mirror, and halt it there in mid-transfer."""
+    release = f"kiosk=={version}"
+    await site.publish("kiosk", version, mib * MIB)
+    table = json.loads(await site.firedoor("show", release, "--fleet", str(site.fleet), "--json"))
+    manifest, size = table["manifest"], table["payload_bytes"]
+
+    def is_whole(status: Table) -> bool:
+        held = [each for each in status["releases"] if each["manifest"] == manifest]
+        return any(each["pieces_have"] == each["pieces_total"] for each in held)
+
+    await site.until_all(f"the mirror has {release}", ["mirror"], is_whole)
+    path, span = f"/v1/releases/{manifest}/payload", f"bytes=0-{size - 1}"
+    reader = Reader(site.programs["mirror"].address, path, reads_as, span)
+    reader.until_under_way()
+    await site.halt(release, at="mirror")
+    status = (await site.statuses(["mirror"]))["mirror"]
+    (order,) = (each for each in status["orders"] if each.get("scope") == release)
+    return reader.after(order["closed_at"], size)
+
+
+def _kill(site: LabSite, reads_as: Credentials, version: str) -> Leak:
+    """The same bytes from nginx on the mirror's machine, killed in mid-transfer."""
+    mirror = site.programs["mirror"]
+    address = f"{split_address(mirror.address)[0]}:{NGINX_PORT}"
+    payload = site.folder / "trees" / f"kiosk-{version}" / "content.bin"
+    home, own = site.folder / f"nginx-{version}", _credentials(site, "mirror")
+    with nginx_serving(payload, home, own, address, mirror.prefix) as server:
+        reader = Reader(address, "/load", reads_as)
+        reader.until_under_way()
+        pids = [server.pid, *children_of(server.pid)]
+        moment = Clock().now()
+        for pid in pids:
+            os.kill(pid, signal.SIGKILL)
+        return reader.after(moment, payload.stat().st_size)
+
+
+def _credentials(site: LabSite, name: str) -> Credentials:
+    return credentials_of(read_key_file(site.programs[name].folder / "state" / "identity.key", str))
+
+
+def _summary(rows: list[Leak]) -> dict[str, float]:
     return {
         "leaked_bytes_median": median(count for count, _ in rows),
         "leaked_bytes_max": max(count for count, _ in rows),

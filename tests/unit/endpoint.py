@@ -33,10 +33,6 @@ DEADLINE_S = 20.0
 PRODUCT = "app"
 
 
-class PowerCutError(BaseException):
-    """The machine is off. Nothing but a test's outermost loop catches it."""
-
-
 class Endpoint:
     """An endpoint of a bench's fleet. Each `run` is one life of its process."""
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import datetime as dt
+import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from firedoor.pieces.manifest import FileEntry, Manifest, content_digest, encode
 from firedoor.runtime.key_files import read_key_file
 from firedoor.runtime.piece_store import PieceStore
 from firedoor.runtime.trust_client import TrustClient, fleet_of
+from firedoor.trust.keys import register
 from firedoor.trust.repository import add_release, signed_by
 from firedoor.units import UnixTime
 from mirror.origin import Origin, Published
@@ -29,6 +31,10 @@ COUNTS = {
     "promote": (2, 2),
     "beacon": (1, 1),
 }
+
+
+class PowerCutError(BaseException):
+    """The machine is off. Nothing but a test's outermost loop catches it."""
 
 
 @dataclass
@@ -93,3 +99,22 @@ def release(store: PieceStore | None, version: str = "1.0", raw: bytes = b"conte
 def facts(manifest: Manifest) -> dict[str, object]:
     """What signed metadata says of a release beside its digest."""
     return asdict(facts_of(manifest))
+
+
+def opened(fleet: Path, folder: Path) -> Bench:
+    """An origin on a copy of a fleet."""
+    register()
+    shutil.copytree(fleet, folder / "fleet")
+    (folder / "state").mkdir()
+    return reopened(folder)
+
+
+def reopened(folder: Path) -> Bench:
+    """An origin on what another left in `folder`."""
+    fleet, state = folder / "fleet", folder / "state"
+    store = PieceStore(state / "pieces")
+    made = Bench(fleet, state, store, None)  # type: ignore[arg-type]  # set on the next line
+    made.origin = Origin(
+        fleet / "origin", state, store=store, passphrase=str, unix=lambda: made.now
+    )
+    return made

@@ -1,8 +1,7 @@
 """What a node serves of metadata after refreshes that failed half-way."""
 
 import asyncio
-import shutil
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
@@ -11,39 +10,20 @@ from tuf.api.metadata import Root
 from firedoor.errors import FiredoorError, Unavailable
 from firedoor.runtime.catalogue import Catalogue
 from firedoor.runtime.clocks import Clock
-from firedoor.runtime.fleet_folder import FleetPlan, make_fleet
-from firedoor.runtime.piece_store import PieceStore
 from firedoor.runtime.trust_client import fleet_of
-from firedoor.trust.keys import public_key, register
+from firedoor.trust.keys import public_key
 from firedoor.trust.repository import RolePublic, rotate_root
 from firedoor.wire.codec import pack
-from mirror.origin import Origin
-from tests.unit.origin_bench import COUNTS, NOW, Bench, release
+from tests.unit.origin_bench import Bench, release
 from tests.unit.test_rotation import LATER, top
 
 Get = Callable[[str, int], Awaitable[bytes]]
 
 
-@pytest.fixture(scope="module")
-def new_fleet(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    fleet = tmp_path_factory.mktemp("made") / "fleet"
-    make_fleet(fleet, FleetPlan("test", "127.0.0.1:7443", (), COUNTS, None), NOW)
-    return fleet
-
-
 @pytest.fixture
-def bench(new_fleet: Path, tmp_path: Path) -> Iterator[Bench]:
-    register()
-    shutil.copytree(new_fleet, tmp_path / "fleet")
-    state = tmp_path / "origin-state"
-    state.mkdir()
-    store = PieceStore(state / "pieces")
-    fleet = tmp_path / "fleet"
-    origin = Origin(fleet / "origin", state, store=store, passphrase=str, unix=lambda: NOW)
-    made = Bench(fleet, state, store, origin)
-    made.publish(release(store))
-    yield made
-    origin.close()
+def bench(bench: Bench) -> Bench:
+    bench.publish(release(bench.store))
+    return bench
 
 
 def catalogue(bench: Bench, folder: Path) -> Catalogue:

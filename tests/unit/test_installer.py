@@ -1,41 +1,19 @@
 """One product on one endpoint: what is installed, checked, taken back, and what a crash leaves."""
 
-import shutil
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from firedoor.runtime.fleet_folder import FleetPlan, make_fleet
-from firedoor.runtime.piece_store import PieceStore
-from mirror.origin import Origin
-from tests.unit.endpoint import Endpoint, PowerCutError
-from tests.unit.origin_bench import COUNTS, NOW, Bench
+from tests.unit.endpoint import Endpoint
+from tests.unit.origin_bench import Bench, PowerCutError
 
 # Well or not by what the release holds, as a kiosk's own check would be.
 FAILS = "false"
 
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(scope="module")
-def new_fleet(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    fleet = tmp_path_factory.mktemp("made") / "fleet"
-    make_fleet(fleet, FleetPlan("test", "127.0.0.1:7443", (), COUNTS, None), NOW)
-    return fleet
-
-
-@pytest.fixture
-def bench(new_fleet: Path, tmp_path: Path) -> Iterator[Bench]:
-    fleet, state = tmp_path / "fleet", tmp_path / "origin-state"
-    shutil.copytree(new_fleet, fleet)
-    state.mkdir()
-    store = PieceStore(state / "pieces")
-    origin = Origin(fleet / "origin", state, store=store, passphrase=str, unix=lambda: NOW)
-    yield Bench(fleet, state, store, origin)
-    origin.close()
 
 
 @pytest.fixture

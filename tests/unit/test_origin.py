@@ -3,8 +3,6 @@
 import asyncio
 import base64
 import json
-import shutil
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -30,9 +28,7 @@ from firedoor.pieces.manifest import (
 )
 from firedoor.runtime.certificates import id_of_request, make_request
 from firedoor.runtime.files import durable_write
-from firedoor.runtime.fleet_folder import FleetPlan, make_fleet
 from firedoor.runtime.key_files import read_key_file
-from firedoor.runtime.piece_store import PieceStore
 from firedoor.runtime.tls import peer_of_certificate
 from firedoor.runtime.trust_client import fleet_of
 from firedoor.trust.repository import signed_by
@@ -40,29 +36,7 @@ from firedoor.units import UnixTime
 from mirror.enrolments import TOKEN_SPAN_MAX_S, Enrolments
 from mirror.metadata import SNAPSHOT_SPAN_S, TIMESTAMP_SPAN_S
 from mirror.origin import Origin, renew_origin
-from tests.unit.origin_bench import COUNTS, NOW, ROLE, Bench, release
-
-
-@pytest.fixture(scope="module")
-def new_fleet(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    fleet = tmp_path_factory.mktemp("made") / "fleet"
-    make_fleet(fleet, FleetPlan("test", "127.0.0.1:7443", (), COUNTS, None), NOW)
-    return fleet
-
-
-@pytest.fixture
-def bench(new_fleet: Path, tmp_path: Path) -> Iterator[Bench]:
-    fleet, state = tmp_path / "fleet", tmp_path / "state"
-    shutil.copytree(new_fleet, fleet)
-    state.mkdir()
-    store = PieceStore(state / "pieces")
-    made = Bench(fleet, state, store, None)  # type: ignore[arg-type]  # set on the next line
-    made.origin = Origin(
-        fleet / "origin", state, store=store, passphrase=str, unix=lambda: made.now
-    )
-    yield made
-    made.origin.close()
-
+from tests.unit.origin_bench import NOW, ROLE, Bench, release
 
 AGENT = Peer(PeerId("a" * 32), Role.AGENT, "branch")
 OPERATOR = Peer(PeerId("b" * 32), Role.OPERATOR, "headquarters")

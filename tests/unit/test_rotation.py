@@ -3,7 +3,7 @@
 import dataclasses
 import datetime as dt
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +15,7 @@ import mirror.origin
 from firedoor.errors import Malformed, Stale, Untrusted
 from firedoor.halt.order import read_beacon
 from firedoor.runtime.files import durable_write
-from firedoor.runtime.fleet_folder import FleetPlan, make_fleet
-from firedoor.runtime.piece_store import PieceStore
-from firedoor.trust.keys import key_of, public_key, register
+from firedoor.trust.keys import key_of, public_key
 from firedoor.trust.repository import (
     RolePublic,
     RoleSeeds,
@@ -27,45 +25,16 @@ from firedoor.trust.repository import (
     signed_by,
 )
 from firedoor.wire.codec import pack
-from mirror.origin import Origin
-from tests.unit.origin_bench import COUNTS, NOW, ROLE, Bench, release
+from tests.unit.origin_bench import NOW, ROLE, Bench, PowerCutError, release, reopened
 
 LATER = dt.datetime.fromtimestamp(NOW + 90 * 86400, dt.UTC).replace(microsecond=0)
 NEW = bytes([77]) * 32
 
 
-class PowerCutError(BaseException):
-    """The machine is off."""
-
-
-@pytest.fixture(scope="module")
-def new_fleet(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    fleet = tmp_path_factory.mktemp("made") / "fleet"
-    make_fleet(fleet, FleetPlan("test", "127.0.0.1:7443", (), COUNTS, None), NOW)
-    return fleet
-
-
 @pytest.fixture
-def bench(new_fleet: Path, tmp_path: Path) -> Iterator[Bench]:
-    register()
-    made = opened(new_fleet, tmp_path / "first")
-    made.publish(release(made.store))
-    yield made
-    made.origin.close()
-
-
-def opened(fleet: Path, folder: Path) -> Bench:
-    """An origin on a copy of a fleet."""
-    shutil.copytree(fleet, folder / "fleet")
-    (folder / "state").mkdir()
-    return reopened(folder)
-
-
-def reopened(folder: Path) -> Bench:
-    store = PieceStore(folder / "state" / "pieces")
-    fleet, state = folder / "fleet", folder / "state"
-    origin = Origin(fleet / "origin", state, store=store, passphrase=str, unix=lambda: NOW)
-    return Bench(fleet, state, store, origin)
+def bench(bench: Bench) -> Bench:
+    bench.publish(release(bench.store))
+    return bench
 
 
 def top(bench: Bench, kind: Any) -> Metadata[Any]:
