@@ -172,9 +172,16 @@ class Installer:
         if entry is not None:
             return Running(manifest, entry.counter)
         if manifest not in self._counters:
-            held = self._host.catalogue.held_manifest(manifest)
+            held = self._held_manifest(manifest)
             self._counters = {manifest: held.counter if held is not None else 0}
         return Running(manifest, self._counters[manifest])
+
+    def _held_manifest(self, manifest: str) -> Manifest | None:
+        """The manifest of what is on this disk, if there is one that this version can read."""
+        try:
+            return self._host.catalogue.held_manifest(manifest)
+        except Refused:
+            return None
 
     # --- install, check, step back -------------------------------------------------------------
 
@@ -182,7 +189,7 @@ class Installer:
         manifest = await self._host.catalogue.manifest(entry, self._host.getter(None))
         try:
             self._life.note(Phase.STAGING, manifest=entry.manifest)
-            await asyncio.to_thread(self._stage, entry, manifest)
+            await self._stage(entry, manifest)
             self._life.note(Phase.STAGED)
             self._activate(entry)
         except Halted as halted:
@@ -190,19 +197,22 @@ class Installer:
             self._life.note(Phase.IDLE)
             self._say(str(halted))
             return
-        except (Unavailable, Untrusted):
-            # A piece that was here is gone or rotten: the store is looked at anew.
-            self._host.apply(self._host.node.forget_pieces(entry.manifest, self._host.clock.now()))
-            raise
         await self._check(entry.version, entry.manifest, manifest)
 
-    def _stage(self, entry: ReleaseEntry, manifest: Manifest) -> None:
-        self._handler.stage(
-            manifest,
-            entry.manifest,
-            store_get=self._host.store.get,
-            may_go_on=lambda: self._host.node.require(Gate.INSTALL, entry.manifest),
-        )
+    async def _stage(self, entry: ReleaseEntry, manifest: Manifest) -> None:
+        host = self._host
+        try:
+            await asyncio.to_thread(
+                self._handler.stage,
+                manifest,
+                entry.manifest,
+                store_get=host.store.get,
+                may_go_on=lambda: host.node.require(Gate.INSTALL, entry.manifest),
+            )
+        except (Unavailable, Untrusted):
+            # A piece that was here is gone or rotten: the store is looked at anew.
+            host.apply(host.node.forget_pieces(entry.manifest, host.clock.now()))
+            raise
 
     def _activate(self, entry: ReleaseEntry) -> None:
         # The end of staging asks no gate, so level 3 is looked at here as well.
@@ -326,7 +336,7 @@ class Installer:
         match self._life.phase:
             case Phase.CHECKING if active is not None:
                 log("check-resumed", product=self._product, version=active[0])
-                await self._check(active[0], manifest, self._host.catalogue.held_manifest(manifest))
+                await self._check(active[0], manifest, self._held_manifest(manifest))
             case Phase.ROLLING_BACK if active is not None:
                 if not self._step_back(manifest):
                     self._say(f"{active[0]} was to be taken back; nothing good to go back to")

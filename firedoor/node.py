@@ -124,7 +124,7 @@ class Node:
     # --- trust and state -----------------------------------------------------------------------
 
     def trust(self, authority: Authority, now: Instant) -> list[Effect]:
-        """Believe these keys from now on. A resume may begin or cease to act by it."""
+        """Believe these keys from now on. A resume may begin to act by it."""
         old, self._authority = self._authority, authority
         effects = self._apply(now)
         if old is not None and old.targets_version != authority.targets_version:
@@ -288,9 +288,8 @@ class Node:
         told = [one.peer.id for one in self._sessions.values() if one.sync.may_be_told]
         return [Send(peer, Orders((record,))) for peer in told if peer != sender]
 
-    def recorded(self, order_id: bytes, now: Instant) -> list[Effect]:
+    def recorded(self, order_id: bytes) -> list[Effect]:
         """The host has made this order durable."""
-        del now
         self.durable.add(order_id)
         return [Send(peer, Recorded((order_id,))) for peer in self._sessions]
 

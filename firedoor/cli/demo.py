@@ -261,7 +261,8 @@ class Story:
         after = await self._bytes()
         moved = {kind: after[kind] - before[kind] for kind in after}
         self.findings.bytes = moved
-        self.findings.payload_bytes = moved["upstream"]
+        words = ("show", f"{PRODUCT}==2.0", "--fleet", str(self._site.fleet), "--json")
+        self.findings.payload_bytes = json.loads(await self._site.firedoor(*words))["payload_bytes"]
         self._show.bytes(moved)
         is_large = moved["upstream"] >= SHARED_BYTES_MIN
         holds = moved["peers"] > 0 or not is_large

@@ -62,12 +62,21 @@ def with_origin(key: KeyFile, work: Callable[[Origin], Awaitable[None]]) -> None
     Raises:
         Unavailable: it names none, or the origin does not answer.
     """
+    address = origin_of(key)
+    with_client(key, lambda client: work(Origin(client, address)))
+
+
+def origin_of(key: KeyFile) -> tuple[str, int]:
+    """Where the origin that the key file names listens.
+
+    Raises:
+        Unavailable: it names none.
+    """
     if not key.origin:
         raise Unavailable(
             f"key {key.name}", why="it names no origin; give `firedoor init --origin`"
         )
-    address = split_address(key.origin)
-    with_client(key, lambda client: work(Origin(client, address)))
+    return split_address(key.origin)
 
 
 def chosen_key(
@@ -86,6 +95,8 @@ def chosen_key(
             "--key", wanted="a key file, or --fleet with the fleet's folder", got="none"
         )
     found = sorted((fleet / "keys").glob(pattern))
+    # A key that waits for its rotation signs nothing yet.
+    found = [path for path in found if not path.name.endswith(".new.key")]
     if not found:
         raise Unavailable(str(fleet / "keys"), why=f"no {pattern} here; name one with --key")
     if len(found) > 1:

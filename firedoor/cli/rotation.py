@@ -23,17 +23,16 @@ from tuf.api.metadata import Metadata, Root, Targets
 
 from firedoor.cli.common import new_passphrase, open_key, say, with_client
 from firedoor.cli.handing import collect_orders, give
-from firedoor.cli.origin import Origin, verified
+from firedoor.cli.origin import Origin, origin_of, verified
 from firedoor.errors import Malformed
 from firedoor.halt.order import Envelope, Signature, id_of
 from firedoor.identity import FleetId
 from firedoor.limits import LIST_ITEMS_MAX, ORDER_BYTES_MAX, ORDERS_MAX, SIGNATURES_MAX
 from firedoor.runtime.catalogue import Catalogue
 from firedoor.runtime.files import durable_write, sync_folder
-from firedoor.runtime.fleet_folder import OFFLINE_DAYS, RELEASES_DAYS, fleet_facts
+from firedoor.runtime.fleet_folder import OFFLINE_DAYS, RELEASES_DAYS
 from firedoor.runtime.key_files import KeyFile, is_sealed, write_key_file
 from firedoor.runtime.peer_client import PeerClient
-from firedoor.runtime.settings import split_address
 from firedoor.trust.keys import key_of, public_key, register
 from firedoor.trust.repository import (
     RolePublic,
@@ -85,8 +84,8 @@ def rotate(fleet: Path, turn: Turn, passphrase_file: Path | None) -> None:
         got = "none" if not roots else "another role's"
         raise Malformed("--signer", wanted="enough root keys, keys/root-*.key", got=got)
     operator = open_key(fleet / "keys" / "operator.key", passphrase_file)
-    address = split_address(str(fleet_facts(fleet)["origin"]))
-    files = KeyFiles(fleet / "keys", turn.role, passphrase_file)
+    address = origin_of(operator)
+    files = KeyFiles(fleet / "keys", turn.role, passphrase_file, is_closed=is_sealed(paths[0]))
 
     async def work(client: PeerClient) -> None:
         origin = Origin(client, address)
@@ -112,7 +111,8 @@ async def _turn(origin: Origin, turn: Turn, roots: Sequence[KeyFile], files: "Ke
         targets = Metadata[Targets].from_bytes(catalogue.top_file("targets"))
         now = _standing(turn.role, root.signed, targets.signed)
         waiting = files.waiting()
-        if waiting and {key.keyid for key in waiting} == set(now.keyids):
+        # A run that was cut between two files has put some of them in place already.
+        if waiting and {key.keyid for key in waiting} <= set(now.keyids):
             say(f"{turn.role}: the origin has taken these keys before; finishing")
             return now.threshold
         count, threshold = turn.count or len(now.keyids), turn.threshold or now.threshold
@@ -157,8 +157,12 @@ def _change(
 class KeyFiles:
     """The files of one role in a fleet's `keys` folder: those in place and those that wait."""
 
-    def __init__(self, folder: Path, role: str, passphrase_file: Path | None) -> None:
+    def __init__(
+        self, folder: Path, role: str, passphrase_file: Path | None, *, is_closed: bool
+    ) -> None:
+        """`is_closed`: new keys are sealed, as root's are."""
         self._folder = folder
+        self._is_closed = is_closed
         self._role = role
         self._stem = role.replace("/", "-")
         self._passphrase_file = passphrase_file
@@ -179,8 +183,7 @@ class KeyFiles:
         if waiting:
             names = ", ".join(path.name for path in self._paths(".new"))
             raise Malformed("waiting keys", wanted=f"{count}, or none", got=names)
-        is_closed = is_sealed(next(iter(self._folder.glob("root-*.key"))))
-        seal = new_passphrase(self._passphrase_file) if is_closed else None
+        seal = new_passphrase(self._passphrase_file) if self._is_closed else None
         places = [open_key(path, self._passphrase_file) for path in self._paths("")]
         for number in range(1, count + 1):
             identity = places[number - 1] if number <= len(places) else pattern
@@ -189,16 +192,18 @@ class KeyFiles:
 
     def put_in_place(self) -> list[KeyFile]:
         """Let the waiting keys take the place of the old ones, which retire; the keys."""
-        keys, fresh = self.waiting(), self._paths(".new")
+        fresh = self._paths(".new")
         retired = self._folder / "retired"
-        for path in self._paths("") if fresh else ():
+        # The first to go in place is number 1; where it has, what is in place is new.
+        is_begun = bool(fresh) and not fresh[0].name.endswith("-1.new.key")
+        for path in self._paths("") if fresh and not is_begun else ():
             retired.mkdir(mode=0o700, exist_ok=True)
             stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S")
             path.rename(retired / f"{path.stem}.{stamp}.key")
         for path in fresh:
             path.rename(path.with_name(path.name.replace(".new.key", ".key")))
         sync_folder(self._folder)
-        return keys
+        return [open_key(path, self._passphrase_file) for path in self._paths("") if fresh]
 
     def remember(self, orders: Sequence[bytes]) -> None:
         """Keep orders beside the keys, with those of an earlier run, until they are signed anew."""

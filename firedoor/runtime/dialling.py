@@ -20,6 +20,9 @@ from firedoor.units import Instant, Span, after
 BACKOFF_MIN_S = 0.2
 BACKOFF_MAX_S = 15.0
 
+# By then the backoff is at its most; a power of many more would be no number.
+_DOUBLINGS_MAX = 10
+
 # A connection that held this long has proved the address; its next loss starts from the minimum.
 PROVED_S = 5.0
 
@@ -140,8 +143,9 @@ class Neighbours:
             self._dialling.pop(peer, None)
         now = self._host.clock.now()
         hint.failures = 0 if now - began > PROVED_S else hint.failures + 1
-        if hint.failures > FAILURES_MAX and hint.role is Role.AGENT:
+        is_held = self._known.get(peer) is hint  # It may have moved during the dial.
+        if hint.failures > FAILURES_MAX and hint.role is Role.AGENT and is_held:
             # A roster's endpoints come and go; a new roster brings back who lives.
             self.lost(peer)
-        pause = min(BACKOFF_MIN_S * 2**hint.failures, BACKOFF_MAX_S)
+        pause = min(BACKOFF_MIN_S * 2 ** min(hint.failures, _DOUBLINGS_MAX), BACKOFF_MAX_S)
         hint.not_before = after(now, Span(pause * (0.5 + self._dice.fraction())))

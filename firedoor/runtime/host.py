@@ -245,7 +245,7 @@ class Host:
         await self._append(ORDER, record)
         times = self.order_times.setdefault(order.hex(), OrderTimes(self.clock.now()))
         times.recorded_at = self.clock.now()
-        self.apply(self.node.recorded(order, self.clock.now()))
+        self.apply(self.node.recorded(order))
         self.program.on_message(Recorded((order,)), self.settings.me)
 
     async def _append(self, kind: bytes, record: bytes) -> None:
@@ -371,6 +371,8 @@ class Host:
         try:
             self.store.make_sure_of_room(sum(pieces.sizes[at] for at in have.missing()))
         except NoRoom as error:
+            # Held for a moment: a half that an earlier run left is let go of as well.
+            self.node.holdings.hold(pieces, have)
             self.fetching.give_up(entry.manifest, error)
             return
         self.apply(self.node.want(pieces, have, now))

@@ -187,6 +187,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="firedoor-bench-") as name:
         folder = Path(name)
         if arguments.bench == "cut":
+            if os.geteuid() != 0 or not shutil.which("ip") or not shutil.which("tc"):
+                raise SystemExit(
+                    "cut makes network namespaces: it wants root, ip and tc (iproute2)"
+                )
             times = arguments.times
             print(json.dumps(cut.measure(folder, rate=arguments.rate, times=times, mib=mib)))
             return

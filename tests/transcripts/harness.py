@@ -143,7 +143,7 @@ class World:
     def _recorded(self, name: str, order: str) -> None:
         """`recorded NODE ORDER`: the host has it on its disk."""
         order_id = next(key for key, value in self._orders.items() if value == order)
-        self._do(name, self._nodes[name].recorded(order_id, self._now))
+        self._do(name, self._nodes[name].recorded(order_id))
 
     def _beacon(self, at: str, *orders: str) -> None:
         """`beacon NODE ORDER...`: the origin names these."""

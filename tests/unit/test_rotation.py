@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tuf.api.metadata import Metadata, Root, Targets
+from tuf.api.metadata import DelegatedRole, Metadata, Root, TargetFile, Targets
 
 import mirror.metadata
 import mirror.origin
@@ -53,9 +53,9 @@ def delegate(bench: Bench, role: str, *seeds: bytes, **changes: Any) -> dict[str
     return {"targets": turned.to_bytes()}
 
 
-def turn_root(bench: Bench, *seeds: bytes) -> dict[str, Any]:
-    new = RoleSeeds(seeds, 1)
-    root = rotate_root(top(bench, Root), "root", new, signers=[bench.seed("root-1")], expires=LATER)
+def turn_root(bench: Bench, *seeds: bytes, expires: dt.datetime = LATER) -> dict[str, Any]:
+    new, signers = RoleSeeds(seeds, 1), [bench.seed("root-1")]
+    root = rotate_root(top(bench, Root), "root", new, signers=signers, expires=expires)
     targets = signed_anew(top(bench, Targets), seeds, LATER)
     return {"root": root.to_bytes(), "targets": targets.to_bytes()}
 
@@ -184,6 +184,26 @@ def test_a_rotation_that_root_did_not_sign_is_refused(bench: Bench) -> None:
         bench.origin.accept_rotation(pack(delegate(bench, "halt", NEW, signers=[NEW])))
 
 
+@pytest.mark.parametrize("signer", ["the old root alone", "the new root alone"])
+def test_root_keys_that_old_and_new_root_did_not_both_sign_are_refused(
+    bench: Bench, signer: str
+) -> None:
+    change = turn_root(bench, NEW)
+    root = Metadata[Root].from_bytes(change["root"])
+    root.signatures.clear()
+    seed = bench.seed("root-1") if signer == "the old root alone" else NEW
+    change["root"] = signed_by(root, [seed]).to_bytes()
+    with pytest.raises(Untrusted, match="root"):
+        bench.origin.accept_rotation(pack(change))
+
+
+def test_a_root_past_its_date_is_refused(bench: Bench) -> None:
+    past = dt.datetime.fromtimestamp(NOW - 86400, dt.UTC)
+    change = turn_root(bench, NEW, expires=past)
+    with pytest.raises(Untrusted, match="a date to come"):
+        bench.origin.accept_rotation(pack(change))
+
+
 def test_a_rotation_taken_twice_is_stale(bench: Bench) -> None:
     body = pack(TURNS["halt"](bench))
     bench.origin.accept_rotation(body)
@@ -212,9 +232,33 @@ def test_only_online_keys_are_made_by_the_origin(bench: Bench) -> None:
         bench.origin.fresh_key("halt")
 
 
-def test_a_rotation_that_adds_or_drops_a_role_is_refused(bench: Bench) -> None:
+def roles_of(targets: Targets) -> dict[str, DelegatedRole]:
+    assert targets.delegations is not None
+    assert targets.delegations.roles is not None
+    return targets.delegations.roles
+
+
+def dropped(targets: Targets) -> None:
+    del roles_of(targets)["promote"]
+
+
+def added(targets: Targets) -> None:
+    keyids = roles_of(targets)["promote"].keyids
+    roles_of(targets)["releases/other"] = DelegatedRole(
+        "releases/other", keyids, 1, terminating=False, paths=["releases/*/*"]
+    )
+
+
+def direct(targets: Targets) -> None:
+    targets.targets["releases/app/9"] = TargetFile.from_data("releases/app/9", b"bytes")
+
+
+@pytest.mark.parametrize("change", [dropped, added, direct])
+def test_a_rotation_that_changes_more_than_keys_is_refused(
+    bench: Bench, change: Callable[[Targets], None]
+) -> None:
     targets = top(bench, Targets)
-    del targets.signed.delegations.roles["promote"]
+    change(targets.signed)
     targets.signed.version += 1
     targets.signatures.clear()
     with pytest.raises(Malformed, match="same delegations"):

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from firedoor.cli.origin import chosen_key
 from firedoor.cli.rotation import KeyFiles
 from firedoor.errors import Malformed
 from firedoor.runtime.fleet_folder import FleetPlan, make_fleet
@@ -32,7 +33,7 @@ def key(folder: Path, name: str) -> KeyFile:
 
 def test_a_new_key_waits_and_then_takes_its_place(folder: Path) -> None:
     old = key(folder, "halt-1")
-    files = KeyFiles(folder, "halt", None)
+    files = KeyFiles(folder, "halt", None, is_closed=False)
     (made,) = files.make(1, key(folder, "root-1"))
     assert key(folder, "halt-1") == old
     assert files.put_in_place() == [made]
@@ -46,18 +47,43 @@ def test_a_new_key_waits_and_then_takes_its_place(folder: Path) -> None:
 
 
 def test_what_waits_is_never_written_over(folder: Path) -> None:
-    files = KeyFiles(folder, "root", None)
+    files = KeyFiles(folder, "root", None, is_closed=False)
     pattern = key(folder, "root-1")
     first = files.make(1, pattern)
-    assert KeyFiles(folder, "root", None).make(1, pattern) == first
+    assert KeyFiles(folder, "root", None, is_closed=False).make(1, pattern) == first
     with pytest.raises(Malformed, match=r"root-1\.new\.key"):
         files.make(2, pattern)
     assert files.waiting() == first
 
 
+def test_files_of_a_run_that_was_cut_between_two_go_in_place_with_the_rest(folder: Path) -> None:
+    root = key(folder, "root-1")
+    files = KeyFiles(folder, "resume", None, is_closed=False)
+    made = files.make(2, root)
+    # As far as a cut run came: the old keys retired, the first new one in place.
+    (folder / "retired").mkdir()
+    for number in (1, 2):
+        (folder / f"resume-{number}.key").rename(folder / "retired" / f"resume-{number}.key")
+    (folder / "resume-1.new.key").rename(folder / "resume-1.key")
+    assert files.put_in_place() == made
+    assert [key(folder, f"resume-{number}") for number in (1, 2)] == made
+    assert len(list((folder / "retired").iterdir())) == 2
+
+
+def test_new_keys_need_no_root_key_in_their_folder(folder: Path) -> None:
+    root = key(folder, "root-1")
+    (folder / "root-1.key").unlink()
+    assert len(KeyFiles(folder, "halt", None, is_closed=False).make(1, root)) == 1
+
+
+def test_a_key_that_waits_is_not_chosen(folder: Path) -> None:
+    KeyFiles(folder, "halt", None, is_closed=False).make(1, key(folder, "root-1"))
+    assert chosen_key(folder.parent, None, "halt-*.key", None) == key(folder, "halt-1")
+
+
 def test_a_rotation_leaves_a_publisher_with_a_longer_name_alone(folder: Path) -> None:
     other = key(folder, "releases-main-eu-1")
-    files = KeyFiles(folder, "releases/main", None)
+    files = KeyFiles(folder, "releases/main", None, is_closed=False)
     files.make(1, key(folder, "root-1"))
     files.put_in_place()
     assert key(folder, "releases-main-eu-1") == other
@@ -65,16 +91,16 @@ def test_a_rotation_leaves_a_publisher_with_a_longer_name_alone(folder: Path) ->
 
 def test_more_keys_than_before_connect_as_the_signer_does(folder: Path) -> None:
     root = key(folder, "root-1")
-    files = KeyFiles(folder, "halt", None)
+    files = KeyFiles(folder, "halt", None, is_closed=False)
     files.make(2, root)
     _, second = files.put_in_place()
     assert (second.tls_seed, second.role, second.name) == (root.tls_seed, "halt", "halt-2")
 
 
 def test_orders_wait_through_a_failed_run(folder: Path) -> None:
-    files = KeyFiles(folder, "halt", None)
+    files = KeyFiles(folder, "halt", None, is_closed=False)
     files.remember([b"one"])
-    again = KeyFiles(folder, "halt", None)
+    again = KeyFiles(folder, "halt", None, is_closed=False)
     again.remember([b"two", b"one"])
     assert again.remembered() == [b"one", b"two"]
     again.forget()
