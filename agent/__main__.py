@@ -15,6 +15,7 @@ from agent.journal import Journal
 from firedoor import __version__
 from firedoor.dice import Dice
 from firedoor.errors import FiredoorError, Unavailable
+from firedoor.halt.lease import TERMS
 from firedoor.identity import PeerId, Role
 from firedoor.runtime import logs
 from firedoor.runtime.clocks import Clock
@@ -101,6 +102,7 @@ async def _run(
         limits=settings.limits,
         clock=clock,
         has_mirrors=bool(settings.mirrors),
+        lease=TERMS[settings.lease],
     )
     daemon = AgentDaemon(host, settings, Dice(clock.seed()))
     if errand is None:

@@ -11,9 +11,10 @@ from firedoor.dice import Dice
 from firedoor.errors import FiredoorError
 from firedoor.identity import PeerId, Role
 from firedoor.limits import MIRROR_PATIENCE, NEIGHBOURS_DIALLED_MAX
+from firedoor.runtime.asking import FirstContact
 from firedoor.runtime.dialling import Neighbours, keep_dialling
 from firedoor.runtime.discovery import Discovery
-from firedoor.runtime.host import FirstContact, Host
+from firedoor.runtime.host import Host
 from firedoor.runtime.logs import log
 from firedoor.runtime.renewal import Renewal
 from firedoor.runtime.settings import AgentSettings, split_address

@@ -28,7 +28,7 @@ async def fetch_release(host: Host, product: str, version: str, out: Path, linge
     if out.exists():
         raise Malformed("--out", wanted="a folder that does not exist yet", got=str(out))
     entry = await _entry(host, product, version)
-    host.node.require(Gate.FETCH, entry.manifest)
+    await _leased(host, entry)
     await host.acquire(entry, host.getter(None))
     while not host.node.holdings.is_whole(entry.manifest):
         host.node.require(Gate.FETCH, entry.manifest)
@@ -46,6 +46,22 @@ async def fetch_release(host: Host, product: str, version: str, out: Path, linge
     )
     print(f"{entry.product} {entry.version}: verified, in {out}")  # noqa: T201  # the answer
     await asyncio.sleep(linger)
+
+
+async def _leased(host: Host, entry: ReleaseEntry) -> None:
+    """Wait until pieces may move here.
+
+    Raises:
+        Halted: the brake denies it.
+        Unavailable: nobody proves in time that no order is missing here.
+    """
+    try:
+        async with asyncio.timeout(SYNC_SPAN_S):
+            while not host.may_start(Gate.FETCH, entry.manifest):
+                host.node.require(Gate.FETCH, entry.manifest)
+                await asyncio.sleep(LOOK_S)
+    except TimeoutError as error:
+        raise host.node.leasing.wanting() from error
 
 
 async def _entry(host: Host, product: str, version: str) -> ReleaseEntry:

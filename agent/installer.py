@@ -129,7 +129,10 @@ class Installer:
         entry = self._host.catalogue.entry(offer.manifest) if offer is not None else None
         if entry is None:
             return LOOK_AGAIN_S
-        if self._host.node.holdings.is_whole(entry.manifest):
+        is_whole = self._host.node.holdings.is_whole(entry.manifest)
+        if not self._host.may_start(Gate.INSTALL if is_whole else Gate.FETCH, entry.manifest):
+            self._say(str(self._host.node.leasing.wanting()))
+        elif is_whole:
             await self._install(entry)
         elif entry.manifest not in self._host.node.swarm.wanted():
             self._life.note(Phase.FETCHING, manifest=entry.manifest)
@@ -217,20 +220,30 @@ class Installer:
     def _activate(self, entry: ReleaseEntry) -> None:
         # The end of staging asks no gate, so level 3 is looked at here as well.
         self._host.node.require(Gate.INSTALL, entry.manifest)
+        if not self._host.may_start(Gate.ACTIVATE, entry.manifest):
+            raise self._host.node.leasing.wanting()
         self._life.note(Phase.ACTIVATING)
         before = self._handler.active()
         self._handler.activate(entry.version, entry.manifest)
         self.counts.activations += 1
-        if not self._host.node.permits(Gate.INSTALL, entry.manifest):
+        # Asked again, for the machine may have stood still in between: an order would wait unread,
+        # and the lease has run out meanwhile.
+        is_permitted = self._host.node.permits(Gate.INSTALL, entry.manifest)
+        if not is_permitted or not self._host.may_start(Gate.ACTIVATE, entry.manifest):
+            self._undo(before)
+            if is_permitted:
+                raise self._host.node.leasing.wanting()
             self.counts.activations_after_receipt += 1
-            self._life.note_back(Phase.ROLLING_BACK)
-            if before is None:
-                self._handler.deactivate()
-            else:
-                self._handler.activate(*before)
             raise Halted(entry.manifest[:12], level=Gate.ACTIVATE)
         log("activated", product=self._product, version=entry.version)
         self._life.note(Phase.CHECKING)
+
+    def _undo(self, before: tuple[str, str] | None) -> None:
+        self._life.note_back(Phase.ROLLING_BACK)
+        if before is None:
+            self._handler.deactivate()
+        else:
+            self._handler.activate(*before)
 
     async def _check(self, version: str, manifest_id: str, manifest: Manifest | None) -> None:
         outcome = await self._try(version, manifest_id, manifest)

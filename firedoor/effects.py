@@ -33,6 +33,18 @@ class KeepBeacon:
 
 
 @dataclass(frozen=True, slots=True)
+class DrawNonce:
+    """Draw 32 bytes from the operating system and hand them to `Node.ask_lease`."""
+
+
+@dataclass(frozen=True, slots=True)
+class SignLease:
+    """At the origin: sign the state of its order set over these nonces, for `Node.answer`."""
+
+    nonces: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class KeepActed:
     """Record durably that this resume has begun to act."""
 
@@ -87,4 +99,17 @@ class Tell:
     facts: tuple[tuple[str, str | int | float], ...] = ()
 
 
-Effect = Send | Keep | KeepBeacon | KeepActed | Cut | Fetch | Cancel | Drop | Complete | Tell
+Effect = (
+    Send
+    | Keep
+    | KeepBeacon
+    | KeepActed
+    | DrawNonce
+    | SignLease
+    | Cut
+    | Fetch
+    | Cancel
+    | Drop
+    | Complete
+    | Tell
+)

@@ -35,8 +35,18 @@ REFUSALS_MAX = 64
 INTEREST_MAX = 256
 INTERESTS_MAX = 1024
 
+# A receipt is 300 bytes; so many of them fit one frame twice over.
+RECEIPT_BYTES_MAX = 512
+RECEIPTS_MAX = 512
+
 # One WebSocket frame. A roster of 1,024 peers and an id list of 4,096 orders fit.
 FRAME_BYTES_MAX = 512 * KIB
+
+# Steps from a nonce to the origin's signature: ten a mirror of 1,024 children, six mirrors deep.
+PATH_STEPS_MAX = 64
+
+# Beacons whose lists of ids a node keeps beside the latest: one may be overtaken on its way.
+LISTS_MAX = 4
 
 # Items in one list of one message, whatever it lists.
 LIST_ITEMS_MAX = 8192

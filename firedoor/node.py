@@ -13,50 +13,51 @@ from typing import assert_never
 
 from firedoor.dice import Dice
 from firedoor.effects import Cut, Drop, Effect, Keep, KeepActed, KeepBeacon, Send, Tell
-from firedoor.errors import Halted, Refused, Unavailable, Untrusted
+from firedoor.errors import Refused, Unavailable, Untrusted
+from firedoor.gates import Gates
 from firedoor.halt.brake import Brake, Gate
-from firedoor.halt.order import Halt, read_beacon
+from firedoor.halt.lease import STANDARD, LeaseTerms
+from firedoor.halt.order import Halt
 from firedoor.halt.orderset import Admission, OrderSet
 from firedoor.halt.scope import Subject
-from firedoor.halt.sync import OrderSync, Reconciliation
+from firedoor.halt.sync import OrderSync, Reconciliation, send_orders
 from firedoor.identity import Peer, PeerId, Role
+from firedoor.leasing import Leasing
 from firedoor.limits import (
     INTEREST_MAX,
     INTERESTS_MAX,
     REQUESTS_MAX,
-    ROSTER_MAX,
 )
 from firedoor.pieces.inventory import Bits, PieceMap
+from firedoor.rosters import Rosters
 from firedoor.session import Session
+from firedoor.sharing import Sharing
 from firedoor.swarm.holdings import Holdings
 from firedoor.swarm.scheduler import Swarm
 from firedoor.trust.keys import Authority
-from firedoor.units import Instant, Span, after
+from firedoor.units import Instant
 from firedoor.wire.messages import (
     Announce,
     Beacon,
+    Beat,
     Bitfield,
     CaughtUp,
     Have,
     Health,
     Hello,
     Interest,
+    LeaseAsked,
+    LeaseGiven,
     Message,
     Obeyed,
     OrderIds,
     OrderRefused,
     Orders,
     OrdersDone,
+    Receipts,
     Recorded,
     Roster,
-    RosterEntry,
 )
-
-# A roster that changes many times while a site boots is sent once per this span.
-ROSTER_SPAN = Span(0.2)
-
-# And less often the larger it is: n endpoints cost n times n entries.
-ROSTER_SPAN_EACH = Span(0.01)
 
 # Whose keys, when they turn, change what a conversation about orders comes to.
 _BRAKE_ROLES = ("halt", "resume", "beacon")
@@ -67,7 +68,7 @@ class NodeSettings:
     """Who this node is.
 
     `port`: where it listens; `has_mirrors`: some are configured; `places`: requests in flight at
-    once.
+    once; `lease`: how old a lease may be.
     """
 
     me: PeerId
@@ -77,6 +78,7 @@ class NodeSettings:
     is_origin: bool = False
     has_mirrors: bool = True
     places: int = REQUESTS_MAX
+    lease: LeaseTerms = STANDARD
 
 
 class Node:
@@ -84,18 +86,17 @@ class Node:
 
     __slots__ = (
         "_authority",
-        "_beacon",
         "_dice",
         "_reconciliation",
-        "_roster_at",
+        "_rosters",
         "_sessions",
         "_settings",
-        "brake",
+        "_sharing",
         "durable",
-        "holdings",
+        "gates",
+        "leasing",
         "orders",
         "refusals",
-        "subjects",
         "swarm",
     )
 
@@ -104,8 +105,7 @@ class Node:
         self._dice = dice
         self._authority: Authority | None = None
         self._sessions: dict[PeerId, Session] = {}
-        self._beacon = b""
-        self._roster_at: Instant | None = None
+        self._rosters = Rosters()
         # The origin has nobody to catch up with but whoever comes, and each of those syncs first.
         self._reconciliation = Reconciliation(
             settings.role,
@@ -113,11 +113,13 @@ class Node:
             has_mirrors=settings.has_mirrors,
             now=now,
         )
+        self.leasing = Leasing(
+            settings.me, settings.role, settings.lease, is_origin=settings.is_origin
+        )
         self.orders = OrderSet()
-        self.brake = Brake()
-        self.holdings = Holdings()
+        self.gates = Gates(settings.role, self._reconciliation, self.leasing)
         self.swarm = Swarm(settings.me, dice, settings.places)
-        self.subjects: dict[str, Subject] = {}
+        self._sharing = Sharing(self.gates, self.swarm)
         self.durable: set[bytes] = set()
         self.refusals: dict[str, int] = {}
 
@@ -176,31 +178,30 @@ class Node:
 
     def learn(self, manifest: str, subject: Subject, now: Instant) -> list[Effect]:
         """A release exists; with `subject.files` when its manifest is held."""
-        if self.subjects.get(manifest) == subject:
-            return []
-        self.subjects[manifest] = subject
-        self.brake.learn(subject)
-        return self._apply(now)
+        return self._apply(now) if self.gates.learn(manifest, subject) else []
 
     def permits(self, gate: Gate, manifest: str) -> bool:
         """Whether this release may pass `gate` here and now. An unknown one may not."""
-        subject = self.subjects.get(manifest)
-        is_mirror = self._settings.role is Role.MIRROR
-        is_behind = not self.is_reconciled and not (is_mirror and gate is Gate.SERVE)
-        if subject is None or is_behind:
-            return False
-        return self.brake.permits(gate, subject)
+        return self.gates.permits(gate, manifest)
 
     def require(self, gate: Gate, manifest: str) -> None:
-        """Nothing, if the release may pass `gate`.
+        """Nothing, if the release may pass `gate`; raises Halted if it may not."""
+        self.gates.require(gate, manifest)
 
-        Raises:
-            Halted: it may not.
-        """
-        if not self.permits(gate, manifest):
-            subject = self.subjects.get(manifest)
-            level = self.brake.level(subject) if subject is not None else int(gate)
-            raise Halted(manifest[:12], level=level)
+    @property
+    def brake(self) -> Brake:
+        """What is denied."""
+        return self.gates.brake
+
+    @property
+    def subjects(self) -> dict[str, Subject]:
+        """The releases that are known, by manifest."""
+        return self.gates.subjects
+
+    @property
+    def holdings(self) -> Holdings:
+        """The pieces that are here."""
+        return self._sharing.holdings
 
     # --- conversations -------------------------------------------------------------------------
 
@@ -240,10 +241,15 @@ class Node:
                 return self._reconcile(session)
             case Beacon(record):
                 return self.take_beacon(record, sender, now)
+            case LeaseAsked() if session.sync.is_open:
+                self.leasing.asked(sender, message, self._sessions.values(), now)
+                return []
+            case LeaseGiven():
+                return self._take_lease(message, sender, now)
             case Interest(manifests):
                 room = INTERESTS_MAX - len(session.interests)
                 session.interests.update(dict.fromkeys(manifests[:room]))
-                return self._bitfields(sender, manifests)
+                return self._sharing.bitfields(session, manifests)
             case Bitfield(manifest, bits) if session.sync.is_open:
                 return self.swarm.bitfield(sender, manifest, bits, now)
             case Have(manifest, pieces) if session.sync.is_open:
@@ -251,9 +257,11 @@ class Node:
             case Roster(entries):
                 roster = tuple(PeerId(entry.id) for entry in entries)
                 return self.swarm.roster(roster, now) if session.peer.role is Role.MIRROR else []
-            case Bitfield() | Have():
+            case Bitfield() | Have() | LeaseAsked():
                 return []  # Sync before bytes.
-            case Recorded() | Obeyed() | OrderRefused() | Announce() | Health():
+            case (
+                Beat() | Receipts() | Recorded() | Obeyed() | OrderRefused() | Announce() | Health()
+            ):
                 return []  # The host's own business.
             case _:
                 assert_never(message)
@@ -296,34 +304,14 @@ class Node:
     # --- pieces --------------------------------------------------------------------------------
 
     def want(self, pieces: PieceMap, have: Bits, now: Instant) -> list[Effect]:
-        """Fetch a release, if the brake lets it move."""
-        if not self.permits(Gate.FETCH, pieces.manifest):
-            return []
-        self.holdings.hold(pieces, have)
-        sessions = [one for one in self._sessions.values() if one.sync.is_open]
-        askable = [one.peer.id for one in sessions if one.peer.role is not Role.OPERATOR]
-        ask = [Send(peer, Interest((pieces.manifest,))) for peer in askable]
-        # Who asked before this node knew the release, after a restart for one, hears of it now.
-        tell = [
-            effect
-            for session in self._sessions.values()
-            if pieces.manifest in session.interests
-            for effect in self._bitfields(session.peer.id, (pieces.manifest,))
-        ]
-        return [*ask, *tell, *self.swarm.want(pieces, have, now)]
+        """Fetch a release, if the brake lets it move and a lease covers that."""
+        return self._sharing.want(pieces, have, self._sessions.values(), now)
 
     def fetched(
         self, number: int, manifest: str, pieces: tuple[int, ...], now: Instant
     ) -> list[Effect]:
         """Verified pieces are stored here; tell whoever is interested."""
-        self.holdings.add(manifest, pieces)
-        news: list[Effect] = []
-        if self.permits(Gate.SERVE, manifest):
-            news = [
-                Send(session.peer.id, Have(manifest, pieces))
-                for session in self._sessions.values()
-                if manifest in session.interests
-            ]
+        news = self._sharing.fetched(manifest, pieces, self._sessions.values())
         return [*news, *self.swarm.fetched(number, pieces, now)]
 
     def forget_pieces(self, manifest: str, now: Instant) -> list[Effect]:
@@ -332,20 +320,8 @@ class Node:
         return self.swarm.drop(manifest, now)
 
     def serve(self, peer: Peer, manifest: str, start: int, end: int) -> tuple[bytes, ...]:
-        """The digests of the pieces that `peer` asks for, if it may have them.
-
-        Raises:
-            Halted, Untrusted, Unavailable, Malformed: why not.
-            KeyError: no such release is held here.
-        """
-        if not peer.is_current:
-            raise Untrusted("certificate", wanted="one within its dates", got="an expired one")
-        session = self._sessions.get(peer.id)
-        if session is None or not session.sync.is_open:
-            raise Unavailable("pieces", why="orders must be synced first on /v1/peer")
-        digests = self.holdings.digests(manifest, start, end)
-        self.require(Gate.SERVE, manifest)
-        return digests
+        """The digests of the pieces that `peer` asks for; raises as `Sharing.serve`."""
+        return self._sharing.serve(peer, self._sessions.get(peer.id), manifest, start, end)
 
     # --- time ----------------------------------------------------------------------------------
 
@@ -355,15 +331,23 @@ class Node:
         self._reconciliation.wake(now)
         for session in self._sessions.values():
             effects += self._reconcile(session)
-        if self._roster_at is not None and now >= self._roster_at:
-            self._roster_at = None
-            effects += self._rosters()
+        effects += self._rosters.wake(self._sessions.values(), now)
+        has_work = bool(self.swarm.wanted())
+        effects += self.leasing.wake(self._sessions.values(), now, has_work=has_work)
+        if has_work and not self.leasing.covers(Gate.FETCH, now):
+            effects.append(Tell("lease-lapsed"))
+            for manifest in self.swarm.wanted():
+                effects += self.swarm.drop(manifest, now)
         return effects
 
-    def next_wakeup(self) -> Instant | None:
+    def next_wakeup(self, now: Instant) -> Instant | None:
         """When `wake` is due next."""
-        waits = self._reconciliation.next_wakeup()
-        times = (self.swarm.next_wakeup(), self._roster_at, waits)
+        times = (
+            self.swarm.next_wakeup(),
+            self._rosters.due,
+            self._reconciliation.next_wakeup(),
+            self.leasing.next_wakeup(now, has_work=bool(self.swarm.wanted())),
+        )
         return min((time for time in times if time is not None), default=None)
 
     @property
@@ -384,20 +368,21 @@ class Node:
     def _greet(self, session: Session, hello: Hello, now: Instant) -> list[Effect]:
         effects = session.sync.greet(hello, self.orders)
         session.port = hello.port
-        if self._beacon:
-            effects.insert(0, Send(session.peer.id, Beacon(self._beacon)))
+        if self.orders.beacon:
+            effects.insert(0, Send(session.peer.id, Beacon(self.orders.beacon)))
         return [*effects, *self._opened(session, now)]
 
     def _opened(self, session: Session, now: Instant) -> list[Effect]:
         peer = session.peer.id
         if not session.sync.is_open:
             return []
+        self.leasing.opened(session)
         effects: list[Effect] = [Tell("peer-synced", (("peer", peer),))]
         effects += [Send(peer, CaughtUp())] if self.is_reconciled else []
         if session.peer.role is Role.OPERATOR:
             return effects
         if self._settings.role is Role.MIRROR and session.peer.role is Role.AGENT:
-            self._stir_roster(now)
+            self._rosters.stir(self._sessions.values(), now)
         effects += self._reconcile(session)
         wanted = self.swarm.wanted()
         parts = [wanted[at : at + INTEREST_MAX] for at in range(0, len(wanted), INTEREST_MAX)]
@@ -414,7 +399,7 @@ class Node:
         others = [one.peer.id for one in self._sessions.values() if one.sync.is_open]
         tell = Tell("reconciled", (("peer", session.peer.id),))
         news = [Send(peer, CaughtUp()) for peer in others]
-        return [tell, *news, *self._all_bitfields()]
+        return [tell, *news, *self._sharing.all_bitfields(self._sessions.values())]
 
     def _admit_all(self, records: Iterable[bytes], sender: PeerId, now: Instant) -> list[Effect]:
         effects: list[Effect] = []
@@ -436,24 +421,52 @@ class Node:
             if sender is not None:
                 self._sessions[sender].sync.has_untrusted |= isinstance(error, Untrusted)
             return [Tell("beacon-refused", (("peer", sender or ""), ("why", str(error))))]
-        if not fresh and (record == self._beacon or self.has_valid_beacon()):
+        # One that names nothing new may list less, after a compaction: that is for those above to
+        # say. A neighbour's may be an old one.
+        is_from_above = sender is None or self._sessions[sender].is_upstream
+        is_settled = record == self.orders.beacon or (self.has_valid_beacon() and not is_from_above)
+        if not fresh and is_settled:
             return []
-        self._beacon = record
+        self.orders.beacon = record
         others = [peer for peer in self._sessions if peer != sender]
         forward = [Send(peer, Beacon(record)) for peer in others]
         return [*self._apply(now), *forward, KeepBeacon(record)]
 
+    def ask_lease(self, nonce: bytes, now: Instant) -> list[Effect]:
+        """The host has drawn `nonce`, as `DrawNonce` asked, after it read `now`."""
+        self.leasing.ask(nonce, now)
+        return self.wake(now)
+
+    def answer(self, record: bytes, now: Instant) -> list[Effect]:
+        """At the origin: what `SignLease` asked for is signed."""
+        return self._take_lease(LeaseGiven(record, ()), None, now)
+
+    def _take_lease(self, message: LeaseGiven, sender: PeerId | None, now: Instant) -> list[Effect]:
+        try:
+            effects = self.leasing.given(message, (self._keys(), self.orders), now)
+        except Refused as error:
+            # A hostile relay can withhold a lease; that is all it can do.
+            self._count(error)
+            return [Tell("lease-refused", (("peer", sender or ""), ("why", str(error))))]
+        missed = self.leasing.missed
+        # An origin that was set back: the union heals it.
+        records = self.orders.records_but(set(self.orders.ids()) - missed) if missed else ()
+        return [*effects, *(send_orders(sender, records) if sender is not None else ())]
+
+    def recorded_ids(self) -> tuple[bytes, ...]:
+        """The orders that are durable here and that keys of today vouch for, sorted.
+
+        The others are obeyed as well, but whoever never knew their keys cannot hold them.
+        """
+        return tuple(each for each in self.orders.offered() if each in self.durable)
+
     def has_valid_beacon(self) -> bool:
         """Whether the last beacon is signed by a key that still counts; False: there is none."""
-        try:
-            read_beacon(self._beacon, self._keys())
-        except Refused:
-            return False
-        return True
+        return self.orders.has_valid_beacon(self._keys())
 
     def _name(self, record: bytes, authority: Authority) -> frozenset[bytes]:
         fresh = self.orders.name(record, authority)
-        self._beacon = self._beacon or record
+        self.orders.beacon = self.orders.beacon or record
         return fresh
 
     def _apply(self, now: Instant) -> list[Effect]:
@@ -463,37 +476,16 @@ class Node:
         self.brake.set_halts(self.orders.in_force())
         effects: list[Effect] = [KeepActed(order_id) for order_id in acting]
         # What was halted may be served again, and whoever asked for it was told nothing then.
-        effects += self._all_bitfields() if acting else []
+        effects += self._sharing.all_bitfields(self._sessions.values()) if acting else []
         for manifest in self.swarm.wanted():
             subject = self.subjects.get(manifest)
             if subject is None or not self.brake.permits(Gate.FETCH, subject):
                 effects += self.swarm.drop(manifest, now)
         return effects
 
-    def _bitfields(self, peer: PeerId, manifests: Iterable[str]) -> list[Effect]:
-        return [
-            Send(peer, Bitfield(manifest, self.holdings.bitfield(manifest)))
-            for manifest in manifests
-            if manifest in self.holdings and self.permits(Gate.SERVE, manifest)
-        ]
-
-    def _all_bitfields(self) -> list[Effect]:
-        sessions = self._sessions.values()
-        return [each for one in sessions for each in self._bitfields(one.peer.id, one.interests)]
-
-    def _stir_roster(self, now: Instant) -> None:
-        span = Span(max(ROSTER_SPAN, ROSTER_SPAN_EACH * len(self._sessions)))
-        self._roster_at = self._roster_at or after(now, span)
-
-    def _rosters(self) -> list[Effect]:
-        sessions = [one for one in self._sessions.values() if one.sync.is_open and one.port]
-        agents = [one for one in sessions if one.peer.role is Role.AGENT]
-        entries = [RosterEntry(one.peer.id, one.host, one.port) for one in agents[:ROSTER_MAX]]
-        roster = Roster(tuple(entries))
-        return [Send(one.peer.id, roster) for one in agents]
-
     def _close(self, peer: PeerId, now: Instant) -> list[Effect]:
         session = self._sessions.pop(peer)
+        self.leasing.closed(session)
         if session.peer.role is Role.AGENT and self._settings.role is Role.MIRROR:
-            self._stir_roster(now)
+            self._rosters.stir(self._sessions.values(), now)
         return self.swarm.peer_left(peer, now)

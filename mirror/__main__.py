@@ -7,6 +7,7 @@ from pathlib import Path
 
 from firedoor.dice import Dice
 from firedoor.errors import Unavailable
+from firedoor.halt.lease import TERMS
 from firedoor.identity import Role
 from firedoor.runtime import logs
 from firedoor.runtime.clocks import Clock
@@ -65,6 +66,7 @@ async def _run(settings: MirrorSettings, state: Path) -> None:
         limits=settings.limits,
         clock=clock,
         is_origin=bool(settings.origin_folder),
+        lease=TERMS[settings.lease],
     )
     origin = None
     if settings.origin_folder:

@@ -14,9 +14,10 @@ from firedoor.errors import FiredoorError
 from firedoor.halt.brake import Gate
 from firedoor.identity import PeerId, Role
 from firedoor.limits import FRAME_BYTES_MAX, ROSTER_MAX
+from firedoor.runtime.asking import FirstContact
 from firedoor.runtime.catalogue import Get
 from firedoor.runtime.dialling import Neighbours, keep_dialling
-from firedoor.runtime.host import FirstContact, Host
+from firedoor.runtime.host import Host
 from firedoor.runtime.logs import log
 from firedoor.runtime.renewal import Renewal
 from firedoor.runtime.settings import split_address
@@ -59,6 +60,8 @@ class MirrorDaemon:
         self._syncing = asyncio.Lock()
         self._announced_targets = 0
         self._is_waiting_for_room = False
+        self._named: tuple[bytes, ...] = ()
+        host.sign_lease = self._sign_lease
         self._endpoints = endpoints
         self.renewal: Renewal | None = None
         self.neighbours = Neighbours(host, dice, dialled_max=ROSTER_MAX)
@@ -169,10 +172,8 @@ class MirrorDaemon:
         get = self._source()
         await self._host.catalogue.refresh(get, self._announced_targets)
         self._host.believe()
-        node = self._host.node
-        is_named = node.durable <= node.orders.named and node.has_valid_beacon()
-        if self._origin is not None and node.durable and not is_named:
-            # A run was ended between a record and the beacon that names it, or its key was turned.
+        if self._origin is not None:
+            # A run was ended between a record and the beacon that names it, or keys were turned.
             self._sign_beacon()
         failures = [
             error for error in [await self._try(entry, get) for entry in self._open()] if error
@@ -184,11 +185,11 @@ class MirrorDaemon:
 
     def _open(self) -> list[ReleaseEntry]:
         """The releases that may come and are not here or under way, the newest first."""
-        permits = self._host.node.permits
+        may_start = self._host.may_start
         able = [
             entry
             for entry in self._host.catalogue.releases
-            if not self._is_under_way(entry) and permits(Gate.FETCH, entry.manifest)
+            if not self._is_under_way(entry) and may_start(Gate.FETCH, entry.manifest)
         ]
         return sorted(able, key=_newest_first)
 
@@ -213,10 +214,21 @@ class MirrorDaemon:
         return FirstContact(self._host.client, known)
 
     def _sign_beacon(self) -> None:
+        """Name what is recorded here, unless the last beacon does so."""
         assert self._origin is not None
-        ids = tuple(sorted(self._host.node.durable))
-        record = self._origin.make_beacon(ids)
-        self._host.apply(self._host.node.take_beacon(record, None, self._host.clock.now()))
+        node, ids = self._host.node, self._host.node.recorded_ids()
+        if ids == self._named and (node.has_valid_beacon() or not ids):
+            return
+        self._named = ids
+        self._host.apply(
+            node.take_beacon(self._origin.make_beacon(ids), None, self._host.clock.now())
+        )
+
+    def _sign_lease(self, nonces: bytes) -> bytes:
+        assert self._origin is not None
+        assert self._host.catalogue.authority is not None
+        ids = self._host.node.recorded_ids()
+        return self._origin.make_lease(ids, nonces, self._host.catalogue.authority)
 
     async def _resign(self) -> None:
         assert self._origin is not None

@@ -22,6 +22,8 @@ from msgspec import Meta
 from tuf.api.metadata import Metadata, Root, Targets
 
 from firedoor.errors import Malformed, Unavailable, Untrusted
+from firedoor.halt.lease import LeasePayload
+from firedoor.halt.merkle import root_of
 from firedoor.halt.order import BeaconPayload, seal
 from firedoor.identity import FleetId, Peer, Role
 from firedoor.limits import ENROLMENT_BYTES_MAX, MANIFEST_BYTES_MAX, METADATA_BYTES_MAX
@@ -30,7 +32,7 @@ from firedoor.runtime.files import durable_write, sync_folder
 from firedoor.runtime.key_files import KeyFile, read_key_file, replace_certificate
 from firedoor.runtime.piece_store import PieceStore
 from firedoor.runtime.renewal import is_past_half
-from firedoor.trust.keys import NaclSigner
+from firedoor.trust.keys import Authority, NaclSigner
 from firedoor.units import UnixTime
 from firedoor.wire.codec import decode, record
 from firedoor.wire.messages import Report
@@ -209,6 +211,20 @@ class Origin:
         keys = {self._beacon.keyid: self._beacon.signing_seed}
         _, beacon = seal("beacon", BeaconPayload(1, ids), fleet=fleet, keys=keys)
         return beacon
+
+    def make_lease(self, ids: tuple[bytes, ...], nonces: bytes, held: Authority) -> bytes:
+        """The signed answer to these nonces: so many orders, these, and metadata as in `held`."""
+        payload = LeasePayload(
+            version=1,
+            root=held.root_version,
+            targets=held.targets_version,
+            snapshot=held.snapshot_version,
+            count=len(ids),
+            orders=root_of(ids),
+            nonces=nonces,
+        )
+        keys = {self._beacon.keyid: self._beacon.signing_seed}
+        return seal("lease", payload, fleet=FleetId(self._beacon.fleet), keys=keys)[1]
 
     # --- enrolment -----------------------------------------------------------------------------
 

@@ -18,6 +18,7 @@ from firedoor.effects import (
     Cancel,
     Complete,
     Cut,
+    DrawNonce,
     Drop,
     Effect,
     Fetch,
@@ -25,6 +26,7 @@ from firedoor.effects import (
     KeepActed,
     KeepBeacon,
     Send,
+    SignLease,
     Tell,
 )
 from firedoor.identity import PeerId
@@ -248,7 +250,15 @@ class Site:
                     self._last_at = self._now
                 case Tell(event):
                     self._bans += event == "peer-banned"
-                case Send() | Keep() | KeepBeacon() | KeepActed() | Cut() | Drop():
+                case (
+                    Send()
+                    | Keep()
+                    | KeepBeacon()
+                    | KeepActed()
+                    | Cut()
+                    | Drop()
+                    | (DrawNonce() | SignLease())
+                ):
                     self._breaches.append(f"a swarm does not make {type(effect).__name__}")
                 case _:
                     assert_never(effect)

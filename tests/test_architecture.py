@@ -27,7 +27,9 @@ LAYERS = {
     "gossip": ("firedoor.gossip",),
     "halt": ("firedoor.halt",),
     "swarm": ("firedoor.swarm",),
-    "node": ("firedoor.node", "firedoor.session"),
+    "node": tuple(
+        f"firedoor.{name}" for name in ("node", "session", "gates", "leasing", "rosters", "sharing")
+    ),
     "agent decisions": ("agent.plan", "agent.lifecycle", "agent.verdict"),
     "mirror decisions": ("mirror.rollout", "mirror.telemetry.summary"),
     "runtime": ("firedoor.runtime",),

@@ -36,6 +36,9 @@ LEVEL_MAX = 6
 
 LEVEL_IN_DOUBT = 4
 
+# Which role signs a kind of record, where the two do not have one name.
+_ROLE_OF = {"lease": "beacon"}
+
 # Quarantine and roll back change what an endpoint runs; a wide one could push a fleet onto an old
 # hole, so they take a scope that names bytes (halt.md, Authority).
 LEVEL_NARROW = 5
@@ -228,7 +231,8 @@ def verify(envelope: Envelope, authority: Authority, *, what: str) -> tuple[byte
     message, signers = _signers(envelope, authority)
     threshold = _threshold(envelope.kind, authority)
     if len(signers) < threshold:
-        wanted = f"{threshold} valid signature(s) of role {envelope.kind}"
+        role = _ROLE_OF.get(envelope.kind, envelope.kind)
+        wanted = f"{threshold} valid signature(s) of role {role}"
         raise Untrusted(what, wanted=wanted, got=str(len(signers)))
     return message, signers
 
@@ -240,14 +244,15 @@ def is_complete(order: Order, authority: Authority) -> bool:
 
 
 def _threshold(kind: str, authority: Authority) -> int:
-    role = authority.roles.get(kind)
+    role = authority.roles.get(_ROLE_OF.get(kind, kind))
     return role.threshold if role else 1
 
 
 def _signers(envelope: Envelope, authority: Authority) -> tuple[bytes, frozenset[str]]:
     message = signed_bytes(authority.fleet, envelope.kind, envelope.payload)
     pairs = [(signature.keyid, signature.value) for signature in envelope.signatures]
-    return message, verified_keyids(authority, envelope.kind, message, pairs)
+    role = _ROLE_OF.get(envelope.kind, envelope.kind)
+    return message, verified_keyids(authority, role, message, pairs)
 
 
 def _read_halt(order_id: bytes, record: bytes, body: bytes, signers: frozenset[str]) -> Halt:

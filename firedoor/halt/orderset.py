@@ -10,14 +10,15 @@
   ORDERS_PER_KEY_MAX of one key in all.
 """
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import replace
 from enum import Enum
 from hashlib import sha256
 
-from firedoor.errors import TooLarge
+from firedoor.errors import Refused, TooLarge
+from firedoor.halt.merkle import root_of
 from firedoor.halt.order import Halt, Order, Resume, is_complete, merged, read_beacon, read_order
-from firedoor.limits import ORDERS_MAX, ORDERS_PER_KEY_MAX, UNRECORDED_PER_KEY_MAX
+from firedoor.limits import LISTS_MAX, ORDERS_MAX, ORDERS_PER_KEY_MAX, UNRECORDED_PER_KEY_MAX
 from firedoor.trust.keys import Authority
 
 
@@ -32,13 +33,15 @@ class Admission(Enum):
 class OrderSet:
     """All orders admitted here, and which of them the origin has named."""
 
-    __slots__ = ("_acted", "_held", "_named", "_void")
+    __slots__ = ("_acted", "_held", "_lists", "_named", "_void", "beacon")
 
     def __init__(self) -> None:
         self._held: dict[bytes, Order] = {}
         self._named: set[bytes] = set()
+        self._lists: dict[bytes, frozenset[bytes]] = {}
         self._acted: set[bytes] = set()
         self._void: set[bytes] = set()
+        self.beacon = b""
 
     def admit(self, record: bytes, authority: Authority) -> tuple[Admission, Order]:
         """Verify `record` and add it to the set.
@@ -97,12 +100,34 @@ class OrderSet:
                 origin never gets there, a stolen key must not fill memory.
             TooLarge, Malformed, Untrusted: as `read_beacon` says.
         """
-        fresh = read_beacon(record, authority) - self._named
+        ids = read_beacon(record, authority)
+        fresh = ids - self._named
         if len(self._named) + len(fresh) > ORDERS_MAX:
             size = len(self._named) + len(fresh)
             raise TooLarge("ids named by beacons", limit=ORDERS_MAX, size=size)
         self._named |= fresh
+        digest = root_of(sorted(ids))
+        self._lists.pop(digest, None)
+        self._lists[digest] = ids
+        if len(self._lists) > LISTS_MAX:
+            del self._lists[next(iter(self._lists))]
         return fresh
+
+    def has_valid_beacon(self, authority: Authority) -> bool:
+        """Whether the last beacon is signed by a key that still counts; False: there is none."""
+        try:
+            read_beacon(self.beacon, authority)
+        except Refused:
+            return False
+        return True
+
+    def listed(self, digest: bytes) -> frozenset[bytes] | None:
+        """The ids of a beacon whose Merkle root is `digest`, if it came lately."""
+        return frozenset() if digest == root_of(()) else self._lists.get(digest)
+
+    def missed_by(self, ids: Collection[bytes]) -> frozenset[bytes]:
+        """What was named, is held and vouched for, and is not among `ids`."""
+        return frozenset((self._named & set(self._held)) - self._void - set(ids))
 
     def let_resumes_act(self) -> tuple[bytes, ...]:
         """Begin to obey every resume that is named; the ids of those that begin now, sorted.

@@ -3,7 +3,7 @@
 import os
 import time
 
-from firedoor.units import Instant, UnixTime
+from firedoor.units import Instant, Span, UnixTime
 
 
 class Clock:
@@ -18,6 +18,14 @@ class Clock:
     def unix(self) -> UnixTime:
         """The wall clock; it may be wrong."""
         return UnixTime(int(time.time()))
+
+    def divergence(self) -> Span:
+        """How far the wall clock is ahead of the suspend-aware one; a jump of it voids leases."""
+        return Span(time.time() - self.now())
+
+    def nonce(self) -> bytes:
+        """32 bytes that nobody can foresee, from the operating system; never from dice."""
+        return os.urandom(32)
 
     def seed(self) -> int:
         """A seed for dice, from the operating system."""

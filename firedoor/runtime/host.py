@@ -6,7 +6,7 @@ before this file awaits anything; the disk comes after.
 """
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,6 +17,7 @@ from firedoor.effects import (
     Cancel,
     Complete,
     Cut,
+    DrawNonce,
     Drop,
     Effect,
     Fetch,
@@ -24,15 +25,16 @@ from firedoor.effects import (
     KeepActed,
     KeepBeacon,
     Send,
+    SignLease,
     Tell,
 )
 from firedoor.errors import FiredoorError, NoRoom, Refused, Unavailable, Untrusted
 from firedoor.halt.brake import Gate
 from firedoor.halt.scope import Subject
 from firedoor.identity import Peer, PeerId, Role
-from firedoor.limits import METADATA_BYTES_MAX
 from firedoor.node import Node, NodeSettings
 from firedoor.pieces.inventory import Bits, piece_map
+from firedoor.runtime.asking import Getter
 from firedoor.runtime.catalogue import Catalogue, Get
 from firedoor.runtime.clocks import Clock
 from firedoor.runtime.fetching import Fetching
@@ -58,11 +60,12 @@ from firedoor.wire.messages import (
 # A host with nothing to wait for still looks up now and then, so that a lost timer heals.
 IDLE_SPAN = Span(1.0)
 
-# Peers that are asked in turn for one small file.
-SOURCES_MAX = 3
-
 # Metadata's dates are hours away when it comes; a minute more is nothing.
 DATES_S = 60.0
+
+# Wall clock and boot-time clock may differ by so much more than when the nonce was drawn: beyond
+# it, one of them has jumped, or the machine stood still (halt.md, Gates).
+CLOCKS_APART_S = 5.0
 
 # A full disk is looked at again this often while an order waits to be recorded.
 RECORD_AGAIN_S = 1.0
@@ -140,6 +143,8 @@ class Host:
         self._recording = asyncio.Lock()
         self._group: asyncio.TaskGroup
         self.trusted = asyncio.Event()
+        self.sign_lease: Callable[[bytes], bytes]
+        self._divergence = clock.divergence()
 
     # --- life ----------------------------------------------------------------------------------
 
@@ -211,6 +216,12 @@ class Host:
                 self.start(self._append(ACTED, order))
                 # What was halted may move from now on.
                 self.program.on_cut()
+            case DrawNonce():
+                self._divergence = self.clock.divergence()
+                now = self.clock.now()
+                self.apply(self.node.ask_lease(self.clock.nonce(), now))
+            case SignLease(nonces):
+                self.apply(self.node.answer(self.sign_lease(nonces), self.clock.now()))
             case Cut(order):
                 self.order_times.setdefault(order.hex(), OrderTimes(self.clock.now()))
                 self.transfers.cut(lambda manifest: not self.node.permits(Gate.SERVE, manifest))
@@ -227,7 +238,7 @@ class Host:
                 log_facts(event, dict(facts))
                 if event == "peer-synced":
                     self.program.on_synced(PeerId(str(dict(facts)["peer"])))
-                elif event == "reconciled":
+                elif event in {"reconciled", "leased", "lease-lapsed"}:
                     self.program.on_cut()
             case _:
                 assert_never(effect)
@@ -377,7 +388,7 @@ class Host:
             return
         self.apply(self.node.want(pieces, have, now))
 
-    def getter(self, source: PeerId | None) -> "Getter":
+    def getter(self, source: PeerId | None) -> Getter:
         """Fetches small files from `source`, or from any other mirror, or peers where none is."""
         return Getter(self, source)
 
@@ -398,14 +409,32 @@ class Host:
 
     async def _keep_time(self) -> None:
         while True:
-            due = self.node.next_wakeup()
-            pause = IDLE_SPAN if due is None else max(0.0, due - self.clock.now())
+            now = self.clock.now()
+            due = self.node.next_wakeup(now)
+            pause = IDLE_SPAN if due is None else max(0.0, due - now)
             self._stirred.clear()
             with suppress(TimeoutError):
                 async with asyncio.timeout(min(pause, IDLE_SPAN)):
                     await self._stirred.wait()
                 continue
+            self._look_at_clocks()
             self.apply(self.node.wake(self.clock.now()))
+
+    def may_start(self, gate: Gate, manifest: str) -> bool:
+        """Whether this release may pass `gate` now; a lease that is wanting for it is sought."""
+        self._look_at_clocks()
+        may = self.node.gates.may_start(gate, manifest, self.clock.now())
+        if not may:
+            self._stirred.set()
+        return may
+
+    def _look_at_clocks(self) -> None:
+        """Void the lease where a clock has jumped: the machine may have stood still unseen."""
+        divergence = self.clock.divergence()
+        if abs(divergence - self._divergence) > CLOCKS_APART_S:
+            log("clocks-diverged", level="warning", by=round(divergence - self._divergence, 1))
+            self.node.leasing.lease.void("the wall clock and the boot-time clock have diverged")
+            self._divergence = divergence
 
     def mirrors(self) -> list[tuple[str, int, PeerId]]:
         """Where the mirrors listen that are connected and give to this node: host, port, id."""
@@ -432,55 +461,6 @@ class Host:
         # end the program, its brake and all other peers' work.
         except Exception as error:  # noqa: BLE001  # as said above
             log("work-broke", level="error", why=repr(error)[:300], do="report this as a defect")
-
-
-class Getter:
-    """A `Get` of catalogue.py over this host's connections: mirrors, or peers where there is none.
-
-    What it brings proves itself, so whoever has it will do.
-    """
-
-    def __init__(self, host: Host, source: PeerId | None) -> None:
-        self._host = host
-        self._source = source
-
-    async def __call__(self, path: str, limit: int) -> bytes:
-        """The body at `path`; raises Unavailable or Refused."""
-        peers = [line.peer for line in self._host.lines.values()]
-        able = [peer.id for peer in peers if peer.role is Role.MIRROR]
-        able = able or [peer.id for peer in peers if peer.role is Role.AGENT]
-        sources = sorted(able, key=lambda peer: peer != self._source)
-        bound = min(limit, METADATA_BYTES_MAX) if path.startswith("/v1/metadata") else limit
-        last = Unavailable(path, why="no mirror and no peer is connected")
-        for source in sources[:SOURCES_MAX]:
-            try:
-                address, port = self._host.address_of(source)
-                return await self._host.client.get(address, port, path, expect=source, limit=bound)
-            except Unavailable as error:
-                last = error
-        raise last
-
-
-class FirstContact:
-    """A `Get` from peers whose ids are not known yet; their role is in the name that TLS verifies.
-
-    Before the first sync there are no keys to check orders with, so no conversation either:
-    metadata, which proves itself, comes first.
-    """
-
-    def __init__(self, client: PeerClient, addresses: list[tuple[str, int, Role]]) -> None:
-        self._client = client
-        self._addresses = addresses
-
-    async def __call__(self, path: str, limit: int) -> bytes:
-        """The body at `path`; raises Unavailable or Refused."""
-        last = Unavailable(path, why="no mirror is known")
-        for host, port, role in self._addresses:
-            try:
-                return await self._client.get(host, port, path, role=role, limit=limit)
-            except Unavailable as error:
-                last = error
-        raise last
 
 
 def subject_of(entry: ReleaseEntry, files: tuple[Any, ...] = ()) -> Subject:

@@ -18,6 +18,7 @@ from typing import Any
 
 from firedoor import __version__
 from firedoor.errors import FiredoorError, Malformed, Unavailable, sentence_of
+from firedoor.halt.lease import STANDARD, LeaseTerms
 from firedoor.identity import FleetId, Peer, PeerId, Role
 from firedoor.limits import BATCH_BYTES, REQUESTS_MAX, REQUESTS_PER_PEER_MAX
 from firedoor.node import NodeSettings
@@ -152,6 +153,7 @@ def make_host(
     clock: Clock,
     is_origin: bool = False,
     has_mirrors: bool = True,
+    lease: LeaseTerms = STANDARD,
 ) -> Host:
     """A host on this state folder.
 
@@ -176,6 +178,7 @@ def make_host(
         is_origin=is_origin,
         has_mirrors=has_mirrors,
         places=places_of(limits.receive_bytes_per_s),
+        lease=lease,
     )
     return Host(settings, state, catalogue=catalogue, client=client, clock=clock)
 

@@ -82,6 +82,7 @@ def status_of(host: Host) -> Table:
         "releases": [_release(host, manifest) for manifest in sorted(node.subjects)],
         "orders": [_order(host, order_id) for order_id in node.orders.ids()],
         "order_set": node.orders.digest().hex(),
+        "lease": _lease(host),
         "refusals": dict(node.refusals),
         "peers": [
             {"id": line.peer.id, "role": line.peer.role.value, "host": line.host}
@@ -90,6 +91,17 @@ def status_of(host: Host) -> Table:
         "bytes": {**counters.received, "sent": counters.sent},
         "covered": {"bytes": counters.covered_bytes, "last_at": counters.covered_last_at},
         "now": host.clock.now(),
+    }
+
+
+def _lease(host: Host) -> Table:
+    lease, now = host.node.leasing.lease, host.clock.now()
+    return {
+        "start_s": lease.terms.start,
+        "move_s": lease.terms.move,
+        "age_s": lease.age(now),
+        "is_live": host.settings.is_origin or lease.is_live(lease.terms.start, now),
+        "why": lease.why,
     }
 
 

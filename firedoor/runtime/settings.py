@@ -10,7 +10,7 @@ import tomllib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import Annotated, Literal, TypeVar
 
 from msgspec import Meta
 
@@ -55,6 +55,7 @@ class AgentSettings:
     mirrors: tuple[str, ...] = ()
     peers: tuple[str, ...] = ()
     mdns: tuple[str, ...] = ()
+    lease: Literal["standard", "thin-wan", "air-gapped"] = "standard"
     limits: LimitSettings = field(default_factory=LimitSettings)
     products: dict[str, ProductSettings] = field(default_factory=dict)
 
@@ -69,6 +70,7 @@ class MirrorSettings:
     listen: str = "0.0.0.0:7443"
     upstream: tuple[str, ...] = ()
     mdns: tuple[str, ...] = ()
+    lease: Literal["standard", "thin-wan", "air-gapped"] = "standard"
     enrol_listen: str = ""
     origin_folder: str = ""
     passphrase_file: str = ""

@@ -152,7 +152,8 @@ class TrustClient:
             raise refusals[0]
         # On a tie the file that python-tuf took, dates and all, comes first.
         best = max(kept, key=lambda each: each.targets_version)
-        return replace(best, is_fresh=best.is_fresh and self._is_vouched(now))
+        is_fresh = best.is_fresh and self._is_vouched(now)
+        return replace(best, is_fresh=is_fresh, snapshot_version=self._snapshot_version())
 
     def refresh_authority(self, version: int) -> None:
         """Take over the keys of a targets file of this version, whatever its dates.
@@ -323,6 +324,12 @@ class TrustClient:
         except (FiredoorError, RepositoryError):
             return False
         return all(now < voucher.signed.expires.timestamp() for voucher in vouchers)
+
+    def _snapshot_version(self) -> int:
+        try:
+            return Metadata[Snapshot].from_bytes(self._kept("snapshot.json")).signed.version
+        except (FiredoorError, RepositoryError):
+            return 0
 
     def _drop_damaged_root(self) -> None:
         # Power went while it was written, or the disk rots: begin from the first root again.

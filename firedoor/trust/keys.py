@@ -112,12 +112,17 @@ class RoleKeys:
 
 @dataclass(frozen=True, slots=True)
 class Authority:
-    """Who may sign what in a fleet. `is_fresh`: the metadata that says so is within its dates."""
+    """Who may sign what in a fleet. `is_fresh`: the metadata that says so is within its dates.
+
+    `snapshot_version` is 0 where no snapshot vouches for it.
+    """
 
     fleet: FleetId
     targets_version: int
     roles: Mapping[str, RoleKeys]
     is_fresh: bool
+    root_version: int = 0
+    snapshot_version: int = 0
 
 
 def register() -> None:
@@ -169,7 +174,8 @@ def authority_of(
         for name, role in delegations.roles.items()
     }
     is_fresh = now < targets.signed.expires.timestamp()
-    return Authority(fleet, targets.signed.version, roles, is_fresh)
+    version = targets.signed.version
+    return Authority(fleet, version, roles, is_fresh, root_version=root.signed.version)
 
 
 def _role_keys(what: str, threshold: int, keyids: list[str], keys: Mapping[str, Key]) -> RoleKeys:

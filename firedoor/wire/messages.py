@@ -16,6 +16,9 @@ from firedoor.limits import (
     LIST_ITEMS_MAX,
     ORDER_BYTES_MAX,
     ORDERS_MAX,
+    PATH_STEPS_MAX,
+    RECEIPT_BYTES_MAX,
+    RECEIPTS_MAX,
     ROSTER_MAX,
 )
 from firedoor.wire.codec import pack, record, unpack
@@ -25,6 +28,9 @@ Digest = Annotated[bytes, Meta(min_length=32, max_length=32)]
 ManifestId = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]
 Id = Annotated[str, Meta(pattern=r"^[0-9a-f]{32}\Z")]
 Record = Annotated[bytes, Meta(max_length=ORDER_BYTES_MAX)]
+Receipt = Annotated[bytes, Meta(max_length=RECEIPT_BYTES_MAX)]
+# One side and a digest, or one mark: halt/merkle.py reads them.
+Step = Annotated[bytes, Meta(min_length=1, max_length=33)]
 # A beacon of this version lists its ids, so it is as large as the set may be.
 BeaconRecord = Annotated[bytes, Meta(max_length=ORDERS_MAX * 40 + ORDER_BYTES_MAX)]
 Count = Annotated[int, Meta(ge=0, le=2**40)]
@@ -89,6 +95,34 @@ class Beacon:
     """What the origin has recorded, signed by it."""
 
     record: BeaconRecord
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseAsked:
+    """The sender asks for proof that its orders are complete. `is_urgent`: something waits."""
+
+    nonce: Digest
+    is_urgent: bool
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseGiven:
+    """The origin's signed answer, and the steps from the nonce to what it signed."""
+
+    record: Record
+    path: Annotated[tuple[Step, ...], Meta(max_length=PATH_STEPS_MAX)]
+
+
+@dataclass(frozen=True, slots=True)
+class Receipts:
+    """Signed receipts of endpoints, as they came."""
+
+    records: Annotated[tuple[Receipt, ...], Meta(max_length=RECEIPTS_MAX)]
+
+
+@dataclass(frozen=True, slots=True)
+class Beat:
+    """The sender lives; nothing else."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,6 +217,10 @@ Message = (
     | OrderRefused
     | Recorded
     | Beacon
+    | LeaseAsked
+    | LeaseGiven
+    | Receipts
+    | Beat
     | Announce
     | Interest
     | Bitfield
@@ -208,6 +246,10 @@ TAGS: dict[int, type[Message]] = {
     13: CaughtUp,
     14: Obeyed,
     15: OrderRefused,
+    16: LeaseAsked,
+    17: LeaseGiven,
+    18: Receipts,
+    19: Beat,
 }
 _TAG_OF: dict[type[object], int] = {kind: tag for tag, kind in TAGS.items()}
 

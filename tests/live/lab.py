@@ -136,15 +136,21 @@ class LabSite(Site):
         await self.add(self.program("mirror", Role.MIRROR, {"upstream": upstream}, rate=rate))
         await self.start("mirror")
 
-    async def enrol(self, count: int, products: Sequence[str], *, receive: int = 0) -> list[str]:
-        """Enrol `count` more endpoints that take `receive` bytes a second; their names."""
+    async def enrol(
+        self, count: int, products: Sequence[str], *, receive: int = 0, **more: Any
+    ) -> list[str]:
+        """Enrol `count` more endpoints that take `receive` bytes a second; their names.
+
+        `more`: other settings of theirs.
+        """
         first = len(self.endpoints) + 1
         names = [f"endpoint-{number}" for number in range(first, first + count)]
         self.endpoints += names
         programs = []
         for name in names:
             roots = self.folder / name / "roots"
-            options = {
+            options: Table = {
+                **more,
                 "limits": {"receive_bytes_per_s": receive},
                 "products": {
                     each: {"root": str(roots / each), "settle_s": 0.0} for each in products

@@ -177,7 +177,27 @@ def test_a_full_disk_stops_cleanly_obeys_a_halt_and_heals(tmp_path: Path) -> Non
 # --- no mirror ---------------------------------------------------------------------------------
 
 
-def test_a_newcomer_gets_all_from_its_neighbours_where_no_mirror_answers(tmp_path: Path) -> None:
+def test_a_newcomer_gets_all_from_neighbours_one_of_which_reaches_the_origin(
+    tmp_path: Path,
+) -> None:
+    async def story(site: LabSite) -> None:
+        await site.begin()
+        origin = site.programs["origin"].address
+        first = await site.enrol(1, ["kiosk"], mirrors=[origin])
+        [late] = await site.enrol(1, ["kiosk"])
+        await site.start_all(first)
+        await site.publish("kiosk", "1.0", 4 * MIB)
+        await site.until_running("kiosk", "1.0", first)
+        await site.kill("mirror")
+        await site.start(late)
+        status = (await site.until_running("kiosk", "1.0", [late]))[late]
+        assert status["bytes"]["mirror"] == 0
+        assert status["lease"]["is_live"]
+
+    tell(tmp_path, story)
+
+
+def test_a_newcomer_whom_nobody_gives_a_lease_knows_all_and_moves_nothing(tmp_path: Path) -> None:
     async def story(site: LabSite) -> None:
         await site.begin()
         names = await site.enrol(3, ["kiosk"])
@@ -188,9 +208,16 @@ def test_a_newcomer_gets_all_from_its_neighbours_where_no_mirror_answers(tmp_pat
         await site.kill("mirror")
         await site.kill("origin")
         await site.start(late)
-        status = (await site.until_running("kiosk", "1.0", [late]))[late]
-        assert status["bytes"]["mirror"] == 0
-        assert release_of(status, "kiosk")["level"] == 0
+        await site.until_all(
+            "it waits for a lease",
+            [late],
+            lambda each: "lease" in product_of(each, "kiosk")["detail"],
+        )
+        # The others' leases have not run out, but nobody can give theirs away.
+        await site.halt("kiosk==1.0", at=first[0])
+        status = (await site.until_halted([late]))[late]
+        assert release_of(status, "kiosk")["level"] == 4
+        assert status["bytes"]["peer"] == 0
 
     tell(tmp_path, story)
 

@@ -17,8 +17,22 @@ from dataclasses import replace
 from hashlib import sha256
 
 from firedoor.dice import Dice
-from firedoor.effects import Cut, Drop, Effect, Fetch, Keep, KeepActed, KeepBeacon, Send, Tell
+from firedoor.effects import (
+    Cut,
+    DrawNonce,
+    Drop,
+    Effect,
+    Fetch,
+    Keep,
+    KeepActed,
+    KeepBeacon,
+    Send,
+    SignLease,
+    Tell,
+)
 from firedoor.halt.brake import Gate
+from firedoor.halt.lease import LeasePayload
+from firedoor.halt.merkle import root_of
 from firedoor.halt.order import BeaconPayload, HaltPayload, ResumePayload, seal
 from firedoor.halt.scope import Subject
 from firedoor.identity import FleetId, Peer, PeerId, Role
@@ -58,6 +72,7 @@ class World:
         self._upstream: set[tuple[str, str]] = set()
         self._waiting: deque[tuple[str, str, Message]] = deque()
         self._lines: list[str] = []
+        self._nonces = 0
 
     def play(self, command: str) -> list[str]:
         """Do one command; the lines of what came of it."""
@@ -169,7 +184,7 @@ class World:
         """`at SECONDS`: time goes on, and every node does what is due."""
         self._now = Instant(float(seconds))
         for name, node in self._nodes.items():
-            due = node.next_wakeup()
+            due = node.next_wakeup(self._now)
             if due is not None and due <= self._now:
                 self._do(name, node.wake(self._now))
 
@@ -182,6 +197,30 @@ class World:
         held = [self._orders[each] for each in node.orders.ids()]
         force = [self._orders[halt.id] for halt in node.brake.halts]
         self._lines.append(f"holds {', '.join(held) or 'no order'}; in force {', '.join(force)}")
+
+    def _start(self, name: str, release: str) -> None:
+        """`start NODE RELEASE`: what it may begin; a lease that is wanting is sought."""
+        gates, manifest = self._nodes[name].gates, subject(release)[0]
+        able = [
+            gate.name.lower()
+            for gate in (Gate.FETCH, Gate.INSTALL)
+            if gates.may_start(gate, manifest, self._now)
+        ]
+        self._lines.append(f"may start {', '.join(able) or 'nothing'}")
+
+    def _lose(self, sender: str, to: str) -> None:
+        """`lose FROM TO`: what is on its way there never comes, as if TO kept it for itself."""
+        kept = [each for each in self._waiting if each[:2] != (sender, to)]
+        self._waiting = deque(kept)
+
+    def _why(self, name: str) -> None:
+        """`why NODE`: why it has no lease."""
+        self._lines.append(self._nodes[name].leasing.lease.why or "it has one")
+
+    def _reach(self, name: str, *traits: str) -> None:
+        """`reach NODE`: it starts anew, with nothing in memory but what `node` gives it."""
+        role = "agent" if self._peers[name].role is Role.AGENT else "mirror"
+        self._node(name, role, *traits)
 
     # --- effects -------------------------------------------------------------------------------
 
@@ -196,6 +235,14 @@ class World:
                 case Keep(order, _) | KeepActed(order) | Cut(order):
                     kind = type(effect).__name__
                     self._lines.append(f"{name}: {kind} {self._orders[order]}")
+                case DrawNonce():
+                    self._nonces += 1
+                    self._lines.append(f"{name}: draws a nonce")
+                    nonce = self._nonces.to_bytes(32, "big")
+                    self._do(name, self._nodes[name].ask_lease(nonce, self._now))
+                case SignLease(nonces):
+                    self._lines.append(f"{name}: SignLease")
+                    self._do(name, self._nodes[name].answer(self._lease(name, nonces), self._now))
                 case KeepBeacon():
                     self._lines.append(f"{name}: KeepBeacon")
                 case Fetch(number, peer, manifest, first, last):
@@ -207,6 +254,12 @@ class World:
                     self._lines.append(f"{name}: tells {event}")
                 case _:
                     self._lines.append(f"{name}: {effect}")
+
+    def _lease(self, name: str, nonces: bytes) -> bytes:
+        ids = self._nodes[name].recorded_ids()
+        payload = LeasePayload(1, 0, 1, 0, len(ids), root_of(ids), nonces)
+        keys = {key_of(seed).keyid: seed for seed in SEEDS["beacon"]}
+        return seal("lease", payload, fleet=FLEET, keys=keys)[1]
 
     def _words(self, message: Message) -> str:
         kind = type(message).__name__

@@ -11,6 +11,7 @@ from agent.handlers.files import FilesHandler
 from agent.installer import Installer
 from agent.journal import Journal
 from agent.lifecycle import Phase
+from firedoor.halt.merkle import climb
 from firedoor.halt.order import HaltPayload, seal
 from firedoor.identity import FleetId, PeerId, Role
 from firedoor.node import NodeSettings
@@ -36,8 +37,11 @@ PRODUCT = "app"
 class Endpoint:
     """An endpoint of a bench's fleet. Each `run` is one life of its process."""
 
-    def __init__(self, bench: Bench, folder: Path, **settings: Any) -> None:
+    def __init__(
+        self, bench: Bench, folder: Path, *, is_leased: bool = True, **settings: Any
+    ) -> None:
         self._bench = bench
+        self._is_leased = is_leased
         self._folder = folder
         self._settings = ProductSettings(str(folder / "root"), **{"settle_s": 0.0} | settings)
         self._published: list[tuple[bytes, Manifest]] = []
@@ -93,6 +97,13 @@ class Endpoint:
         self.host.apply(self.host.node.submit(record, None, self.host.clock.now()))
         await self.until(lambda: order in self.host.node.durable)
 
+    def grant_lease(self) -> None:
+        """The origin answers a nonce of this endpoint."""
+        lease, now, nonce = self.host.node.leasing.lease, self.host.clock.now(), bytes(32)
+        lease.ask(nonce, now)
+        assert lease.grant(climb(nonce, ()), (), now)
+        self.installer.stir()
+
     # --- Program -------------------------------------------------------------------------------
 
     def on_message(self, message: Message, sender: PeerId) -> None:
@@ -132,6 +143,8 @@ class Endpoint:
             handler=Cut(handler, cut),
             on_change=lambda: None,
         )
+        if self._is_leased:
+            self.grant_lease()
         try:
             async with asyncio.timeout(DEADLINE_S), asyncio.TaskGroup() as group:
                 life = group.create_task(self.host.run(self, self._boot()))
@@ -157,11 +170,13 @@ class Endpoint:
         root = (self._bench.fleet / "root.json").read_bytes()
         key = read_key_file(self._bench.fleet / "origin" / "identity.key", str)
         state = self._folder / "state"
-        # An origin has nobody to sync with first; all else is as at any endpoint.
-        settings = NodeSettings(PeerId("e" * 32), Role.AGENT, "branch", 7443, is_origin=True)
+        settings = NodeSettings(PeerId("e" * 32), Role.AGENT, "branch", 7443)
         catalogue = Catalogue(state / "metadata", root=root, fleet=fleet_of(root), clock=clock)
         client = PeerClient(credentials_of(key), clock, Budget(0))
-        return Host(settings, state, catalogue=catalogue, client=client, clock=clock)
+        host = Host(settings, state, catalogue=catalogue, client=client, clock=clock)
+        # Nobody is there to sync with first; all else is as at any endpoint.
+        host.node._reconciliation.is_done = True
+        return host
 
 
 class Cut:

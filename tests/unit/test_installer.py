@@ -7,6 +7,9 @@ from typing import Any
 
 import pytest
 
+from agent.lifecycle import Phase
+from firedoor.halt.brake import Gate
+from firedoor.units import Span
 from tests.unit.endpoint import Endpoint
 from tests.unit.origin_bench import Bench, PowerCutError
 
@@ -231,3 +234,56 @@ def test_a_power_cut_at_any_step_ends_where_no_power_cut_would(
         endpoint.run(rests)
         assert endpoint.state == (wanted, "idle"), f"the power went at step {number}"
     raise AssertionError("a hundred steps are more than an install has")
+
+
+# --- leases -------------------------------------------------------------------------------------
+
+
+def test_an_endpoint_without_a_lease_installs_nothing_and_says_so(
+    bench: Bench, tmp_path: Path
+) -> None:
+    endpoint = Endpoint(bench, tmp_path / "endpoint", is_leased=False)
+    endpoint.publish("1.0")
+
+    async def story(one: Endpoint) -> None:
+        await one.until(lambda: "waits for a lease" in one.installer.health().detail)
+        assert one.state == ("", Phase.IDLE.value)
+        one.grant_lease()
+        await one.until_runs("1.0")
+
+    endpoint.run(story)
+
+
+def test_a_lease_that_ends_between_gate_and_switch_undoes_the_activation(
+    endpoint: Endpoint,
+) -> None:
+    endpoint.publish("1.0")
+    stood_still: list[str] = []
+
+    def stand_still(step: str) -> None:
+        if step == "before activate" and not stood_still:
+            stood_still.append(step)
+            endpoint.host.node.leasing.lease.void("the machine stood still")
+
+    async def story(one: Endpoint) -> None:
+        await one.until(lambda: "stood still" in one.installer.health().detail)
+        assert one.installer.health().version == ""
+        assert one.installer.counts.activations_after_receipt == 0
+        one.grant_lease()
+        await one.until_runs("1.0")
+
+    endpoint.run(story, cut_power=stand_still)
+
+
+def test_clocks_that_diverge_end_a_lease(endpoint: Endpoint) -> None:
+    endpoint.publish("1.0")
+
+    async def story(one: Endpoint) -> None:
+        await one.until_runs("1.0")
+        manifest = one.installer.health().manifest
+        assert one.host.may_start(Gate.ACTIVATE, manifest)
+        one.host._divergence = Span(one.host._divergence - 6.0)
+        assert not one.host.may_start(Gate.ACTIVATE, manifest)
+        assert "diverged" in one.host.node.leasing.lease.why
+
+    endpoint.run(story)

@@ -1,0 +1,205 @@
+"""The lease: proof, at most so old, that this node holds every order that the origin had recorded.
+
+* An endpoint draws a nonce and notes its own time before it sends it; the origin signs the nonce
+  together with the state of its order set. What comes back was made after that time, whoever
+  carried it, so the lease counts from there. No wall clock is in it, and it lives in memory only.
+* An install or an activation starts under a lease at most `start` old; pieces of a release move
+  under one at most `move` old, so that a flapping WAN does not stop the LAN.
+* A lost lease stops nothing that runs, and no step back.
+
+It draws no nonce (the host does) and batches none (nonces.py does). Source: halt.md, The lease;
+Roughtime (draft-ietf-ntp-roughtime) for nonces under one signature.
+"""
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Annotated
+
+from msgspec import Meta
+
+from firedoor.errors import Malformed, Stale, Unavailable, Untrusted
+from firedoor.halt.merkle import climb
+from firedoor.halt.order import Envelope, verify
+from firedoor.limits import ORDER_BYTES_MAX, ORDERS_MAX
+from firedoor.trust.keys import Authority
+from firedoor.units import Instant, Span, after, between
+from firedoor.wire.codec import decode
+from firedoor.wire.messages import Digest
+
+# A nonce that was not answered is given up for a new one: a thin line that is full of pieces takes
+# some seconds.
+ASK_AGAIN_SPAN = Span(3.0)
+
+# A refused answer is asked for anew this soon: newer metadata or orders are on their way.
+REFUSED_SPAN = Span(0.5)
+
+# A node that was refused for want of a lease looks for one this long after it last asked to move.
+SEEK_SPAN = Span(60.0)
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseTerms:
+    """How old a lease may be: to `start` an install or an activation, and to `move` pieces."""
+
+    start: Span
+    move: Span
+
+    @property
+    def renewal(self) -> Span:
+        """The age at which a node that has work asks for the next one."""
+        return Span(self.start / 3)
+
+
+# Source: halt.md. The start of the first is the bound that a partition gives after a halt.
+STANDARD = LeaseTerms(Span(30.0), Span(3600.0))
+THIN_WAN = LeaseTerms(Span(600.0), Span(3600.0))
+AIR_GAPPED = LeaseTerms(Span(86400.0), Span(86400.0))
+
+TERMS = {"standard": STANDARD, "thin-wan": THIN_WAN, "air-gapped": AIR_GAPPED}
+
+
+@dataclass(frozen=True, slots=True)
+class LeasePayload:
+    """What the origin signs: its metadata's versions, its order set, the nonces that it was asked.
+
+    `orders`: Merkle root over the sorted ids of its latest beacon, `count` of them; `nonces`:
+    Merkle root over nonces.
+    """
+
+    version: Annotated[int, Meta(ge=1, le=1)]
+    root: Annotated[int, Meta(ge=0)]
+    targets: Annotated[int, Meta(ge=0)]
+    snapshot: Annotated[int, Meta(ge=0)]
+    count: Annotated[int, Meta(ge=0, le=ORDERS_MAX)]
+    orders: Digest
+    nonces: Digest
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What a node knows when an answer comes.
+
+    `listed`: the ids under the root that was signed, None: unknown; `missed`: ids that a beacon
+    named earlier, that are held here and that are not listed; `lacking`: listed and not held.
+    """
+
+    authority: Authority
+    listed: Collection[bytes] | None
+    missed: Collection[bytes]
+    lacking: Collection[bytes]
+
+
+class Lease:
+    """The lease of one node. `is_exempt`: it is the origin, which holds what it signs."""
+
+    __slots__ = ("_asked_at", "_nonce", "_not_before", "_since", "_sought_until", "terms", "why")
+
+    def __init__(self, terms: LeaseTerms) -> None:
+        self.terms = terms
+        self._nonce: bytes | None = None
+        self._asked_at = Instant(0.0)
+        self._since: Instant | None = None
+        self._not_before = Instant(0.0)
+        self._sought_until = Instant(0.0)
+        self.why = "none was asked for yet"
+
+    def ask(self, nonce: bytes, now: Instant) -> None:
+        """This nonce is about to be sent; an earlier one that is still open counts no more."""
+        self._nonce, self._asked_at = nonce, now
+
+    def seek(self, now: Instant) -> None:
+        """Something waits for a lease."""
+        self._sought_until = after(now, SEEK_SPAN)
+
+    def ask_soon(self) -> None:
+        """Whoever was asked is gone, or somebody new can be: do not wait for the old answer."""
+        self._nonce, self._not_before = None, Instant(0.0)
+
+    def void(self, why: str) -> None:
+        """What was granted counts no more: clocks disagree, or this machine may be a copy."""
+        self._since, self._nonce, self.why = None, None, why
+
+    def is_live(self, span: Span, now: Instant) -> bool:
+        """Whether there is a lease of at most this age."""
+        age = self.age(now)
+        return age is not None and 0 <= age <= span
+
+    def age(self, now: Instant) -> Span | None:
+        """Seconds since the nonce of the present lease was sent; None: there is none."""
+        return None if self._since is None else between(self._since, now)
+
+    def is_due(self, now: Instant, *, has_work: bool) -> bool:
+        """Whether to draw a nonce and ask now."""
+        due = self._due(now, has_work=has_work)
+        return due is not None and now >= due
+
+    def next_wakeup(self, now: Instant, *, has_work: bool) -> Instant | None:
+        """When `is_due` may become true; None: there is nothing to ask for."""
+        return self._due(now, has_work=has_work)
+
+    def is_urgent(self, now: Instant) -> bool:
+        """Whether something may wait for it, so that a batch should not."""
+        return not self.is_live(Span(self.terms.start / 2), now)
+
+    def grant(self, nonces: bytes, path: tuple[bytes, ...], now: Instant) -> bool:
+        """An answer whose record is good signs `nonces`; whether it is the answer to my nonce."""
+        if self._nonce is None or climb(self._nonce, path) != nonces:
+            return False
+        since = self._asked_at
+        self._nonce, self.why = None, ""
+        if since <= now and (self._since is None or since > self._since):
+            self._since = since
+        return True
+
+    def refuse(self, why: str, now: Instant) -> None:
+        """An answer gave no lease; what was granted before goes on until it is too old."""
+        self._nonce, self.why = None, why
+        self._not_before = after(now, REFUSED_SPAN)
+
+    def _due(self, now: Instant, *, has_work: bool) -> Instant | None:
+        if not has_work and now > self._sought_until:
+            return None
+        if self._nonce is not None:
+            return after(self._asked_at, ASK_AGAIN_SPAN)
+        renewal = after(self._since, self.terms.renewal) if self._since is not None else now
+        return max(renewal, self._not_before)
+
+
+def read_lease(record: bytes, authority: Authority) -> LeasePayload:
+    """What the origin signed in `record`.
+
+    Raises:
+        TooLarge, Malformed: it is no such record.
+        Untrusted: not signed by the beacon role's keys.
+    """
+    envelope = decode(Envelope, record, what="lease", limit=ORDER_BYTES_MAX)
+    if envelope.kind != "lease":
+        raise Malformed("lease", wanted="kind lease", got=repr(envelope.kind))
+    verify(envelope, authority, what="lease")
+    return decode(LeasePayload, envelope.payload, what="lease", limit=ORDER_BYTES_MAX)
+
+
+def check_lease(said: LeasePayload, known: Known) -> None:
+    """Whether what the origin said proves that nothing is missing here.
+
+    Raises:
+        Stale: my metadata is older than the origin's.
+        Unavailable: I lack an order, or the list of them; both are on their way.
+        Untrusted: the origin lacks an order that it named before; it has been set back.
+    """
+    mine = known.authority
+    versions = {
+        "root": (mine.root_version, said.root),
+        "targets": (mine.targets_version, said.targets),
+        "snapshot": (mine.snapshot_version, said.snapshot),
+    }
+    for role, (held, named) in versions.items():
+        if held < named:
+            raise Stale(role, trusted=named, offered=held)
+    if known.listed is None or len(known.listed) != said.count:
+        raise Unavailable("lease", why="the beacon that lists the origin's orders is not here yet")
+    if known.lacking:
+        raise Unavailable("lease", why=f"{len(known.lacking)} order(s) of the origin are not here")
+    if known.missed:
+        got = f"{len(known.missed)} fewer; they are handed up"
+        raise Untrusted("origin's orders", wanted="all that it named before", got=got)
