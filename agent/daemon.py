@@ -30,6 +30,9 @@ ORDERS_SAID_MAX = 64
 # An unchanged endpoint still says so, so that status can tell silence from sameness.
 HEALTH_EVERY_S = 30.0
 
+# Word of one event from a whole site is spread over this long; receipts go at once.
+HEALTH_SPREAD_S = 1.0
+
 # After news that nobody could bring whole: a mirror that restarts takes about as long.
 REFRESH_AGAIN_S = 2.0
 
@@ -69,7 +72,7 @@ class AgentDaemon:
             self._report(),
             self._first_contact(),
             self._look_around(),
-            self.renewal.keep(self.host.mirrors),
+            self.renewal.keep(self.host.lines.mirrors),
             self.neighbours.run(),
         )
         await self.host.run(self, *workers, *dials)
@@ -158,14 +161,14 @@ class AgentDaemon:
             installer.stir()
 
     def _mirrors(self) -> list[PeerId]:
-        lines = self.host.lines.values()
+        lines = self.host.lines.open.values()
         return [line.peer.id for line in lines if line.peer.role is Role.MIRROR]
 
     def _news(self) -> list[PeerId]:
         """Who has newer metadata, the newest first; endpoints only while no mirror answers."""
         mirrors, mine = self._mirrors(), self.host.catalogue.timestamp
         self._announced = {
-            peer: each for peer, each in self._announced.items() if peer in self.host.lines
+            peer: each for peer, each in self._announced.items() if peer in self.host.lines.open
         }
         able = [peer for peer in self._announced if peer in mirrors or not mirrors]
         able = [peer for peer in able if self._announced[peer].timestamp > mine]
@@ -173,7 +176,7 @@ class AgentDaemon:
 
     def _announce(self, peer: PeerId) -> None:
         """Tell an endpoint what there is: it may have missed the mirror's own word."""
-        authority, line = self.host.catalogue.authority, self.host.lines.get(peer)
+        authority, line = self.host.catalogue.authority, self.host.lines.open.get(peer)
         if authority is not None and line is not None and line.peer.role is Role.AGENT:
             timestamp = self.host.catalogue.timestamp
             self.host.send(peer, Announce(timestamp, authority.targets_version))
@@ -216,7 +219,7 @@ class AgentDaemon:
                 # would bring the same, and telling others would make them ask us.
                 self._announced.pop(source, None)
                 if self.host.catalogue.timestamp > before:
-                    for peer in list(self.host.lines):
+                    for peer in list(self.host.lines.open):
                         self._announce(peer)
                 return True
         return False
@@ -255,6 +258,8 @@ class AgentDaemon:
                     await self._health_wanted.wait()
             except TimeoutError:
                 continue
+            # A site whose endpoints all obey at once does not report at once.
+            await asyncio.sleep(HEALTH_SPREAD_S * self._dice.fraction())
             self._health_wanted.clear()
 
     def report(self) -> Report:

@@ -19,11 +19,13 @@ class Gates:
 
     __slots__ = ("_is_mirror", "_leasing", "_reconciliation", "brake", "subjects")
 
-    def __init__(self, role: Role, reconciliation: Reconciliation, leasing: Leasing) -> None:
+    def __init__(
+        self, role: Role, site: str, reconciliation: Reconciliation, leasing: Leasing
+    ) -> None:
         self._is_mirror = role is Role.MIRROR
         self._reconciliation = reconciliation
         self._leasing = leasing
-        self.brake = Brake()
+        self.brake = Brake(site)
         self.subjects: dict[str, Subject] = {}
 
     def learn(self, manifest: str, subject: Subject) -> bool:

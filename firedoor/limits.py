@@ -15,6 +15,10 @@ REASON_BYTES_MAX = 400
 # A resume names the halts that it lifts; a bad day has a few, and each is read by its signers.
 RESUMED_IDS_MAX = 16
 
+# Orders of a revoked key that survive it: a revocation must stay below ORDER_BYTES_MAX, and a key
+# with more orders in force is turned by compaction instead.
+SURVIVORS_MAX = 64
+
 # Signatures under one order: thresholds in practice are 1 to 3; 8 leaves room for rotation.
 SIGNATURES_MAX = 8
 

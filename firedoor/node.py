@@ -8,7 +8,6 @@ It knows no sockets, files, clocks or dice of its own; runtime/host.py drives it
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import assert_never
 
 from firedoor.dice import Dice
@@ -16,8 +15,6 @@ from firedoor.effects import Cut, Drop, Effect, Keep, KeepActed, KeepBeacon, Sen
 from firedoor.errors import Refused, Unavailable, Untrusted
 from firedoor.gates import Gates
 from firedoor.halt.brake import Brake, Gate
-from firedoor.halt.lease import STANDARD, LeaseTerms
-from firedoor.halt.order import Halt
 from firedoor.halt.orderset import Admission, OrderSet
 from firedoor.halt.scope import Subject
 from firedoor.halt.sync import OrderSync, Reconciliation, send_orders
@@ -26,12 +23,13 @@ from firedoor.leasing import Leasing
 from firedoor.limits import (
     INTEREST_MAX,
     INTERESTS_MAX,
-    REQUESTS_MAX,
 )
+from firedoor.node_settings import NodeSettings
 from firedoor.pieces.inventory import Bits, PieceMap
 from firedoor.rosters import Rosters
 from firedoor.session import Session
 from firedoor.sharing import Sharing
+from firedoor.spreading import Spreading
 from firedoor.swarm.holdings import Holdings
 from firedoor.swarm.scheduler import Swarm
 from firedoor.trust.keys import Authority
@@ -63,35 +61,19 @@ from firedoor.wire.messages import (
 _BRAKE_ROLES = ("halt", "resume", "beacon")
 
 
-@dataclass(frozen=True, slots=True)
-class NodeSettings:
-    """Who this node is.
-
-    `port`: where it listens; `has_mirrors`: some are configured; `places`: requests in flight at
-    once; `lease`: how old a lease may be.
-    """
-
-    me: PeerId
-    role: Role
-    site: str
-    port: int
-    is_origin: bool = False
-    has_mirrors: bool = True
-    places: int = REQUESTS_MAX
-    lease: LeaseTerms = STANDARD
-
-
 class Node:
     """The decisions of one peer. Every method returns what the host must do, in order."""
 
     __slots__ = (
         "_authority",
+        "_banned",
         "_dice",
         "_reconciliation",
         "_rosters",
         "_sessions",
         "_settings",
         "_sharing",
+        "_spreading",
         "durable",
         "gates",
         "leasing",
@@ -104,8 +86,10 @@ class Node:
         self._settings = settings
         self._dice = dice
         self._authority: Authority | None = None
+        self._banned: frozenset[str] = frozenset()
         self._sessions: dict[PeerId, Session] = {}
         self._rosters = Rosters()
+        self._spreading = Spreading(dice)
         # The origin has nobody to catch up with but whoever comes, and each of those syncs first.
         self._reconciliation = Reconciliation(
             settings.role,
@@ -117,7 +101,7 @@ class Node:
             settings.me, settings.role, settings.lease, is_origin=settings.is_origin
         )
         self.orders = OrderSet()
-        self.gates = Gates(settings.role, self._reconciliation, self.leasing)
+        self.gates = Gates(settings.role, settings.site, self._reconciliation, self.leasing)
         self.swarm = Swarm(settings.me, dice, settings.places)
         self._sharing = Sharing(self.gates, self.swarm)
         self.durable: set[bytes] = set()
@@ -203,6 +187,10 @@ class Node:
         """The pieces that are here."""
         return self._sharing.holdings
 
+    def refuses(self, peer: PeerId) -> bool:
+        """Whether this machine is banned; a person's conversations are told apart by a suffix."""
+        return peer.partition(".")[0] in self._banned
+
     # --- conversations -------------------------------------------------------------------------
 
     def connected(self, peer: Peer, *, host: str, is_upstream: bool, now: Instant) -> list[Effect]:
@@ -255,8 +243,11 @@ class Node:
             case Have(manifest, pieces) if session.sync.is_open:
                 return self.swarm.have(sender, manifest, pieces, now)
             case Roster(entries):
+                if session.peer.role is not Role.MIRROR:
+                    return []
                 roster = tuple(PeerId(entry.id) for entry in entries)
-                return self.swarm.roster(roster, now) if session.peer.role is Role.MIRROR else []
+                session.roster = frozenset(roster)
+                return self.swarm.roster(roster, now)
             case Bitfield() | Have() | LeaseAsked():
                 return []  # Sync before bytes.
             case (
@@ -276,30 +267,32 @@ class Node:
         """
         admission, order = self.orders.admit(record, self._keys())
         if admission is Admission.SIGNED_ANEW:
-            return [*self._forward(order.record, sender), Keep(order.id, order.record)]
+            return [*self._forward(order.record, sender, now), Keep(order.id, order.record)]
         if admission is Admission.KNOWN:
-            is_durable = sender is not None and order.id in self.durable
-            return [Send(sender, Recorded((order.id,)))] if is_durable and sender else []
+            self._spreading.heard(record, sender)
+            is_durable = order.id in self.durable
+            return self._to_operator(sender, Recorded((order.id,))) if is_durable else []
         cut = self._apply(now)
-        forward = self._forward(record, sender)
-        name = "halt-admitted" if isinstance(order, Halt) else "resume-admitted"
-        tell = Tell(name, (("order", order.id.hex()),))
+        forward = self._forward(order.record, sender, now)
+        tell = Tell(f"{order.kind}-admitted", (("order", order.id.hex()),))
         said = self._to_operator(sender, Obeyed((order.id,)))
-        return [Cut(order.id), *cut, *forward, *said, Keep(order.id, record), tell]
+        return [Cut(order.id), *cut, *forward, *said, Keep(order.id, order.record), tell]
 
     def _to_operator(self, peer: PeerId | None, message: Message) -> list[Effect]:
         session = self._sessions.get(peer) if peer is not None else None
         is_operator = session is not None and session.peer.role is Role.OPERATOR
         return [Send(peer, message)] if is_operator and peer is not None else []
 
-    def _forward(self, record: bytes, sender: PeerId | None) -> list[Effect]:
-        told = [one.peer.id for one in self._sessions.values() if one.sync.may_be_told]
-        return [Send(peer, Orders((record,))) for peer in told if peer != sender]
+    def _forward(self, record: bytes, sender: PeerId | None, now: Instant) -> list[Effect]:
+        told = [one for one in self._sessions.values() if one.sync.may_be_told]
+        from_session = self._sessions.get(sender) if sender is not None else None
+        return self._spreading.spread(record, Orders((record,)), told, from_session, now)
 
     def recorded(self, order_id: bytes) -> list[Effect]:
-        """The host has made this order durable."""
+        """The host has made this order durable; who handed it over waits for that."""
         self.durable.add(order_id)
-        return [Send(peer, Recorded((order_id,))) for peer in self._sessions]
+        people = [one.peer.id for one in self._sessions.values() if one.peer.role is Role.OPERATOR]
+        return [Send(peer, Recorded((order_id,))) for peer in people]
 
     # --- pieces --------------------------------------------------------------------------------
 
@@ -327,7 +320,7 @@ class Node:
 
     def wake(self, now: Instant) -> list[Effect]:
         """Do what is due."""
-        effects = self.swarm.wake(now)
+        effects = [*self._spreading.wake(self._sessions, now), *self.swarm.wake(now)]
         self._reconciliation.wake(now)
         for session in self._sessions.values():
             effects += self._reconcile(session)
@@ -345,6 +338,7 @@ class Node:
         times = (
             self.swarm.next_wakeup(),
             self._rosters.due,
+            self._spreading.next_wakeup(),
             self._reconciliation.next_wakeup(),
             self.leasing.next_wakeup(now, has_work=bool(self.swarm.wanted())),
         )
@@ -414,6 +408,9 @@ class Node:
 
     def take_beacon(self, record: bytes, sender: PeerId | None, now: Instant) -> list[Effect]:
         """A beacon came from `sender`, or was just made here."""
+        if self.orders.is_judged(record):
+            self._spreading.heard(record, sender)
+            return []
         try:
             fresh = self._name(record, self._keys())
         except Refused as error:
@@ -428,8 +425,9 @@ class Node:
         if not fresh and is_settled:
             return []
         self.orders.beacon = record
-        others = [peer for peer in self._sessions if peer != sender]
-        forward = [Send(peer, Beacon(record)) for peer in others]
+        told = self._sessions.values()
+        from_session = self._sessions.get(sender) if sender is not None else None
+        forward = self._spreading.spread(record, Beacon(record), told, from_session, now)
         return [*self._apply(now), *forward, KeepBeacon(record)]
 
     def ask_lease(self, nonce: bytes, now: Instant) -> list[Effect]:
@@ -473,8 +471,10 @@ class Node:
         if self._authority is None:
             return []
         acting = self.orders.let_resumes_act() if self._authority.is_fresh else ()
-        self.brake.set_halts(self.orders.in_force())
+        self.brake.set_halts(self.orders.in_force(), self.orders.passed())
         effects: list[Effect] = [KeepActed(order_id) for order_id in acting]
+        self._banned = self.orders.banned()
+        effects += [Drop(peer, "it is banned") for peer in self._sessions if self.refuses(peer)]
         # What was halted may be served again, and whoever asked for it was told nothing then.
         effects += self._sharing.all_bitfields(self._sessions.values()) if acting else []
         for manifest in self.swarm.wanted():

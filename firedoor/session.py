@@ -3,16 +3,20 @@
 from dataclasses import dataclass, field
 
 from firedoor.halt.sync import OrderSync
-from firedoor.identity import Peer
+from firedoor.identity import Peer, PeerId
 
 
 @dataclass(slots=True)
 class Session:
-    """One conversation. `is_upstream`: pieces and metadata come from there."""
+    """One conversation. `is_upstream`: pieces and metadata come from there.
+
+    `roster`: whom it, a mirror, tells of new orders itself.
+    """
 
     peer: Peer
     host: str
     is_upstream: bool
     sync: OrderSync
     port: int = 0
+    roster: frozenset[PeerId] = frozenset()
     interests: dict[str, None] = field(default_factory=dict)

@@ -92,9 +92,9 @@ async def _serve(
 ) -> None:
     forwarder = Forwarder(host.client, settings.upstream, person.credentials.ca)
     extra = (
-        routes(origin, host.store, daemon.repository_changed)
+        routes(origin, host.store, daemon.repository_changed, host.node.refuses)
         if origin
-        else forward_routes(forwarder)
+        else forward_routes(forwarder, host.node.refuses)
     )
     if origin is None:
         # The origin renews its own at each start: it has nobody to ask.

@@ -33,6 +33,10 @@ RESIGN_LOOK_S = 600.0
 # After a failed sync from upstream, beyond what its next announcement will start anyway.
 SYNC_AGAIN_S = 2.0
 
+# Orders leave before the beacon that names them, and several of one moment get one beacon. Leases
+# count every recorded order at once; only the word to the operator waits for this.
+BEACON_PAUSE_S = 0.25
+
 # Reports of one frame; the largest single one fits beside the frame's own bytes.
 REPORTS_BYTES_MAX = FRAME_BYTES_MAX // 2
 
@@ -57,6 +61,7 @@ class MirrorDaemon:
         self._origin = origin
         self._dice = dice
         self._sync_wanted = asyncio.Event()
+        self._beacon_wanted = asyncio.Event()
         self._syncing = asyncio.Lock()
         self._announced_targets = 0
         self._is_waiting_for_room = False
@@ -73,9 +78,9 @@ class MirrorDaemon:
             keep_dialling(self._host, each, Role.MIRROR, self._dice, is_upstream=True)
             for each in addresses
         ]
-        origin = [self._resign()] if self._origin is not None else []
+        origin = [self._resign(), self._keep_signing()] if self._origin is not None else []
         self._sync_wanted.set()
-        renewal = [self.renewal.keep(self._host.mirrors)] if self.renewal is not None else []
+        renewal = [self.renewal.keep(self._host.lines.mirrors)] if self.renewal is not None else []
         workers = (self._sync(), self.neighbours.run(), self._endpoints.keep_saving())
         await self._host.run(self, *workers, *dials, *origin, *renewal)
 
@@ -89,10 +94,10 @@ class MirrorDaemon:
                     self._announced_targets = targets
                     self._sync_wanted.set()
             case Health(reports):
-                line = self._host.lines[sender]
+                line = self._host.lines.open[sender]
                 self._take(believable(reports, line.peer, is_upstream=line.is_upstream), sender)
-            case Recorded() if sender == self._host.settings.me and self._origin is not None:
-                self._sign_beacon()
+            case Recorded() if sender == self._host.settings.me:
+                self._beacon_wanted.set()
             case _:
                 pass
 
@@ -140,14 +145,14 @@ class MirrorDaemon:
             self._sync_wanted.set()
 
     def _upstream_ids(self) -> set[PeerId]:
-        return {line.peer.id for line in self._host.lines.values() if line.is_upstream}
+        return {line.peer.id for line in self._host.lines.open.values() if line.is_upstream}
 
     def _announce(self, peer: PeerId | None = None) -> None:
         authority = self._host.catalogue.authority
         if authority is None:
             return
         notice = Announce(self._host.catalogue.timestamp, authority.targets_version)
-        for each in [peer] if peer else list(self._host.lines):
+        for each in [peer] if peer else list(self._host.lines.open):
             if each not in self._upstream_ids():
                 self._host.send(each, notice)
 
@@ -224,6 +229,14 @@ class MirrorDaemon:
             node.take_beacon(self._origin.make_beacon(ids), None, self._host.clock.now())
         )
 
+    async def _keep_signing(self) -> None:
+        """Name what was recorded, a moment after the orders themselves have left."""
+        while True:
+            await self._beacon_wanted.wait()
+            await asyncio.sleep(BEACON_PAUSE_S)
+            self._beacon_wanted.clear()
+            self._sign_beacon()
+
     def _sign_lease(self, nonces: bytes) -> bytes:
         assert self._origin is not None
         assert self._host.catalogue.authority is not None
@@ -251,7 +264,7 @@ class MirrorDaemon:
     def more_status(self) -> dict[str, Any]:
         """What a mirror's status has beside the common part."""
         enrolled = self._origin.enrolled() if self._origin is not None else ()
-        return {"endpoints": self._endpoints.table(self._host.lines, enrolled)}
+        return {"endpoints": self._endpoints.table(self._host.lines.open, enrolled)}
 
 
 def _in_parts(reports: tuple[Report, ...]) -> list[tuple[Report, ...]]:

@@ -22,9 +22,10 @@ from msgspec import Meta
 from tuf.api.metadata import Metadata, Root, Targets
 
 from firedoor.errors import Malformed, Unavailable, Untrusted
+from firedoor.halt.envelope import seal
 from firedoor.halt.lease import LeasePayload
 from firedoor.halt.merkle import root_of
-from firedoor.halt.order import BeaconPayload, seal
+from firedoor.halt.order import BeaconPayload
 from firedoor.identity import FleetId, Peer, Role
 from firedoor.limits import ENROLMENT_BYTES_MAX, MANIFEST_BYTES_MAX, METADATA_BYTES_MAX
 from firedoor.runtime.certificates import OPERATOR_DAYS, id_of_request, issue, make_request

@@ -16,6 +16,8 @@ ROOT = Path(__file__).resolve().parents[1]
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 PACKAGES = ("firedoor", "mirror", "agent", "simulator")
 
+NODE = ("node", "node_settings", "session", "gates", "leasing", "rosters", "sharing", "spreading")
+
 # A layer is a name and the modules or packages in it.
 LAYERS = {
     "base": tuple(
@@ -27,9 +29,7 @@ LAYERS = {
     "gossip": ("firedoor.gossip",),
     "halt": ("firedoor.halt",),
     "swarm": ("firedoor.swarm",),
-    "node": tuple(
-        f"firedoor.{name}" for name in ("node", "session", "gates", "leasing", "rosters", "sharing")
-    ),
+    "node": tuple(f"firedoor.{name}" for name in NODE),
     "agent decisions": ("agent.plan", "agent.lifecycle", "agent.verdict"),
     "mirror decisions": ("mirror.rollout", "mirror.telemetry.summary"),
     "runtime": ("firedoor.runtime",),

@@ -9,7 +9,8 @@ from pathlib import Path
 from firedoor.cli.common import first_status, open_key, peers_to_try, say, with_client
 from firedoor.cli.handing import check_wait, hand_over
 from firedoor.errors import FiredoorError, Malformed
-from firedoor.halt.order import LEVEL_MAX, HaltPayload, check_halt, seal
+from firedoor.halt.envelope import seal
+from firedoor.halt.order import LEVEL_MAX, HaltPayload, check_halt
 from firedoor.halt.scope import Scope, ScopeKind, Subject, parse_scope
 from firedoor.identity import FleetId
 from firedoor.runtime.clocks import Clock
@@ -72,7 +73,7 @@ async def _warn_of_nothing(
                 for row in status["releases"]
             ]
             is_named = scope.kind in {ScopeKind.RELEASE, ScopeKind.PRODUCT}
-            if is_named and not any(scope.covers(each, ()) for each in subjects):
+            if is_named and not any(scope.covers(each, (), "") for each in subjects):
                 say(f"WARNING: no release is known there that {scope.text} covers; is it spelt so?")
 
 

@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 
 from firedoor.cli.common import say
 from firedoor.errors import Denied, FiredoorError, Malformed, Refused, Unavailable
-from firedoor.halt.order import BeaconPayload, Envelope
+from firedoor.halt.envelope import Envelope
+from firedoor.halt.order import BeaconPayload
 from firedoor.identity import Role
 from firedoor.limits import FRAME_BYTES_MAX
 from firedoor.runtime.peer_client import PeerClient

@@ -8,7 +8,8 @@ from pathlib import Path
 from firedoor.cli.common import first_status, open_key, peers_to_try, say, with_client
 from firedoor.cli.handing import check_wait, hand_over
 from firedoor.errors import Malformed, Unavailable
-from firedoor.halt.order import Envelope, ResumePayload, Signature, id_of
+from firedoor.halt.envelope import Envelope, Signature, id_of
+from firedoor.halt.order import ResumePayload
 from firedoor.identity import FleetId
 from firedoor.limits import ORDER_BYTES_MAX
 from firedoor.runtime.clocks import Clock

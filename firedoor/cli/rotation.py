@@ -25,7 +25,7 @@ from firedoor.cli.common import new_passphrase, open_key, say, with_client
 from firedoor.cli.handing import collect_orders, give
 from firedoor.cli.origin import Origin, origin_of, verified
 from firedoor.errors import Malformed
-from firedoor.halt.order import Envelope, Signature, id_of
+from firedoor.halt.envelope import Envelope, Signature, id_of
 from firedoor.identity import FleetId
 from firedoor.limits import LIST_ITEMS_MAX, ORDER_BYTES_MAX, ORDERS_MAX, SIGNATURES_MAX
 from firedoor.runtime.catalogue import Catalogue

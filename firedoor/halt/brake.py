@@ -1,14 +1,22 @@
 """Whether a release may move, be installed or be activated here, now.
 
-The brake answers one question: the highest level in force for a release. A gate is a level: at its
-gate's level or above, the answer is no. It holds no order; the order set does.
+* The brake answers one question: the highest level in force for a release. A gate is a level: at
+  its gate's level or above, the answer is no.
+* One key reaches level 4 for anything, and levels 5 to 7 for the newest release of a product alone;
+  two keys reach them for any narrow scope. So no single thief can walk a fleet down to an old hole.
+* A drill denies nothing. A release with a pass goes through halts of everything, and no others.
+
+It holds no order; the order set does. Source: halt.md, Levels and Authority.
 """
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from enum import IntEnum
 
-from firedoor.halt.order import Halt
-from firedoor.halt.scope import ScopeKind, Subject
+from firedoor.halt.order import LEVEL_IN_DOUBT, LEVEL_NARROW, Halt
+from firedoor.halt.scope import NAMES_VERSIONS, ScopeKind, Subject
+
+# Signatures that levels 5 to 7 take, but for the newest release of a product.
+SIGNERS_NARROW = 2
 
 
 class Gate(IntEnum):
@@ -23,32 +31,45 @@ class Gate(IntEnum):
 
 
 class Brake:
-    """The halts in force and the content digests that they have come to deny."""
+    """The halts in force and the content digests that they have come to deny.
 
-    __slots__ = ("_in_force", "_seen")
+    `site`: of this machine's certificate.
+    """
 
-    def __init__(self) -> None:
+    __slots__ = ("_in_force", "_newest", "_passed", "_seen", "_site")
+
+    def __init__(self, site: str = "") -> None:
+        self._site = site
         # One assignment changes all of it: a thread that stages a release asks in between.
         self._in_force: tuple[tuple[Halt, frozenset[bytes]], ...] = ()
-        self._seen: dict[tuple[str, str], set[bytes]] = {}
+        self._passed: frozenset[bytes] = frozenset()
+        self._seen: dict[str, set[Subject]] = {}
+        self._newest: dict[str, int] = {}
 
-    def set_halts(self, halts: Iterable[Halt]) -> None:
-        """These halts are in force from now on, and no others."""
-        self._resolve(halts)
+    def set_halts(self, halts: Iterable[Halt], passed: Collection[bytes] = ()) -> None:
+        """These halts are in force from now on, and no others; `passed`: contents with a pass."""
+        self._passed = frozenset(passed)
+        self._resolve(halt for halt in halts if not halt.is_drill)
 
     def learn(self, subject: Subject) -> None:
         """A release exists. A halt of it denies its content under any other name too."""
-        self._seen.setdefault((subject.product, subject.version), set()).add(subject.content)
+        self._seen.setdefault(subject.product, set()).add(subject)
+        self._newest[subject.product] = max(subject.counter, self._newest.get(subject.product, 0))
         self._resolve(self.halts)
 
     def halts_on(self, subject: Subject) -> list[Halt]:
         """The halts in force that cover `subject`."""
-        pairs = self._in_force
-        return [halt for halt, contents in pairs if halt.scope.covers(subject, contents)]
+        has_pass = subject.content in self._passed
+        return [
+            halt
+            for halt, contents in self._in_force
+            if halt.scope.covers(subject, contents, self._site)
+            and not (has_pass and _is_passable(halt))
+        ]
 
     def level(self, subject: Subject) -> int:
         """The highest level in force for `subject`; 0 when nothing covers it."""
-        return max((halt.level for halt in self.halts_on(subject)), default=0)
+        return max((self._reach(halt, subject) for halt in self.halts_on(subject)), default=0)
 
     def permits(self, gate: Gate, subject: Subject) -> bool:
         """Whether `gate` is open for `subject`."""
@@ -59,10 +80,23 @@ class Brake:
         """The halts in force."""
         return tuple(halt for halt, _ in self._in_force)
 
+    def _reach(self, halt: Halt, subject: Subject) -> int:
+        """The level of `halt` for `subject`, by how many have signed it."""
+        is_newest = subject.counter >= self._newest.get(subject.product, 0)
+        if halt.level < LEVEL_NARROW or is_newest or len(halt.keyids) >= SIGNERS_NARROW:
+            return halt.level
+        return LEVEL_IN_DOUBT
+
     def _resolve(self, halts: Iterable[Halt]) -> None:
         self._in_force = tuple((halt, halt.contents | self._named_contents(halt)) for halt in halts)
 
     def _named_contents(self, halt: Halt) -> frozenset[bytes]:
-        if halt.scope.kind is not ScopeKind.RELEASE:
+        if halt.scope.kind not in NAMES_VERSIONS:
             return frozenset()
-        return frozenset(self._seen.get((halt.scope.product, halt.scope.version), ()))
+        seen = self._seen.get(halt.scope.name, ())
+        return frozenset(each.content for each in seen if halt.scope.covers(each, (), self._site))
+
+
+def _is_passable(halt: Halt) -> bool:
+    """Whether a pass goes through it: what is not understood may mean the very release."""
+    return halt.scope.kind is ScopeKind.EVERYTHING and not halt.is_doubtful

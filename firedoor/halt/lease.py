@@ -17,9 +17,9 @@ from typing import Annotated
 
 from msgspec import Meta
 
-from firedoor.errors import Malformed, Stale, Unavailable, Untrusted
+from firedoor.errors import Stale, Unavailable, Untrusted
+from firedoor.halt.envelope import open_envelope, verify
 from firedoor.halt.merkle import climb
-from firedoor.halt.order import Envelope, verify
 from firedoor.limits import ORDER_BYTES_MAX, ORDERS_MAX
 from firedoor.trust.keys import Authority
 from firedoor.units import Instant, Span, after, between
@@ -172,9 +172,7 @@ def read_lease(record: bytes, authority: Authority) -> LeasePayload:
         TooLarge, Malformed: it is no such record.
         Untrusted: not signed by the beacon role's keys.
     """
-    envelope = decode(Envelope, record, what="lease", limit=ORDER_BYTES_MAX)
-    if envelope.kind != "lease":
-        raise Malformed("lease", wanted="kind lease", got=repr(envelope.kind))
+    envelope = open_envelope(record, "lease")
     verify(envelope, authority, what="lease")
     return decode(LeasePayload, envelope.payload, what="lease", limit=ORDER_BYTES_MAX)
 

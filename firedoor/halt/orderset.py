@@ -4,8 +4,8 @@
   through a rotation of its key either: only a revocation may end it.
 * What no key of today vouches for is obeyed, but neither offered nor claimed: whoever has it signed
   anew then offers it, and whoever never knew the old key is not bothered.
-* `named`: ids that a beacon of the origin has named. A resume begins to act only when it is named
-  under metadata within its dates, and then goes on acting.
+* `named`: ids that a beacon of the origin has named. What lifts something (a resume, a revocation,
+  a pass) begins to act only when it is named under metadata within its dates, and then goes on.
 * At most UNRECORDED_PER_KEY_MAX orders of one key that no beacon names are held, and at most
   ORDERS_PER_KEY_MAX of one key in all.
 """
@@ -16,8 +16,21 @@ from enum import Enum
 from hashlib import sha256
 
 from firedoor.errors import Refused, TooLarge
+from firedoor.halt.envelope import threshold_of
 from firedoor.halt.merkle import root_of
-from firedoor.halt.order import Halt, Order, Resume, is_complete, merged, read_beacon, read_order
+from firedoor.halt.order import (
+    Ban,
+    Halt,
+    Lifting,
+    Order,
+    Pass,
+    Resume,
+    Revoke,
+    is_complete,
+    merged,
+    read_beacon,
+    read_order,
+)
 from firedoor.limits import LISTS_MAX, ORDERS_MAX, ORDERS_PER_KEY_MAX, UNRECORDED_PER_KEY_MAX
 from firedoor.trust.keys import Authority
 
@@ -33,12 +46,26 @@ class Admission(Enum):
 class OrderSet:
     """All orders admitted here, and which of them the origin has named."""
 
-    __slots__ = ("_acted", "_held", "_lists", "_named", "_void", "beacon")
+    __slots__ = (
+        "_acted",
+        "_held",
+        "_judge",
+        "_judged",
+        "_lists",
+        "_named",
+        "_thresholds",
+        "_void",
+        "beacon",
+    )
 
     def __init__(self) -> None:
         self._held: dict[bytes, Order] = {}
         self._named: set[bytes] = set()
+        # What was found right, and by whose keys.
+        self._judged: dict[bytes, bytes] = {}
+        self._judge: Authority | None = None
         self._lists: dict[bytes, frozenset[bytes]] = {}
+        self._thresholds: dict[str, int] = {}
         self._acted: set[bytes] = set()
         self._void: set[bytes] = set()
         self.beacon = b""
@@ -50,6 +77,11 @@ class OrderSet:
             TooLarge: it, the set, or the share of its key is full.
             Malformed, Untrusted: as `read_order` says.
         """
+        if authority is not self._judge:
+            self._judge, self._judged = authority, {}
+        same = self._held.get(self._judged.get(record, b""))
+        if same is not None:
+            return Admission.KNOWN, same
         order = read_order(record, authority)
         known = self._held.get(order.id)
         if known is None:
@@ -73,8 +105,13 @@ class OrderSet:
         self._hold(order if known is None else merged(order, known), authority)
         return order
 
+    def is_judged(self, record: bytes) -> bool:
+        """Whether this is the last beacon, found right by the keys of today."""
+        return record == self.beacon and record in self._judged
+
     def judge(self, authority: Authority) -> bool:
         """Count signatures anew by these keys; whether an order has lost its own by it."""
+        self._judge, self._judged = authority, {}
         before = set(self._void)
         for known in [*self._held.values()]:
             signers = read_order(known.record, authority, is_recorded=True).signers
@@ -83,8 +120,11 @@ class OrderSet:
 
     def _hold(self, order: Order, authority: Authority) -> None:
         self._held[order.id] = order
+        self._thresholds[order.kind] = threshold_of(order.kind, authority)
         if is_complete(order, authority):
             self._void.discard(order.id)
+            # Every neighbour brings the same bytes, and one look at them is enough.
+            self._judged[order.record] = order.id
         else:
             self._void.add(order.id)
 
@@ -106,6 +146,8 @@ class OrderSet:
             size = len(self._named) + len(fresh)
             raise TooLarge("ids named by beacons", limit=ORDERS_MAX, size=size)
         self._named |= fresh
+        self._judged.pop(self.beacon, None)
+        self._judged[record] = b""
         digest = root_of(sorted(ids))
         self._lists.pop(digest, None)
         self._lists[digest] = ids
@@ -130,23 +172,44 @@ class OrderSet:
         return frozenset((self._named & set(self._held)) - self._void - set(ids))
 
     def let_resumes_act(self) -> tuple[bytes, ...]:
-        """Begin to obey every resume that is named; the ids of those that begin now, sorted.
+        """Begin to obey every lifting order that is named; the ids of those that begin, sorted.
 
         Only under metadata within its dates: expired metadata never starts anything.
         """
-        resumes = {one.id for one in self._held.values() if isinstance(one, Resume)}
-        fresh = sorted(resumes & self._named - self._acted)
+        lifting = {one.id for one in self._held.values() if isinstance(one, Lifting)}
+        fresh = sorted(lifting & self._named - self._acted)
         self._acted |= set(fresh)
         return tuple(fresh)
 
     def in_force(self) -> list[Halt]:
-        """The halts that no acting resume names, in order of id."""
-        lifted: set[bytes] = set()
-        for order in self._held.values():
-            if isinstance(order, Resume) and order.id in self._acted:
-                lifted |= order.halts
-        halts = [order for order in self._held.values() if isinstance(order, Halt)]
-        return sorted((halt for halt in halts if halt.id not in lifted), key=_id)
+        """The halts and drills that nothing lifts, in order of id."""
+        return [order for order in self._alive() if isinstance(order, Halt)]
+
+    def banned(self) -> frozenset[str]:
+        """The machines that are refused."""
+        return frozenset(order.peer for order in self._alive() if isinstance(order, Ban))
+
+    def passed(self) -> frozenset[bytes]:
+        """The contents that pass halts of everything."""
+        alive = [order for order in self._alive() if isinstance(order, Pass)]
+        return frozenset(order.content for order in alive if order.id in self._acted)
+
+    def _alive(self) -> list[Order]:
+        """Every order that is neither lifted nor revoked, in order of id."""
+        acting = [order for order in self._held.values() if order.id in self._acted]
+        revokes = [order for order in acting if isinstance(order, Revoke)]
+        alive = [left for order in self._held.values() if (left := self._left(order, revokes))]
+        resumes = [order for order in alive if isinstance(order, Resume)]
+        lifted = {each for order in resumes if order.id in self._acted for each in order.halts}
+        return sorted((order for order in alive if order.id not in lifted), key=_id)
+
+    def _left(self, order: Order, revokes: Iterable[Revoke]) -> Order | None:
+        """`order` with the keys that still count for it; None: they are too few."""
+        gone = {each.keyid for each in revokes if order.id not in each.survivors}
+        if not order.keyids & gone:
+            return order
+        left = order.keyids - gone
+        return replace(order, keyids=left) if len(left) >= self._thresholds[order.kind] else None
 
     @property
     def named(self) -> frozenset[bytes]:
@@ -191,5 +254,5 @@ class OrderSet:
                 raise TooLarge(what, limit=UNRECORDED_PER_KEY_MAX, size=unlogged + 1)
 
 
-def _id(halt: Halt) -> bytes:
-    return halt.id
+def _id(order: Order) -> bytes:
+    return order.id

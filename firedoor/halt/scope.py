@@ -18,8 +18,15 @@ class ScopeKind(Enum):
 
     RELEASE = "release"
     DIGEST = "digest"
+    RANGE = "range"
     PRODUCT = "product"
+    PUBLISHER = "publisher"
+    SITE = "site"
     EVERYTHING = "everything"
+
+
+# Scopes that deny what they cover by content too, so that the same bytes stay halted anew named.
+NAMES_VERSIONS = frozenset({ScopeKind.RELEASE, ScopeKind.RANGE})
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,70 +34,112 @@ class Subject:
     """The facts of one release that a scope may name.
 
     `files` is empty until the manifest itself is held; a digest scope then still meets `content`.
+    `counter` is the publisher's own order of a product's releases, as it was signed.
     """
 
     product: str
     version: str
     content: bytes
     files: frozenset[bytes] = frozenset()
+    counter: int = 0
+    publisher: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Scope:
-    """One parsed scope; the fields that its kind does not use are empty."""
+    """One parsed scope; the fields that its kind does not use are empty.
+
+    `name`: of a product, publisher or site; `first` and `last`: counters of a range, inclusive.
+    """
 
     kind: ScopeKind
-    product: str = ""
+    name: str = ""
     version: str = ""
     digest: bytes = b""
+    first: int = 0
+    last: int = 0
 
     @property
     def text(self) -> str:
         """The scope as a person types it."""
-        if self.kind is ScopeKind.DIGEST:
-            return f"digest:{self.digest.hex()}"
-        release = f"{self.product}=={self.version}"
-        return {ScopeKind.RELEASE: release, ScopeKind.PRODUCT: self.product}.get(
-            self.kind, "everything"
-        )
+        match self.kind:
+            case ScopeKind.DIGEST:
+                return f"digest:{self.digest.hex()}"
+            case ScopeKind.RELEASE:
+                return f"{self.name}=={self.version}"
+            case ScopeKind.RANGE:
+                return f"{self.name}#{self.first}..{self.last}"
+            case ScopeKind.PRODUCT:
+                return self.name
+            case ScopeKind.PUBLISHER | ScopeKind.SITE:
+                return f"{self.kind.value}:{self.name}"
+            case ScopeKind.EVERYTHING:
+                return "everything"
 
-    def covers(self, subject: Subject, contents: Collection[bytes]) -> bool:
-        """Whether the order reaches `subject`; `contents`: digests that its release halt denies."""
+    def covers(self, subject: Subject, contents: Collection[bytes], site: str) -> bool:
+        """Whether the order reaches `subject` on a machine of `site`.
+
+        `contents`: digests that its release halt denies; `site` is that of the certificate, not of
+        the network of the moment.
+        """
         match self.kind:
             case ScopeKind.EVERYTHING:
-                return True
+                is_named = True
+            case ScopeKind.SITE:
+                is_named = site == self.name
+            case ScopeKind.PUBLISHER:
+                is_named = subject.publisher == self.name
             case ScopeKind.PRODUCT:
-                return subject.product == self.product
+                is_named = subject.product == self.name
+            case ScopeKind.RANGE:
+                is_within = self.first <= subject.counter <= self.last
+                is_named = subject.product == self.name and is_within
             case ScopeKind.RELEASE:
-                named = (subject.product, subject.version) == (self.product, self.version)
-                return named or subject.content in contents
+                is_named = (subject.product, subject.version) == (self.name, self.version)
             case ScopeKind.DIGEST:
-                return subject.content == self.digest or self.digest in subject.files
+                is_named = subject.content == self.digest or self.digest in subject.files
+        return is_named or (self.kind in NAMES_VERSIONS and subject.content in contents)
 
 
 _DIGEST = re.compile(r"digest:([0-9a-f]{64})")
+_RANGE = re.compile(r"(.+)#([0-9]{1,12})\.\.([0-9]{1,12})")
+_NAMED = {"publisher": ScopeKind.PUBLISHER, "site": ScopeKind.SITE}
 
 
 def parse_scope(text: str) -> Scope:
     """The scope that a person or a record names.
 
-    `PRODUCT==VERSION`, `PRODUCT`, `everything` or `digest:` and 64 hex digits. A product cannot be
-    called `everything`; publish refuses that name.
+    `PRODUCT==VERSION`, `PRODUCT#FIRST..LAST` by release counters, `PRODUCT`, `publisher:NAME`,
+    `site:NAME`, `everything`, or `digest:` and 64 hex digits. A product cannot be called
+    `everything`; publish refuses that name.
 
     Raises:
         Malformed: anything else.
     """
     if text == "everything":
         return Scope(ScopeKind.EVERYTHING)
-    if text.startswith("digest:"):
-        found = _DIGEST.fullmatch(text)
-        if found is None:
-            raise Malformed("scope", wanted="digest: and 64 hex digits", got=repr(text[:80]))
-        return Scope(ScopeKind.DIGEST, digest=bytes.fromhex(found[1]))
-    product, mark, version = text.partition("==")
+    mark, colon, name = text.partition(":")
+    if colon:
+        return _marked(text, mark, name)
+    found = _RANGE.fullmatch(text)
+    if found is not None:
+        first, last = int(found[2]), int(found[3])
+        if not 1 <= first <= last:
+            raise Malformed("scope", wanted="a range from 1 on", got=repr(text[:80]))
+        product = checked_name("scope's product", found[1])
+        return Scope(ScopeKind.RANGE, product, first=first, last=last)
+    product, equals, version = text.partition("==")
     checked_name("scope's product", product)
-    if not mark:
-        return Scope(ScopeKind.PRODUCT, product=product)
-    return Scope(
-        ScopeKind.RELEASE, product=product, version=checked_name("scope's version", version)
-    )
+    if not equals:
+        return Scope(ScopeKind.PRODUCT, product)
+    return Scope(ScopeKind.RELEASE, product, version=checked_name("scope's version", version))
+
+
+def _marked(text: str, mark: str, name: str) -> Scope:
+    found = _DIGEST.fullmatch(text)
+    if found is not None:
+        return Scope(ScopeKind.DIGEST, digest=bytes.fromhex(found[1]))
+    if mark not in _NAMED:
+        wanted = "digest: and 64 hex digits, publisher:NAME or site:NAME"
+        raise Malformed("scope", wanted=wanted, got=repr(text[:80]))
+    return Scope(_NAMED[mark], checked_name(f"scope's {mark}", name))

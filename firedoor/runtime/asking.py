@@ -26,7 +26,7 @@ class Getter:
 
     async def __call__(self, path: str, limit: int) -> bytes:
         """The body at `path`; raises Unavailable or Refused."""
-        peers = [line.peer for line in self._host.lines.values()]
+        peers = [line.peer for line in self._host.lines.open.values()]
         able = [peer.id for peer in peers if peer.role is Role.MIRROR]
         able = able or [peer.id for peer in peers if peer.role is Role.AGENT]
         sources = sorted(able, key=lambda peer: peer != self._source)
@@ -34,7 +34,7 @@ class Getter:
         last = Unavailable(path, why="no mirror and no peer is connected")
         for source in sources[:SOURCES_MAX]:
             try:
-                address, port = self._host.address_of(source)
+                address, port = self._host.lines.address_of(source)
                 return await self._host.client.get(address, port, path, expect=source, limit=bound)
             except Unavailable as error:
                 last = error

@@ -42,7 +42,7 @@ async def keep_dialling(
     while True:
         began = host.clock.now()
         try:
-            await host.dial(address[0], address[1], role, is_upstream=is_upstream)
+            await host.lines.dial(address[0], address[1], role, is_upstream=is_upstream)
         except (FiredoorError, OSError) as error:
             log("dial-failed", address=f"{address[0]}:{address[1]}", why=str(error))
         if host.clock.now() - began > PROVED_S:
@@ -112,7 +112,7 @@ class Neighbours:
         free = [
             peer
             for peer in sorted(self._known)
-            if peer not in self._host.lines
+            if peer not in self._host.lines.open
             and peer not in self._dialling
             and now >= self._known[peer].not_before
         ]
@@ -129,14 +129,14 @@ class Neighbours:
     def _mine(self) -> set[PeerId]:
         """The endpoints that this node has dialled, or is dialling."""
         me = self._host.settings.me
-        lines = [line for line in self._host.lines.values() if line.dialler == me]
+        lines = [line for line in self._host.lines.open.values() if line.dialler == me]
         dialled = {line.peer.id for line in lines if line.peer.role is Role.AGENT}
         return dialled | {peer for peer, role in self._dialling.items() if role is Role.AGENT}
 
     async def _dial(self, peer: PeerId, hint: Hint) -> None:
         began = self._host.clock.now()
         try:
-            await self._host.dial(hint.host, hint.port, hint.role, expect=peer)
+            await self._host.lines.dial(hint.host, hint.port, hint.role, expect=peer)
         except (FiredoorError, OSError) as error:
             log("dial-failed", peer=peer, address=f"{hint.host}:{hint.port}", why=str(error))
         finally:

@@ -82,7 +82,7 @@ class Fetching:
         pieces = host.node.holdings.pieces_of(manifest)
         start, end = pieces.range_of(fetch.first, fetch.last)
         wanted = [(pieces.digests[at], pieces.sizes[at]) for at in range(fetch.first, fetch.last)]
-        address, port = host.address_of(fetch.peer)
+        address, port = host.lines.address_of(fetch.peer)
         kind = self._kind_of(fetch.peer)
         arriving = host.client.fetch_range(
             address,
@@ -113,7 +113,7 @@ class Fetching:
             self._host.apply(node.fetched(fetch.number, fetch.manifest, tuple(fresh), now))
 
     def _kind_of(self, peer: PeerId) -> str:
-        line = self._host.lines.get(peer)
+        line = self._host.lines.open.get(peer)
         if line is None or line.peer.role is not Role.MIRROR:
             return "peer"
         return "upstream" if self._host.settings.role is Role.MIRROR else "mirror"

@@ -8,7 +8,7 @@ before this file awaits anything; the disk comes after.
 import asyncio
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, assert_never
 
@@ -28,32 +28,28 @@ from firedoor.effects import (
     SignLease,
     Tell,
 )
-from firedoor.errors import FiredoorError, NoRoom, Refused, Unavailable, Untrusted
+from firedoor.errors import FiredoorError, NoRoom, Unavailable
 from firedoor.halt.brake import Gate
 from firedoor.halt.scope import Subject
-from firedoor.identity import Peer, PeerId, Role
-from firedoor.node import Node, NodeSettings
+from firedoor.identity import PeerId
+from firedoor.node import Node
+from firedoor.node_settings import NodeSettings
 from firedoor.pieces.inventory import Bits, piece_map
 from firedoor.runtime.asking import Getter
 from firedoor.runtime.catalogue import Catalogue, Get
 from firedoor.runtime.clocks import Clock
 from firedoor.runtime.fetching import Fetching
+from firedoor.runtime.lines import Lines
 from firedoor.runtime.logs import log, log_facts
 from firedoor.runtime.order_log import ACTED, BEACON, ORDER, OrderLog
 from firedoor.runtime.peer_client import PeerClient
-from firedoor.runtime.peer_server import Conversation
 from firedoor.runtime.piece_store import PieceStore
 from firedoor.runtime.transfers import Transfers
 from firedoor.runtime.trust_client import ReleaseEntry
 from firedoor.units import Instant, Span
 from firedoor.wire.messages import (
-    Announce,
-    Health,
     Message,
-    OrderRefused,
     Recorded,
-    Roster,
-    decode_message,
     encode_message,
 )
 
@@ -94,18 +90,6 @@ class Program(Protocol):
 
 
 @dataclass(slots=True)
-class Line:
-    """One standing connection. `dialler`: who opened it."""
-
-    peer: Peer
-    socket: Conversation
-    dialler: PeerId
-    host: str
-    port: int
-    is_upstream: bool
-
-
-@dataclass(slots=True)
 class OrderTimes:
     """When this node did what, on its own clock; for status and the demo."""
 
@@ -135,10 +119,9 @@ class Host:
         self.transfers = Transfers()
         self.fetching = Fetching(self)
         self.order_times: dict[str, OrderTimes] = {}
-        self.lines: dict[PeerId, Line] = {}
+        self.lines = Lines(self)
         self.program: Program
         self._encoded: tuple[object, bytes] = (None, b"")
-        self._operators = 0
         self._stirred = asyncio.Event()
         self._recording = asyncio.Lock()
         self._group: asyncio.TaskGroup
@@ -161,6 +144,7 @@ class Host:
                 raise
             self._group.create_task(self._keep_time())
             self._group.create_task(self._keep_dates())
+            self._group.create_task(self.lines.keep_beating())
             for worker in workers:
                 self._group.create_task(worker)
 
@@ -193,7 +177,15 @@ class Host:
         held = await asyncio.to_thread(self.catalogue.held_manifest, manifest)
         if held is not None:
             digests = frozenset(file.digest for file in held.files)
-            subject = Subject(held.product, held.version, held.content, digests)
+            entry = self.catalogue.entry(manifest)
+            subject = Subject(
+                held.product,
+                held.version,
+                held.content,
+                digests,
+                counter=held.counter,
+                publisher=entry.publisher if entry is not None else "",
+            )
             self.apply(self.node.learn(manifest, subject, self.clock.now()))
 
     # --- effects -------------------------------------------------------------------------------
@@ -231,7 +223,7 @@ class Host:
             case Cancel(number):
                 self.fetching.cancel(number)
             case Drop(peer, why):
-                self._drop(peer, why)
+                self.drop(peer, why)
             case Complete(manifest):
                 self.start(self.program.on_complete(manifest))
             case Tell(event, facts):
@@ -245,7 +237,7 @@ class Host:
 
     def send(self, peer: PeerId, message: object) -> None:
         """Queue one message for `peer`; a peer too slow to take it is dropped and comes back."""
-        line = self.lines.get(peer)
+        line = self.lines.open.get(peer)
         if message is not self._encoded[0]:
             # A roster or an order goes to many; it is put into bytes once.
             self._encoded = (message, encode_message(message))
@@ -271,94 +263,14 @@ class Host:
             else:
                 return
 
-    def _drop(self, peer: PeerId, why: str) -> None:
-        line = self.lines.get(peer)
+    def drop(self, peer: PeerId, why: str) -> None:
+        """End the conversation with a peer; it may come back, and then syncs anew."""
+        line = self.lines.open.get(peer)
         log("peer-dropped", level="warning", peer=peer, why=why)
         if line is not None:
             line.socket.close()
 
     # --- conversations -------------------------------------------------------------------------
-
-    async def converse(
-        self,
-        peer: Peer,
-        *,
-        host: str,
-        port: int,
-        socket: Conversation,
-        is_mine: bool,
-        is_upstream: bool = False,
-    ) -> None:
-        """Talk with `peer` until either side closes.
-
-        `is_mine`: this node dialled; `is_upstream`: it is a mirror that settings name as such.
-        """
-        if peer.role is Role.OPERATOR:
-            # Two commands with one key are two conversations, and neither may end the other.
-            self._operators += 1
-            peer = replace(peer, id=PeerId(f"{peer.id}.{self._operators}"))
-        dialler = self.settings.me if is_mine else peer.id
-        if peer.id == self.settings.me or not self.trusted.is_set():
-            why = "it has read no signed metadata yet, so it can check no order; try another peer"
-            if peer.role is Role.OPERATOR:
-                socket.send(encode_message(OrderRefused(why)))
-            socket.close()
-            return
-        old = self.lines.get(peer.id)
-        if old is not None and old.dialler != dialler and old.dialler < dialler:
-            socket.close()  # Of two between a pair, the one dialled by the smaller id stays.
-            return
-        is_source = is_upstream or (self.settings.role, peer.role) == (Role.AGENT, Role.MIRROR)
-        line = Line(peer, socket, dialler, host, port, is_source)
-        self.lines[peer.id] = line
-        if old is not None:
-            old.socket.close()
-        node, now = self.node, self.clock.now
-        self.apply(node.connected(peer, host=host, is_upstream=is_source, now=now()))
-        try:
-            await self._listen(line)
-        finally:
-            socket.close()
-            if self.lines.get(peer.id) is line:
-                del self.lines[peer.id]
-                self.apply(node.disconnected(peer.id, now()))
-                self.program.on_gone(peer.id)
-
-    async def _listen(self, line: Line) -> None:
-        async for frame in line.socket.frames():
-            if self.lines.get(line.peer.id) is not line:
-                return
-            try:
-                message = decode_message(frame)
-                self.apply(self.node.receive(message, line.peer.id, self.clock.now()))
-                if isinstance(message, Announce | Health | Recorded | Roster):
-                    self.program.on_message(message, line.peer.id)
-            except (Refused, Unavailable) as error:
-                self._drop(line.peer.id, str(error))
-                return
-
-    async def dial(
-        self,
-        host: str,
-        port: int,
-        role: Role,
-        *,
-        expect: PeerId | None = None,
-        is_upstream: bool = False,
-    ) -> None:
-        """Open a standing connection and talk on it until it ends.
-
-        Raises:
-            Unavailable, Refused: it could not be opened.
-        """
-        wanted = role if expect is None else None
-        peer, socket = await self.client.dial(host, port, expect=expect, role=wanted)
-        if peer.role is not role:
-            socket.close()
-            raise Untrusted(f"{host}:{port}", wanted=f"role {role.value}", got=peer.role.value)
-        await self.converse(
-            peer, host=host, port=port, socket=socket, is_mine=True, is_upstream=is_upstream
-        )
 
     # --- pieces --------------------------------------------------------------------------------
 
@@ -392,19 +304,6 @@ class Host:
         """Fetches small files from `source`, or from any other mirror, or peers where none is."""
         return Getter(self, source)
 
-    def address_of(self, peer: PeerId) -> tuple[str, int]:
-        """Where `peer` listens.
-
-        Raises:
-            Unavailable: it is not connected or has not said.
-        """
-        line = self.lines.get(peer)
-        session = next((one for one in self.node.sessions if one.peer.id == peer), None)
-        port = line.port if line and line.port else (session.port if session else 0)
-        if line is None or not port:
-            raise Unavailable(f"peer {peer[:12]}", why="not connected")
-        return line.host, port
-
     # --- time ----------------------------------------------------------------------------------
 
     async def _keep_time(self) -> None:
@@ -436,16 +335,6 @@ class Host:
             self.node.leasing.lease.void("the wall clock and the boot-time clock have diverged")
             self._divergence = divergence
 
-    def mirrors(self) -> list[tuple[str, int, PeerId]]:
-        """Where the mirrors listen that are connected and give to this node: host, port, id."""
-        found = []
-        for line in self.lines.values():
-            # One that has dialled us and not said yet where it listens can be asked later.
-            with suppress(Unavailable):
-                if line.is_upstream:
-                    found.append((*self.address_of(line.peer.id), line.peer.id))
-        return found
-
     async def _keep_dates(self) -> None:
         while True:
             await asyncio.sleep(DATES_S)
@@ -466,4 +355,11 @@ class Host:
 def subject_of(entry: ReleaseEntry, files: tuple[Any, ...] = ()) -> Subject:
     """The facts of a release that a scope may name."""
     digests = frozenset(file.digest for file in files)
-    return Subject(entry.product, entry.version, entry.content, digests)
+    return Subject(
+        entry.product,
+        entry.version,
+        entry.content,
+        digests,
+        counter=entry.counter,
+        publisher=entry.publisher,
+    )

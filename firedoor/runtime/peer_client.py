@@ -20,7 +20,7 @@ from firedoor.identity import Peer, PeerId, Role
 from firedoor.limits import FRAME_BYTES_MAX, GATE_BYTES
 from firedoor.runtime.clocks import Clock
 from firedoor.runtime.pacing import Budget
-from firedoor.runtime.peer_server import CLOSE_S, HEARTBEAT_S, Conversation
+from firedoor.runtime.peer_server import CLOSE_S, Conversation
 from firedoor.runtime.screen import plain
 from firedoor.runtime.tls import Credentials, client_context, peer_of, role_name, server_name
 from firedoor.units import KIB
@@ -74,7 +74,6 @@ class PeerClient:
                     _url(host, port, "/v1/peer"),
                     ssl=self.context,
                     server_hostname=name,
-                    heartbeat=HEARTBEAT_S,
                     max_msg_size=FRAME_BYTES_MAX,
                     timeout=aiohttp.ClientWSTimeout(ws_close=CLOSE_S),
                 )

@@ -6,6 +6,7 @@ the connection. No response is cached, compressed or buffered outside the gate.
 
 import asyncio
 import re
+import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -32,9 +33,6 @@ from firedoor.runtime.pacing import Budget
 from firedoor.runtime.settings import split_address
 from firedoor.runtime.tls import peer_of
 from firedoor.runtime.transfers import Transfer, Transfers
-
-# A peer that answers no ping within twice this is gone; mirror beats of 1 s come with leases.
-HEARTBEAT_S = 5.0
 
 # How long a closing handshake may take before the connection is dropped without one.
 CLOSE_S = 1.0
@@ -67,6 +65,11 @@ class Conversation:
         self._is_ending = False
         # From the start, so that a conversation to which nobody listens can be closed as well.
         self._writer = asyncio.ensure_future(self._write())
+
+    def socket_below(self) -> socket.socket | None:
+        """The system's socket under this conversation; None once it is gone."""
+        held: socket.socket | None = self._socket.get_extra_info("socket")
+        return held
 
     def send(self, frame: bytes) -> bool:
         """Queue one frame. False, and the conversation ends, when the peer takes none."""
@@ -138,6 +141,9 @@ class Backend(Protocol):
     def pieces(self, peer: Peer, manifest: str, start: int, end: int) -> tuple[bytes, ...]:
         """The digests in a range; raises why not, KeyError when the release is not held."""
 
+    def refuses(self, peer: Peer) -> bool:
+        """Whether this peer is banned."""
+
     def permits(self, manifest: str) -> bool:
         """Whether bytes of the release may still leave."""
 
@@ -196,7 +202,7 @@ class PeerApi:
         """The standing connection of one peer."""
         peer = peer_of_request(request, self._clock)
         socket = web.WebSocketResponse(
-            heartbeat=HEARTBEAT_S, max_msg_size=FRAME_BYTES_MAX, compress=False, timeout=CLOSE_S
+            max_msg_size=FRAME_BYTES_MAX, compress=False, timeout=CLOSE_S
         )
         try:
             await socket.prepare(request)
@@ -281,7 +287,17 @@ def build_app(
     extra_routes: Sequence[web.RouteDef] = (),
 ) -> web.Application:
     """The application of one program; `extra_routes` are its own."""
-    app = web.Application(middlewares=[say_errors])
+
+    @web.middleware
+    async def refuse_banned(
+        request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+    ) -> web.StreamResponse:
+        peer = peer_of_request(request, clock)
+        if backend.refuses(peer):
+            raise Untrusted(f"peer {peer.id[:12]}", wanted="one that is not banned", got="banned")
+        return await handler(request)
+
+    app = web.Application(middlewares=[say_errors, refuse_banned])
     api = PeerApi(backend, transfers=transfers, budget=budget, clock=clock)
     app.add_routes([*api.routes(), *extra_routes])
     app[CLOCK] = clock

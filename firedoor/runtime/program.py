@@ -21,7 +21,7 @@ from firedoor.errors import FiredoorError, Malformed, Unavailable, sentence_of
 from firedoor.halt.lease import STANDARD, LeaseTerms
 from firedoor.identity import FleetId, Peer, PeerId, Role
 from firedoor.limits import BATCH_BYTES, REQUESTS_MAX, REQUESTS_PER_PEER_MAX
-from firedoor.node import NodeSettings
+from firedoor.node_settings import NodeSettings
 from firedoor.runtime.catalogue import Catalogue
 from firedoor.runtime.clocks import Clock
 from firedoor.runtime.host import Host

@@ -11,7 +11,7 @@ from typing import Any
 from firedoor import __version__
 from firedoor.errors import Untrusted
 from firedoor.halt.brake import Gate
-from firedoor.halt.order import Halt
+from firedoor.halt.order import Ban, Halt, Pass, Resume, Revoke
 from firedoor.identity import Peer, Role
 from firedoor.runtime.host import Host
 from firedoor.runtime.peer_server import Conversation
@@ -28,11 +28,15 @@ class Service:
 
     async def converse(self, peer: Peer, host: str, socket: Conversation) -> None:
         """Talk with a peer that dialled us, until it ends."""
-        await self._host.converse(peer, host=host, port=0, socket=socket, is_mine=False)
+        await self._host.lines.converse(peer, host=host, port=0, socket=socket, is_mine=False)
 
     def pieces(self, peer: Peer, manifest: str, start: int, end: int) -> tuple[bytes, ...]:
         """The digests in a range of a release's payload; raises as `Node.serve`."""
         return self._host.node.serve(peer, manifest, start, end)
+
+    def refuses(self, peer: Peer) -> bool:
+        """Whether this peer is banned."""
+        return self._host.node.refuses(peer.id)
 
     def permits(self, manifest: str) -> bool:
         """Whether the release may still leave this node."""
@@ -86,7 +90,7 @@ def status_of(host: Host) -> Table:
         "refusals": dict(node.refusals),
         "peers": [
             {"id": line.peer.id, "role": line.peer.role.value, "host": line.host}
-            for line in host.lines.values()
+            for line in host.lines.open.values()
         ],
         "bytes": {**counters.received, "sent": counters.sent},
         "covered": {"bytes": counters.covered_bytes, "last_at": counters.covered_last_at},
@@ -128,7 +132,7 @@ def _order(host: Host, order_id: bytes) -> Table:
     times = host.order_times.get(order_id.hex())
     table: Table = {
         "id": order_id.hex(),
-        "kind": "halt" if isinstance(order, Halt) else "resume",
+        "kind": order.kind,
         "reason": order.reason,
         "issued_at": order.issued_at,
         "is_recorded": order_id in node.durable,
@@ -140,4 +144,12 @@ def _order(host: Host, order_id: bytes) -> Table:
         text = order.scope.text
         in_force = any(halt.id == order_id for halt in node.brake.halts)
         return table | {"scope": text, "level": order.level, "is_in_force": in_force}
-    return table | {"halts": sorted(halt.hex() for halt in order.halts)}
+    match order:
+        case Resume():
+            return table | {"halts": sorted(halt.hex() for halt in order.halts)}
+        case Revoke():
+            return table | {"keyid": order.keyid}
+        case Ban():
+            return table | {"peer": order.peer}
+        case Pass():
+            return table | {"content": order.content.hex()}

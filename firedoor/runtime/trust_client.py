@@ -61,7 +61,8 @@ _DATELESS = "authority-targets.json"
 class ReleaseEntry:
     """One release in signed metadata. `manifest`: SHA-256 of its manifest in hex.
 
-    `counter` orders the releases of a product; `content` is the content digest.
+    `counter` orders the releases of a product; `content` is the content digest; `publisher` is
+    whose list names it.
     """
 
     product: str
@@ -71,6 +72,7 @@ class ReleaseEntry:
     counter: int
     content: bytes
     handler: str
+    publisher: str = ""
 
 
 class TufFetcher(FetcherInterface):
@@ -280,7 +282,9 @@ class TrustClient:
         for role in [name for name in roles if is_publisher(name)]:
             with suppress(FiredoorError):
                 kept = _targets(self._kept(f"{quote(role, safe='')}.json"), role)
-                found += [_entry(path, target) for path, target in kept.signed.targets.items()]
+                found += [
+                    _entry(role, path, target) for path, target in kept.signed.targets.items()
+                ]
         return found
 
     def _releases_of(self, role: DelegatedRole) -> list[ReleaseEntry]:
@@ -301,7 +305,8 @@ class TrustClient:
         except OSError as error:
             raise Unavailable(str(self._folder), why=error.strerror or "disk") from error
         kept = _targets(self._kept(f"{quote(role.name, safe='')}.json"), role.name)
-        return [_entry(path, target) for path, target in sorted(kept.signed.targets.items())]
+        targets = sorted(kept.signed.targets.items())
+        return [_entry(role.name, path, target) for path, target in targets]
 
     def _listed_before(self, role: str) -> list[str]:
         try:
@@ -412,7 +417,7 @@ def _targets(data: bytes, what: str) -> Metadata[Targets]:
     return metadata
 
 
-def _entry(path: str, target: TargetFile) -> ReleaseEntry:
+def _entry(role: str, path: str, target: TargetFile) -> ReleaseEntry:
     parts = path.split("/")
     if len(parts) != 3 or parts[0] != "releases":  # noqa: PLR2004  # releases/PRODUCT/VERSION
         raise Malformed("target path", wanted="releases/PRODUCT/VERSION", got=repr(path[:80]))
@@ -423,4 +428,5 @@ def _entry(path: str, target: TargetFile) -> ReleaseEntry:
     facts = record(Facts, target.custom, what=path)
     content = bytes.fromhex(facts.content)
     length, counter, handler = target.length, facts.counter, facts.handler
-    return ReleaseEntry(product, version, digest, length, counter, content, handler)
+    publisher = role.rpartition("/")[2]
+    return ReleaseEntry(product, version, digest, length, counter, content, handler, publisher)

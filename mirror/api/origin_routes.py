@@ -13,7 +13,7 @@ from typing import Any, Protocol, TypeVar
 from aiohttp import web
 
 from firedoor.errors import FiredoorError, Malformed, Unavailable, Untrusted
-from firedoor.identity import Peer, Role
+from firedoor.identity import Peer, PeerId, Role
 from firedoor.limits import (
     ENROLMENT_BYTES_MAX,
     MANIFEST_BYTES_MAX,
@@ -182,19 +182,26 @@ class OriginApi:
 
 
 def routes(
-    origin: Origin, store: PieceStore, on_published: Callable[[], Awaitable[None]]
+    origin: Origin,
+    store: PieceStore,
+    on_published: Callable[[], Awaitable[None]],
+    is_banned: Callable[[PeerId], bool],
 ) -> list[web.RouteDef]:
     """The origin's own routes on the mTLS port."""
-    return [*OriginApi(origin, store, on_published).routes(), *forward_routes(origin)]
+    own = OriginApi(origin, store, on_published).routes()
+    return [*own, *forward_routes(origin, is_banned)]
 
 
-def forward_routes(enroller: Enroller) -> list[web.RouteDef]:
+def forward_routes(enroller: Enroller, is_banned: Callable[[PeerId], bool]) -> list[web.RouteDef]:
     """Renewal for every peer, and enrolment in a mirror's name, on the mTLS port."""
 
     async def renew(request: web.Request) -> web.Response:
         peer = _peer(request)
         body = await read_body(request, ENROLMENT_BYTES_MAX)
-        if peer.role is not Role.MIRROR and id_of_request(body) != peer.id:
+        meant = id_of_request(body)
+        if is_banned(meant):
+            raise Untrusted("renewal", wanted="a machine that is not banned", got=meant[:12])
+        if peer.role is not Role.MIRROR and meant != peer.id:
             raise Untrusted("renewal", wanted="a request for the asker's own key", got="another")
         return web.Response(body=await enroller.renew(body, peer))
 

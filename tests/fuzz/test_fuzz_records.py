@@ -10,16 +10,8 @@ from hypothesis import strategies as st
 from nacl.signing import SigningKey
 
 from firedoor.errors import Refused
-from firedoor.halt.order import (
-    BeaconPayload,
-    Envelope,
-    HaltPayload,
-    ResumePayload,
-    Signature,
-    read_beacon,
-    read_order,
-    seal,
-)
+from firedoor.halt.envelope import Envelope, Signature, seal
+from firedoor.halt.order import BeaconPayload, HaltPayload, ResumePayload, read_beacon, read_order
 from firedoor.halt.orderset import OrderSet
 from firedoor.identity import FleetId
 from firedoor.limits import FRAME_BYTES_MAX, ORDER_BYTES_MAX

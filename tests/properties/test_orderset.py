@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 from nacl.signing import SigningKey
 
 from firedoor.halt.brake import Brake, Gate
-from firedoor.halt.order import BeaconPayload, Halt, HaltPayload, ResumePayload, seal
+from firedoor.halt.envelope import seal
+from firedoor.halt.order import BeaconPayload, Halt, HaltPayload, ResumePayload
 from firedoor.halt.orderset import OrderSet
 from firedoor.halt.scope import Subject, parse_scope
 from firedoor.identity import FleetId
@@ -143,14 +144,29 @@ scopes = st.one_of(
 )
 
 
+# So that every level reaches every release; who may reach what is in tests/unit/test_brake.py.
+TWO_KEYS = frozenset({"one", "other"})
+
+
 @st.composite
 def halt_lists(draw: st.DrawFn) -> list[tuple[str, Halt]]:
     """Some halts, each with its scope as text for the twin."""
-    parts = st.tuples(scopes, st.integers(1, 6), st.frozensets(digests, max_size=2))
+    parts = st.tuples(scopes, st.integers(1, 7), st.frozensets(digests, max_size=2))
     return [
         (
             text,
-            Halt(nonce(number), b"", frozenset(), parse_scope(text), level, "", 0, contents),
+            Halt(
+                nonce(number),
+                "halt",
+                b"",
+                TWO_KEYS,
+                TWO_KEYS,
+                "",
+                0,
+                parse_scope(text),
+                level,
+                contents,
+            ),
         )
         for number, (text, level, contents) in enumerate(draw(st.lists(parts, max_size=6)))
     ]

@@ -31,12 +31,14 @@ from firedoor.effects import (
     Tell,
 )
 from firedoor.halt.brake import Gate
+from firedoor.halt.envelope import seal
 from firedoor.halt.lease import LeasePayload
 from firedoor.halt.merkle import root_of
-from firedoor.halt.order import BeaconPayload, HaltPayload, ResumePayload, seal
+from firedoor.halt.order import BeaconPayload, HaltPayload, ResumePayload
 from firedoor.halt.scope import Subject
 from firedoor.identity import FleetId, Peer, PeerId, Role
-from firedoor.node import Node, NodeSettings
+from firedoor.node import Node
+from firedoor.node_settings import NodeSettings
 from firedoor.pieces.inventory import Bits, PieceMap
 from firedoor.trust.keys import Authority, RoleKeys, key_of
 from firedoor.units import KIB, Instant

@@ -11,10 +11,11 @@ from agent.handlers.files import FilesHandler
 from agent.installer import Installer
 from agent.journal import Journal
 from agent.lifecycle import Phase
+from firedoor.halt.envelope import seal
 from firedoor.halt.merkle import climb
-from firedoor.halt.order import HaltPayload, seal
+from firedoor.halt.order import HaltPayload
 from firedoor.identity import FleetId, PeerId, Role
-from firedoor.node import NodeSettings
+from firedoor.node_settings import NodeSettings
 from firedoor.pieces.manifest import Manifest, encode_manifest
 from firedoor.runtime.catalogue import Catalogue
 from firedoor.runtime.clocks import Clock

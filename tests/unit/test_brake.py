@@ -18,11 +18,12 @@ APP_2 = Subject("app", "2", B)
 OTHER_1 = Subject("other", "1", sha256(b"c").digest())
 
 
-def halt(text: str, level: int = 4, contents: tuple[bytes, ...] = ()) -> Halt:
+def halt(text: str, level: int = 4, contents: tuple[bytes, ...] = (), *, signers: int = 1) -> Halt:
     """A verified halt of the scope `text`, as read_order would give it."""
     order_id = sha256(repr((text, level, contents)).encode()).digest()
     scope = parse_scope(text)
-    return Halt(order_id, b"", frozenset({"key"}), scope, level, "", 0, frozenset(contents))
+    keys = frozenset(f"key {number}" for number in range(signers))
+    return Halt(order_id, "halt", b"", keys, keys, "", 0, scope, level, frozenset(contents))
 
 
 def brake_of(*halts: Halt) -> Brake:
@@ -35,13 +36,13 @@ def brake_of(*halts: Halt) -> Brake:
     ("text", "scope"),
     [
         ("everything", Scope(ScopeKind.EVERYTHING)),
-        ("app", Scope(ScopeKind.PRODUCT, product="app")),
-        ("Everything", Scope(ScopeKind.PRODUCT, product="Everything")),
-        ("digest", Scope(ScopeKind.PRODUCT, product="digest")),
-        ("app==1.2+b-3", Scope(ScopeKind.RELEASE, product="app", version="1.2+b-3")),
-        ("everything==1", Scope(ScopeKind.RELEASE, product="everything", version="1")),
+        ("app", Scope(ScopeKind.PRODUCT, "app")),
+        ("Everything", Scope(ScopeKind.PRODUCT, "Everything")),
+        ("digest", Scope(ScopeKind.PRODUCT, "digest")),
+        ("app==1.2+b-3", Scope(ScopeKind.RELEASE, "app", version="1.2+b-3")),
+        ("everything==1", Scope(ScopeKind.RELEASE, "everything", version="1")),
         ("digest:" + A.hex(), Scope(ScopeKind.DIGEST, digest=A)),
-        ("p" * 64 + "==" + "v" * 64, Scope(ScopeKind.RELEASE, product="p" * 64, version="v" * 64)),
+        ("p" * 64 + "==" + "v" * 64, Scope(ScopeKind.RELEASE, "p" * 64, version="v" * 64)),
     ],
 )
 def test_a_scope_is_read_as_a_person_types_it(text: str, scope: Scope) -> None:

@@ -15,7 +15,8 @@ from firedoor import __version__
 from firedoor.cli import common, enrolment, halt, main, publish, resume, status
 from firedoor.cli.origin import chosen_key
 from firedoor.errors import FiredoorError, Malformed, Unavailable, Untrusted
-from firedoor.halt.order import Envelope, ResumePayload, read_order
+from firedoor.halt.envelope import Envelope
+from firedoor.halt.order import ResumePayload, read_order
 from firedoor.identity import Role
 from firedoor.runtime.certificates import make_authority
 from firedoor.runtime.fleet_folder import fleet_facts

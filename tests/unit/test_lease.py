@@ -6,6 +6,7 @@ from hashlib import sha256
 import pytest
 
 from firedoor.errors import FiredoorError, Malformed, Stale, Unavailable, Untrusted
+from firedoor.halt.envelope import seal
 from firedoor.halt.lease import (
     AIR_GAPPED,
     ASK_AGAIN_SPAN,
@@ -20,7 +21,6 @@ from firedoor.halt.lease import (
 )
 from firedoor.halt.merkle import climb, root_of
 from firedoor.halt.nonces import BATCH_SPAN, NonceRelay
-from firedoor.halt.order import seal
 from firedoor.identity import FleetId, PeerId
 from firedoor.limits import PATH_STEPS_MAX
 from firedoor.trust.keys import Authority, RoleKeys, key_of

@@ -9,21 +9,19 @@ from nacl.signing import SigningKey
 
 from firedoor.errors import Malformed, TooLarge, Untrusted
 from firedoor.halt.brake import Brake, Gate
+from firedoor.halt.envelope import Envelope, Signature, seal
 from firedoor.halt.order import (
     LEVEL_IN_DOUBT,
     LEVEL_MAX,
     LEVEL_NARROW,
     BeaconPayload,
-    Envelope,
     Halt,
     HaltPayload,
     Resume,
     ResumePayload,
-    Signature,
     check_halt,
     read_beacon,
     read_order,
-    seal,
 )
 from firedoor.halt.orderset import Admission, OrderSet
 from firedoor.halt.scope import ScopeKind, Subject, parse_scope
@@ -133,7 +131,9 @@ def test_a_halt_says_what_was_signed() -> None:
     order_id, record = sealed("halt", payload, HALT)
     assert read_order(record, AUTHORITY) == Halt(
         id=order_id,
+        kind="halt",
         record=record,
+        keyids=frozenset({keyid_of(HALT)}),
         signers=frozenset({keyid_of(HALT)}),
         scope=parse_scope("app==1"),
         level=4,
@@ -274,7 +274,7 @@ def test_an_order_offered_as_another_kind_is_refused(signed_as: str, offered_as:
 
 @pytest.mark.parametrize("kind", ["beacon", "promote", "", "Halt", "halt\n", "targets"])
 def test_a_record_of_another_kind_is_no_order(kind: str) -> None:
-    with pytest.raises(Malformed, match="kind halt or resume"):
+    with pytest.raises(Malformed, match="wanted kind halt, drill, resume"):
         read_order(sealed(kind, halt_payload(), HALT, BEACON)[1], AUTHORITY)
 
 
@@ -314,7 +314,7 @@ NOT_UNDERSTOOD: dict[str, bytes] = {
     "a scope too long": pack({**GOOD, "scope": "s" * 161}),
     "an unknown field": pack({**GOOD, "sites": ["hq"]}),
     "a missing field": pack({name: GOOD[name] for name in GOOD if name != "level"}),
-    "level 7": pack({**GOOD, "level": 7}),
+    "level 8": pack({**GOOD, "level": 8}),
     "level 0": pack({**GOOD, "level": 0}),
     "a level that is text": pack({**GOOD, "level": "4"}),
     "a short nonce": pack({**GOOD, "nonce": bytes(15)}),
@@ -383,7 +383,7 @@ def test_level_5_and_above_wants_a_scope_that_names_bytes(scope: str, level: int
     if level < LEVEL_NARROW or names_bytes:
         check_halt(parse_scope(scope), level)
     else:
-        with pytest.raises(Malformed, match="release or digest scope"):
+        with pytest.raises(Malformed, match="a release, version range or digest"):
             check_halt(parse_scope(scope), level)
     order = read_order(a_halt(scope=scope, level=level)[1], AUTHORITY)
     assert isinstance(order, Halt)
@@ -408,7 +408,9 @@ def test_a_resume_says_what_was_signed() -> None:
     resume_id, record = a_resume(halt_id)
     assert read_order(record, AUTHORITY) == Resume(
         id=resume_id,
+        kind="resume",
         record=record,
+        keyids=frozenset({keyid_of(RESUME), keyid_of(RESUME_2)}),
         signers=frozenset({keyid_of(RESUME), keyid_of(RESUME_2)}),
         halts=frozenset({halt_id}),
         reason="fixed",

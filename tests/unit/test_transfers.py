@@ -92,6 +92,7 @@ class Fake:
     size: int = 300_000
     refusal: Exception | None = None
     is_denied: bool = False
+    is_banned: bool = False
     denied_after: int = 1 << 60
     lies: bool = False
     lost: set[int] = field(default_factory=set)
@@ -120,6 +121,10 @@ class Fake:
         if start % self.size or end % self.size:
             raise Malformed("Range", wanted="piece borders", got=f"{start}-{end}")
         return tuple(self.digests[start // self.size : end // self.size])
+
+    def refuses(self, peer: Peer) -> bool:
+        del peer
+        return self.is_banned
 
     def permits(self, manifest: str) -> bool:
         return not self.is_denied and self.sent_bytes < self.denied_after

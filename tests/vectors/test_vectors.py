@@ -14,14 +14,22 @@ import pytest
 from nacl.signing import SigningKey
 
 from firedoor.errors import FiredoorError, Malformed, TooLarge, Untrusted
+from firedoor.halt.envelope import seal
+from firedoor.halt.lease import LeasePayload, read_lease
 from firedoor.halt.order import (
+    Ban,
+    BanPayload,
     BeaconPayload,
     Halt,
     HaltPayload,
+    Pass,
+    PassPayload,
+    Resume,
     ResumePayload,
+    Revoke,
+    RevokePayload,
     read_beacon,
     read_order,
-    seal,
 )
 from firedoor.halt.scope import ScopeKind, parse_scope
 from firedoor.identity import FleetId
@@ -36,6 +44,11 @@ PAYLOADS: Mapping[str, type[object]] = {
     "halt": HaltPayload,
     "resume": ResumePayload,
     "beacon": BeaconPayload,
+    "drill": HaltPayload,
+    "revoke": RevokePayload,
+    "ban": BanPayload,
+    "pass": PassPayload,
+    "lease": LeasePayload,
 }
 REFUSALS: Mapping[str, type[FiredoorError]] = {
     error.code: error for error in (Malformed, TooLarge, Untrusted)
@@ -147,21 +160,38 @@ def test_sealing_makes_the_frozen_record(vector: Any) -> None:
 @pytest.mark.parametrize("vector", READ, ids=ids_of(READ))
 def test_a_frozen_record_is_read_as_its_fields(vector: Any) -> None:
     fields = vector["fields"]
+    if vector["kind"] == "lease":
+        assert read_lease(vector["record"], authority()) == LeasePayload(**fields)
+        return
     if vector["kind"] == "beacon":
         assert read_beacon(vector["record"], authority()) == frozenset(fields["ids"])
         return
     order = read_order(vector["record"], authority())
     assert order.id == vector["id"]
     assert order.signers == set(seeds_of(vector))
-    if not isinstance(order, Halt):
-        assert order.halts == frozenset(fields["halts"])
-    elif vector.get("is_doubtful"):
+    if vector.get("is_doubtful"):
+        assert isinstance(order, Halt)
         assert (order.is_doubtful, order.scope.kind) == (True, ScopeKind.EVERYTHING)
         assert order.level == 4
-    else:
-        assert (order.is_doubtful, order.scope) == (False, parse_scope(fields["scope"]))
-        assert (order.level, order.contents) == (fields["level"], frozenset(fields["contents"]))
-        assert (order.reason, order.issued_at) == (fields["reason"], fields["issued_at"])
+        return
+    assert (order.kind, order.keyids) == (vector["kind"], order.signers)
+    assert (order.reason, order.issued_at) == (fields["reason"], fields["issued_at"])
+    match order:
+        case Halt():
+            assert (order.is_doubtful, order.scope) == (False, parse_scope(fields["scope"]))
+            assert (order.level, order.contents) == (fields["level"], frozenset(fields["contents"]))
+            assert order.scope.text == fields["scope"]
+        case Resume():
+            assert order.halts == frozenset(fields["halts"])
+        case Revoke():
+            assert (order.keyid, order.survivors) == (
+                fields["keyid"],
+                frozenset(fields["survivors"]),
+            )
+        case Ban():
+            assert order.peer == fields["peer"]
+        case Pass():
+            assert order.content == fields["content"]
 
 
 @pytest.mark.parametrize("vector", REFUSED, ids=ids_of(REFUSED))

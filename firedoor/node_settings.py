@@ -1,0 +1,25 @@
+"""Who a node is: what its certificate and its settings say, for its whole life."""
+
+from dataclasses import dataclass
+
+from firedoor.halt.lease import STANDARD, LeaseTerms
+from firedoor.identity import PeerId, Role
+from firedoor.limits import REQUESTS_MAX
+
+
+@dataclass(frozen=True, slots=True)
+class NodeSettings:
+    """Who this node is.
+
+    `port`: where it listens; `has_mirrors`: some are configured; `places`: requests in flight at
+    once; `lease`: how old a lease may be.
+    """
+
+    me: PeerId
+    role: Role
+    site: str
+    port: int
+    is_origin: bool = False
+    has_mirrors: bool = True
+    places: int = REQUESTS_MAX
+    lease: LeaseTerms = STANDARD

@@ -1,0 +1,200 @@
+"""The standing connections of one host: who talks on which, who beats, who is dead.
+
+Of two connections between a pair the one dialled by the smaller id stays. A banned machine, and
+whoever comes before this node has keys to check orders with, is told so or closed.
+"""
+
+import asyncio
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from firedoor.errors import Refused, Unavailable, Untrusted
+from firedoor.identity import Peer, PeerId, Role
+from firedoor.runtime.logs import log
+from firedoor.runtime.peer_server import Conversation
+from firedoor.runtime.pulse import MIRROR_BEAT, STOOD_STILL, Pulse, bound_silence, pulse_of
+from firedoor.units import Span
+from firedoor.wire.messages import (
+    Announce,
+    Beat,
+    Health,
+    OrderRefused,
+    Receipts,
+    Recorded,
+    Roster,
+    decode_message,
+    encode_message,
+)
+
+if TYPE_CHECKING:
+    from firedoor.runtime.host import Host
+
+# One object, so that it is put into bytes once for all peers.
+BEAT = Beat()
+
+# Of a connection that the other side has dialled nobody knows how long it took.
+NO_TIME = Span(0.0)
+
+
+@dataclass(slots=True)
+class Line:
+    """One standing connection. `dialler`: who opened it."""
+
+    peer: Peer
+    socket: Conversation
+    dialler: PeerId
+    host: str
+    port: int
+    is_upstream: bool
+    pulse: Pulse
+
+
+class Lines:
+    """The connections of one host, by peer."""
+
+    def __init__(self, host: "Host") -> None:
+        self._host = host
+        self._operators = 0
+        self.open: dict[PeerId, Line] = {}
+
+    async def converse(
+        self,
+        peer: Peer,
+        *,
+        host: str,
+        port: int,
+        socket: Conversation,
+        is_mine: bool,
+        is_upstream: bool = False,
+        round_trip: Span = NO_TIME,
+    ) -> None:
+        """Talk with `peer` until either side closes.
+
+        `is_mine`: this node dialled, in `round_trip`; `is_upstream`: it is a mirror that settings
+        name as such.
+        """
+        if peer.role is Role.OPERATOR:
+            # Two commands with one key are two conversations, and neither may end the other.
+            self._operators += 1
+            peer = replace(peer, id=PeerId(f"{peer.id}.{self._operators}"))
+        dialler = self._host.settings.me if is_mine else peer.id
+        if self._host.node.refuses(peer.id):
+            log("banned-peer-refused", level="warning", peer=peer.id)
+            socket.close()
+            return
+        if peer.id == self._host.settings.me or not self._host.trusted.is_set():
+            why = "it has read no signed metadata yet, so it can check no order; try another peer"
+            if peer.role is Role.OPERATOR:
+                socket.send(encode_message(OrderRefused(why)))
+            socket.close()
+            return
+        old = self.open.get(peer.id)
+        if old is not None and old.dialler != dialler and old.dialler < dialler:
+            socket.close()  # Of two between a pair, the one dialled by the smaller id stays.
+            return
+        role, now = self._host.settings.role, self._host.clock.now
+        is_source = is_upstream or (role, peer.role) == (Role.AGENT, Role.MIRROR)
+        pulse = pulse_of(role, peer.role, now(), is_mine=is_mine, round_trip=round_trip)
+        bound_silence(socket)
+        line = Line(peer, socket, dialler, host, port, is_source, pulse)
+        self.open[peer.id] = line
+        if old is not None:
+            old.socket.close()
+        node = self._host.node
+        self._host.apply(node.connected(peer, host=host, is_upstream=is_source, now=now()))
+        try:
+            await self._listen(line)
+        finally:
+            socket.close()
+            if self.open.get(peer.id) is line:
+                del self.open[peer.id]
+                self._host.apply(node.disconnected(peer.id, now()))
+                self._host.program.on_gone(peer.id)
+
+    async def _listen(self, line: Line) -> None:
+        async for frame in line.socket.frames():
+            if self.open.get(line.peer.id) is not line:
+                return
+            line.pulse.heard_at = self._host.clock.now()
+            try:
+                message = decode_message(frame)
+                self._host.apply(
+                    self._host.node.receive(message, line.peer.id, self._host.clock.now())
+                )
+                if isinstance(message, Announce | Health | Receipts | Recorded | Roster):
+                    self._host.program.on_message(message, line.peer.id)
+            except (Refused, Unavailable) as error:
+                self._host.drop(line.peer.id, str(error))
+                return
+
+    async def dial(
+        self,
+        host: str,
+        port: int,
+        role: Role,
+        *,
+        expect: PeerId | None = None,
+        is_upstream: bool = False,
+    ) -> None:
+        """Open a standing connection and talk on it until it ends.
+
+        Raises:
+            Unavailable, Refused: it could not be opened.
+        """
+        wanted = role if expect is None else None
+        began = self._host.clock.now()
+        peer, socket = await self._host.client.dial(host, port, expect=expect, role=wanted)
+        # The handshakes of TCP, TLS and WebSocket take three.
+        round_trip = Span((self._host.clock.now() - began) / 3)
+        if peer.role is not role:
+            socket.close()
+            raise Untrusted(f"{host}:{port}", wanted=f"role {role.value}", got=peer.role.value)
+        await self.converse(
+            peer,
+            host=host,
+            port=port,
+            socket=socket,
+            is_mine=True,
+            is_upstream=is_upstream,
+            round_trip=round_trip,
+        )
+
+    def address_of(self, peer: PeerId) -> tuple[str, int]:
+        """Where `peer` listens.
+
+        Raises:
+            Unavailable: it is not connected or has not said.
+        """
+        line = self.open.get(peer)
+        session = next((one for one in self._host.node.sessions if one.peer.id == peer), None)
+        port = line.port if line and line.port else (session.port if session else 0)
+        if line is None or not port:
+            raise Unavailable(f"peer {peer[:12]}", why="not connected")
+        return line.host, port
+
+    def mirrors(self) -> list[tuple[str, int, PeerId]]:
+        """Where the mirrors listen that are connected and give to this node: host, port, id."""
+        found = []
+        for line in self.open.values():
+            # One that has dialled us and not said yet where it listens can be asked later.
+            with suppress(Unavailable):
+                if line.is_upstream:
+                    found.append((*self.address_of(line.peer.id), line.peer.id))
+        return found
+
+    async def keep_beating(self) -> None:
+        """Beat where this side does, and drop who is silent, for ever."""
+        looked_at = self._host.clock.now()
+        while True:
+            await asyncio.sleep(MIRROR_BEAT)
+            now = self._host.clock.now()
+            stood_still = now - looked_at > MIRROR_BEAT + STOOD_STILL
+            looked_at = now
+            for line in [*self.open.values()]:
+                if stood_still:
+                    line.pulse.heard_at = now
+                elif line.pulse.is_dead(now):
+                    self._host.drop(line.peer.id, "it has been silent for too long")
+                if line.pulse.is_due(now):
+                    self._host.send(line.peer.id, BEAT)

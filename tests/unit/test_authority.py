@@ -1,0 +1,274 @@
+"""What one key may do and what takes several: levels, revocations, bans, passes, drills."""
+
+from dataclasses import replace
+from hashlib import sha256
+
+import pytest
+from nacl.signing import SigningKey
+
+from firedoor.errors import Untrusted
+from firedoor.halt.brake import Brake, Gate
+from firedoor.halt.envelope import Envelope, Signature, seal
+from firedoor.halt.order import (
+    BanPayload,
+    BeaconPayload,
+    HaltPayload,
+    PassPayload,
+    ResumePayload,
+    RevokePayload,
+    read_order,
+)
+from firedoor.halt.orderset import OrderSet
+from firedoor.halt.scope import Subject
+from firedoor.identity import FleetId
+from firedoor.limits import ORDER_BYTES_MAX
+from firedoor.trust.keys import Authority, RoleKeys
+from firedoor.wire.codec import decode, encode
+
+FLEET = FleetId("0a" * 16)
+NAMES = ("halt-1", "halt-2", "resume-1", "resume-2", "resume-3", "promote-1", "promote-2", "beacon")
+SEEDS = {name: sha256(name.encode()).digest() for name in NAMES}
+KEYIDS = {name: sha256(seed).hexdigest() for name, seed in SEEDS.items()}
+
+
+def role(threshold: int, *names: str) -> RoleKeys:
+    public = {KEYIDS[name]: SigningKey(SEEDS[name]).verify_key.encode() for name in names}
+    return RoleKeys(threshold, public)
+
+
+ROLES = {
+    "halt": role(1, "halt-1", "halt-2"),
+    "resume": role(2, "resume-1", "resume-2", "resume-3"),
+    "promote": role(2, "promote-1", "promote-2"),
+    "beacon": role(1, "beacon"),
+}
+AUTHORITY = Authority(FLEET, 1, ROLES, is_fresh=True)
+
+OLD = Subject("app", "1", sha256(b"one").digest(), counter=1, publisher="main")
+NEW = Subject("app", "2", sha256(b"two").digest(), counter=2, publisher="main")
+MAP = Subject("map", "9", sha256(b"map").digest(), counter=9, publisher="maps")
+PEER = "0f" * 16
+NOW = 1_700_000_000
+
+
+def nonce(number: int) -> bytes:
+    return number.to_bytes(16, "big")
+
+
+def signed(kind: str, payload: object, *names: str) -> tuple[bytes, bytes]:
+    keys = {KEYIDS[name]: SEEDS[name] for name in names}
+    return seal(kind, payload, fleet=FLEET, keys=keys)
+
+
+def halt(
+    scope: str, level: int, *names: str, number: int = 0, kind: str = "halt"
+) -> tuple[bytes, bytes]:
+    payload = HaltPayload(1, nonce(number), scope, level, NOW, "bad")
+    return signed(kind, payload, *(names or ("halt-1",)))
+
+
+class Fleet:
+    """An order set and its brake, as a node has them."""
+
+    def __init__(self, site: str = "branch") -> None:
+        self.orders = OrderSet()
+        self.brake = Brake(site)
+        for subject in (OLD, NEW, MAP):
+            self.brake.learn(subject)
+
+    def take(self, *orders: tuple[bytes, bytes]) -> "Fleet":
+        """Admit these, as from a peer."""
+        for _, record in orders:
+            self.orders.admit(record, AUTHORITY)
+        return self._settled()
+
+    def name(self, *orders: tuple[bytes, bytes]) -> "Fleet":
+        """The origin has recorded these."""
+        ids = tuple(sorted(order_id for order_id, _ in orders))
+        self.orders.name(signed("beacon", BeaconPayload(1, ids), "beacon")[1], AUTHORITY)
+        return self._settled()
+
+    def levels(self) -> tuple[int, int, int]:
+        """Those of app 1, app 2 and the map."""
+        return self.brake.level(OLD), self.brake.level(NEW), self.brake.level(MAP)
+
+    def _settled(self) -> "Fleet":
+        self.orders.let_resumes_act()
+        self.brake.set_halts(self.orders.in_force(), self.orders.passed())
+        return self
+
+
+# --- levels -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("level", [5, 6, 7])
+def test_one_key_reaches_above_4_for_the_newest_release_of_a_product_only(level: int) -> None:
+    assert Fleet().take(halt("app==2", level)).levels() == (0, level, 0)
+    assert Fleet().take(halt("app==1", level)).levels() == (4, 0, 0)
+
+
+@pytest.mark.parametrize("level", [5, 6, 7])
+def test_two_keys_reach_every_narrow_scope(level: int) -> None:
+    both = ("halt-1", "halt-2")
+    assert Fleet().take(halt("app==1", level, *both)).levels() == (level, 0, 0)
+    assert Fleet().take(halt("app#1..2", level, *both)).levels() == (level, level, 0)
+
+
+def test_one_key_cannot_walk_a_fleet_down_version_by_version() -> None:
+    fleet = Fleet().take(halt("app==2", 6), halt("app==1", 6, number=1))
+    assert fleet.levels() == (4, 6, 0)
+
+
+def test_a_second_signature_on_a_known_halt_raises_it() -> None:
+    order = halt("app==1", 6)
+    fleet = Fleet().take(order)
+    assert fleet.levels() == (4, 0, 0)
+    assert halt("app==1", 6, "halt-1", "halt-2")[0] == order[0]
+    assert fleet.take(halt("app==1", 6, "halt-2")).levels() == (6, 0, 0)
+
+
+def test_a_name_that_has_not_signed_counts_for_nothing() -> None:
+    _, record = halt("app==1", 6)
+    envelope = decode(Envelope, record, what="halt", limit=ORDER_BYTES_MAX)
+    forged = (*envelope.signatures, Signature(KEYIDS["halt-2"], bytes(64)))
+    order = read_order(encode(replace(envelope, signatures=forged)), AUTHORITY)
+    assert order.keyids == {KEYIDS["halt-1"]}
+    assert order.record == record
+
+
+@pytest.mark.parametrize(
+    ("scope", "levels"),
+    [
+        ("app#2..9", (0, 3, 0)),
+        ("app#1..1", (3, 0, 0)),
+        ("publisher:main", (3, 3, 0)),
+        ("site:branch", (3, 3, 3)),
+        ("site:elsewhere", (0, 0, 0)),
+        ("everything", (3, 3, 3)),
+    ],
+)
+def test_a_scope_reaches_what_it_names(scope: str, levels: tuple[int, int, int]) -> None:
+    assert Fleet().take(halt(scope, 3)).levels() == levels
+
+
+def test_a_range_denies_the_same_bytes_under_a_version_outside_it() -> None:
+    fleet = Fleet().take(halt("app#2..2", 4))
+    assert not fleet.brake.permits(Gate.SERVE, replace(NEW, version="3", counter=3))
+
+
+# --- revocation ---------------------------------------------------------------------------------
+
+
+def revoke(name: str, *survivors: bytes, number: int = 50) -> tuple[bytes, bytes]:
+    payload = RevokePayload(1, nonce(number), KEYIDS[name], survivors, NOW, "stolen")
+    return signed("revoke", payload, "resume-1", "resume-2")
+
+
+def test_a_revocation_ends_every_order_of_its_key_that_it_does_not_list() -> None:
+    mine, thief = halt("app", 4), halt("everything", 4, number=1)
+    turned = revoke("halt-1", mine[0])
+    fleet = Fleet().take(mine, thief)
+    assert fleet.levels() == (4, 4, 4)
+    assert fleet.take(turned).levels() == (4, 4, 4)
+    assert fleet.name(turned).levels() == (4, 4, 0)
+
+
+def test_an_order_of_a_revoked_key_that_comes_later_is_void_whatever_its_date() -> None:
+    turned = revoke("halt-1")
+    fleet = Fleet().take(turned).name(turned)
+    assert fleet.take(halt("everything", 4)).levels() == (0, 0, 0)
+    assert fleet.take(halt("app", 4, "halt-2", number=2)).levels() == (4, 4, 0)
+
+
+def test_a_halt_of_two_keys_loses_one_and_with_it_its_reach() -> None:
+    turned, order = revoke("halt-2"), halt("app==1", 6, "halt-1", "halt-2")
+    assert Fleet().take(order, turned).name(turned).levels() == (4, 0, 0)
+
+
+def test_a_resume_by_a_revoked_key_has_too_few_left_and_the_halt_is_back() -> None:
+    order = halt("app", 4)
+    payload = ResumePayload(1, nonce(7), (order[0],), NOW, "fine")
+    lift = signed("resume", payload, "resume-2", "resume-3")
+    fleet = Fleet().take(order, lift).name(order, lift)
+    assert fleet.levels() == (0, 0, 0)
+    turned = revoke("resume-3")
+    assert fleet.take(turned).name(order, lift, turned).levels() == (4, 4, 0)
+
+
+@pytest.mark.parametrize("names", [("halt-1",), ("halt-1", "halt-2"), ("resume-1",)])
+def test_a_revocation_takes_as_many_resume_keys_as_a_resume(names: tuple[str, ...]) -> None:
+    payload = RevokePayload(1, nonce(0), KEYIDS["halt-2"], (), NOW, "")
+    with pytest.raises(Untrusted, match="role resume"):
+        Fleet().take(signed("revoke", payload, *names))
+
+
+# --- bans ---------------------------------------------------------------------------------------
+
+
+def ban() -> tuple[bytes, bytes]:
+    return signed("ban", BanPayload(1, nonce(3), PEER, NOW, "stolen"), "resume-1", "resume-3")
+
+
+def test_a_ban_acts_when_held_and_is_lifted_by_a_resume() -> None:
+    order = ban()
+    fleet = Fleet().take(order)
+    assert fleet.orders.banned() == {PEER}
+    payload = ResumePayload(1, nonce(4), (order[0],), NOW, "found")
+    lift = signed("resume", payload, "resume-1", "resume-2")
+    assert fleet.take(lift).orders.banned() == {PEER}
+    assert fleet.name(order, lift).orders.banned() == frozenset()
+
+
+def test_halt_keys_cut_nobody_off() -> None:
+    with pytest.raises(Untrusted, match="role resume"):
+        Fleet().take(signed("ban", BanPayload(1, nonce(3), PEER, NOW, ""), "halt-1", "halt-2"))
+
+
+# --- passes -------------------------------------------------------------------------------------
+
+
+def a_pass(*names: str) -> tuple[bytes, bytes]:
+    payload = PassPayload(1, nonce(5), NEW.content, NOW, "it mends all")
+    return signed("pass", payload, *(names or ("promote-1", "promote-2")))
+
+
+def test_a_pass_goes_through_halts_of_everything_once_the_origin_has_named_it() -> None:
+    fix = a_pass()
+    fleet = Fleet().take(halt("everything", 4), fix)
+    assert fleet.levels() == (4, 4, 4)
+    assert fleet.name(fix).levels() == (4, 0, 4)
+
+
+@pytest.mark.parametrize("scope", ["app", "app==2", "publisher:main", "site:branch"])
+def test_a_pass_goes_through_no_other_halt(scope: str) -> None:
+    fix = a_pass()
+    assert Fleet().take(halt(scope, 4), fix).name(fix).levels()[1] == 4
+
+
+def test_a_pass_does_not_go_through_what_is_not_understood() -> None:
+    fix = a_pass()
+    assert Fleet().take(halt("ring:canary", 2), fix).name(fix).levels() == (4, 4, 4)
+
+
+@pytest.mark.parametrize("names", [("promote-1",), ("halt-1", "halt-2"), ("resume-1", "resume-2")])
+def test_a_pass_takes_as_many_promote_keys_as_the_fleet_says(names: tuple[str, ...]) -> None:
+    with pytest.raises(Untrusted, match="role promote"):
+        Fleet().take(a_pass(*names))
+
+
+# --- drills -------------------------------------------------------------------------------------
+
+
+def test_a_drill_is_in_force_and_denies_nothing() -> None:
+    order = halt("everything", 4, kind="drill")
+    fleet = Fleet().take(order)
+    assert [each.is_drill for each in fleet.orders.in_force()] == [True]
+    assert fleet.levels() == (0, 0, 0)
+
+
+def test_a_drill_is_no_halt_by_another_name() -> None:
+    drill, real = halt("app", 4, kind="drill"), halt("app", 4)
+    assert drill[0] != real[0]
+    envelope = decode(Envelope, drill[1], what="drill", limit=ORDER_BYTES_MAX)
+    with pytest.raises(Untrusted):
+        read_order(encode(replace(envelope, kind="halt")), AUTHORITY)
