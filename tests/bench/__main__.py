@@ -9,6 +9,10 @@ of a site on loopback, with the memory and the CPU of origin, mirror and agents,
 
 `python -m tests.bench cut [--rate 10mbit] [--mib N] [--times K]`: what a receiver still gets after
 a halt closed the sender's brake, beside an nginx that is killed. Needs root, for its own line.
+
+`python -m tests.bench halt [--agents N] [--loss P] [--rounds K] [--beside serf,nats] [--json]`:
+from a signed halt to the last of N endpoints, beside a bare star of as many processes. `--loss`
+drops P of a hundred packets and needs root; `--json` leaves out the table for people.
 """
 
 import argparse
@@ -28,7 +32,7 @@ from firedoor.cli.site import Program, Site, free_port, version_of
 from firedoor.identity import Role
 from firedoor.runtime.key_files import read_key_file
 from firedoor.runtime.tls import credentials_of
-from tests.bench import cut
+from tests.bench import cut, halt
 from tests.bench.nginx import children_of, find_nginx, nginx_serving
 
 IDLE_S = 10.0
@@ -175,13 +179,29 @@ def by_kind(values: dict[str, float]) -> dict[str, float]:
     return {name: round(value, 4) for name, value in found.items()}
 
 
+def measure_halt(folder: Path, arguments: argparse.Namespace) -> None:
+    beside = tuple(each for each in arguments.beside.split(",") if each)
+    if arguments.agents < 1 or arguments.rounds < 1 or not set(beside) <= {"serf", "nats"}:
+        raise SystemExit("halt: wanted at least one endpoint and round, beside serf or nats")
+    plan = halt.Plan(arguments.agents, arguments.rounds, arguments.loss, beside)
+    table = halt.measure(folder, plan)
+    if not arguments.json:
+        halt.show(table)
+    print(json.dumps(table))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
-    parser.add_argument("bench", choices=["serve", "site", "cut"])
+    parser.add_argument("bench", choices=["serve", "site", "cut", "halt"])
     parser.add_argument("--mib", type=int)
     parser.add_argument("--times", type=int, default=3)
     parser.add_argument("--endpoints", type=int, default=8)
     parser.add_argument("--rate", default="10mbit")
+    parser.add_argument("--agents", type=int, default=50)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--loss", type=int, default=0, choices=range(100), metavar="P")
+    parser.add_argument("--beside", default="", metavar="serf,nats")
+    parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
     mib = arguments.mib or (8 if arguments.bench == "cut" else 256)
     with tempfile.TemporaryDirectory(prefix="firedoor-bench-") as name:
@@ -193,6 +213,9 @@ def main() -> None:
                 )
             times = arguments.times
             print(json.dumps(cut.measure(folder, rate=arguments.rate, times=times, mib=mib)))
+            return
+        if arguments.bench == "halt":
+            measure_halt(folder, arguments)
             return
         payload = folder / "load"
         payload.write_bytes(os.urandom(mib << 20))
