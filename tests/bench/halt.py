@@ -66,6 +66,7 @@ STEADY_S = 240.0
 # The origin gives pieces this slowly, so that a release is in mid-transfer when it is halted.
 SEND_BYTES_PER_S = 1 << 20
 PAYLOAD_BYTES = 8 << 20
+FIRST_PAYLOAD = b"a small product"
 UNDER_WAY_BYTES = 1 << 20
 LATE_S = 1.0
 
@@ -197,7 +198,7 @@ async def _begin(
     settings.write_text(text + limits, "utf-8")
     await asyncio.to_thread(_enrol, site, plan.agents, address)
     await site.start("origin")
-    await _publish(site, "1", b"a small product")
+    await _publish(site, "1", FIRST_PAYLOAD)
     process = site.programs["origin"].process
     assert process is not None
     key = read_key_file(site.fleet / "keys" / "halt-1.key", str)
@@ -333,7 +334,8 @@ async def _covered(fleet: Fleet) -> int:
             late += status["covered"]["bytes"]
         if done.times.get(_index(name), (float("inf"),))[0] > late_at:
             # Before its brake closed nothing was counted as covered.
-            late += status["bytes"]["mirror"] + status["bytes"]["peer"]
+            moved = status["bytes"]["mirror"] + status["bytes"]["peer"]
+            late += max(0, moved - len(FIRST_PAYLOAD))
     return late
 
 
