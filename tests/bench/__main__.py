@@ -21,6 +21,7 @@ import json
 import os
 import resource
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -183,6 +184,8 @@ def measure_halt(folder: Path, arguments: argparse.Namespace) -> None:
     beside = tuple(each for each in arguments.beside.split(",") if each)
     if arguments.agents < 1 or arguments.rounds < 1 or not set(beside) <= {"serf", "nats"}:
         raise SystemExit("halt: wanted at least one endpoint and round, beside serf or nats")
+    # What was started must end with us, however we are ended.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     plan = halt.Plan(arguments.agents, arguments.rounds, arguments.loss, beside)
     table = halt.measure(folder, plan)
     if not arguments.json:

@@ -61,7 +61,7 @@ STARTING_MAX = 24
 WINDOW_S = 2.0
 STEADY_SHARE = 0.15
 STEADY_CORES = 0.05
-STEADY_S = 240.0
+STEADY_S = 60.0
 
 # The origin gives pieces this slowly, so that a release is in mid-transfer when it is halted.
 SEND_BYTES_PER_S = 1 << 20
