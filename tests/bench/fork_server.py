@@ -15,6 +15,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Callable
@@ -95,6 +96,8 @@ class ForkServer:
 
     def __init__(self, log: Path) -> None:
         self._log = log
+        # A run that is ended asks while a thread of it may still be asking.
+        self._asking = threading.Lock()
         self._process: subprocess.Popen[str]
 
     def __enter__(self) -> "ForkServer":
@@ -143,9 +146,10 @@ class ForkServer:
     def _ask(self, order: Order) -> int:
         assert self._process.stdin is not None
         assert self._process.stdout is not None
-        self._process.stdin.write(json.dumps(order) + "\n")
-        self._process.stdin.flush()
-        answer = self._process.stdout.readline()
+        with self._asking:
+            self._process.stdin.write(json.dumps(order) + "\n")
+            self._process.stdin.flush()
+            answer = self._process.stdout.readline()
         if not answer:
             raise SystemExit(f"the fork server ended; its last words are in {self._log}")
         return int(answer)

@@ -159,9 +159,12 @@ async def _firedoor(
             "covered_bytes_after_t0_plus_1s": covered,
             "rss_mb": round(memory, 1),
         }
+    except BaseException:
+        mailbox.close()
+        raise
     finally:
         end_loss(place)
-        await asyncio.to_thread(fork.end_all)
+        fork.end_all()
         await site.close()
 
 

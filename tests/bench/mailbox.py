@@ -44,6 +44,7 @@ class Mailbox:
         fcntl.fcntl(self._file, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
         self._heard: dict[tuple[str, str], dict[int, Times]] = {}
         self._changed = threading.Condition()
+        self._is_closed = False
         threading.Thread(target=self._read, daemon=True).start()
 
     def heard(self, word: str, label: str = "-") -> dict[int, Times]:
@@ -52,13 +53,29 @@ class Mailbox:
             return dict(self._heard.get((word, label), {}))
 
     def wait(self, word: str, label: str, count: int, span_s: float) -> dict[int, Times]:
-        """The same once `count` have said it, or at the end of `span_s` with fewer."""
+        """The same once `count` have said it, or at the end of `span_s` with fewer.
+
+        Raises:
+            SystemExit: the mailbox was closed.
+        """
         deadline = time.monotonic() + span_s
         with self._changed:
             said = self._heard.setdefault((word, label), {})
-            while len(said) < count and (left := deadline - time.monotonic()) > 0:
+            while (
+                not self._is_closed
+                and len(said) < count
+                and (left := deadline - time.monotonic()) > 0
+            ):
                 self._changed.wait(left)
+            if self._is_closed:
+                raise SystemExit("the run was ended")
             return dict(said)
+
+    def close(self) -> None:
+        """End every wait, in whatever thread: the run is over."""
+        with self._changed:
+            self._is_closed = True
+            self._changed.notify_all()
 
     def _read(self) -> None:
         rest = b""
