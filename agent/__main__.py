@@ -104,7 +104,7 @@ async def _run(
         has_mirrors=bool(settings.mirrors),
         lease=TERMS[settings.lease],
     )
-    daemon = AgentDaemon(host, settings, Dice(clock.seed()))
+    daemon = AgentDaemon(host, settings, Dice(clock.seed()), person.key.tls_seed)
     if errand is None:
         daemon.make_installers = lambda journal: [
             _installer(daemon, name, product, journal)

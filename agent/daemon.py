@@ -7,6 +7,7 @@ from typing import Any
 
 from agent.installer import Installer, idle_row
 from agent.journal import Journal
+from agent.receipts import ReceiptWriter
 from firedoor.dice import Dice
 from firedoor.errors import FiredoorError
 from firedoor.identity import PeerId, Role
@@ -46,7 +47,7 @@ LOOK_AROUND_S = 1.0
 class AgentDaemon:
     """One endpoint's workers over its host."""
 
-    def __init__(self, host: Host, settings: AgentSettings, dice: Dice) -> None:
+    def __init__(self, host: Host, settings: AgentSettings, dice: Dice, seed: bytes) -> None:
         self.host = host
         self._settings = settings
         self._dice = dice
@@ -56,6 +57,14 @@ class AgentDaemon:
         self.installers: list[Installer] = []
         self.make_installers: Callable[[Journal], list[Installer]] = lambda _: []
         self._hindrance = ""
+        self.receipts = ReceiptWriter(
+            host,
+            seed,
+            pending=lambda: any(each.has_to_obey() for each in self.installers),
+            active=self._active,
+            staged=lambda: [one for each in self.installers for one in each.staged()],
+            on_order=settings.hooks.on_order,
+        )
         self.discovery: Discovery
         self.renewal: Renewal
         self.neighbours = Neighbours(host, dice, dialled_max=NEIGHBOURS_DIALLED_MAX)
@@ -91,8 +100,10 @@ class AgentDaemon:
                 for entry in entries:
                     address = (entry.host, entry.port)
                     self.neighbours.found(PeerId(entry.id), address, Role.AGENT)
-            case Recorded() if sender == self.host.settings.me:
+            case Recorded(ids) if sender == self.host.settings.me:
                 self._health_wanted.set()
+                for order in ids:
+                    self.receipts.recorded(order, self._mirrors())
             case _:
                 pass
 
@@ -100,6 +111,8 @@ class AgentDaemon:
         """The gates may have opened."""
         if peer in self._mirrors():
             self._health_wanted.set()
+            self.receipts.catch_up()
+            self.receipts.repeat(peer)
         self._announce(peer)
         self._stir()
 
@@ -111,6 +124,7 @@ class AgentDaemon:
 
     def on_cut(self) -> None:
         """The brake has changed."""
+        self.receipts.closed()
         self._stir()
 
     async def on_complete(self, manifest: str) -> None:
@@ -155,6 +169,9 @@ class AgentDaemon:
                     group.create_task(installer.run())
         finally:
             journal.close()
+
+    def _active(self) -> list[str]:
+        return [row.manifest for each in self.installers if (row := each.health()).manifest]
 
     def _stir(self) -> None:
         for installer in self.installers:
@@ -269,7 +286,15 @@ class AgentDaemon:
         durable = self.host.node.durable
         orders = tuple(order.hex() for order in halts if order in durable)[:ORDERS_SAID_MAX]
         settings = self.host.settings
-        return Report(settings.me, settings.role.value, settings.site, products[:256], orders)
+        lease_s = int(settings.lease.start)
+        return Report(
+            settings.me,
+            settings.role.value,
+            settings.site,
+            products[:256],
+            orders,
+            lease_s=lease_s,
+        )
 
     def more_status(self) -> dict[str, Any]:
         """What an agent's status has beside the common part."""

@@ -74,6 +74,7 @@ class Installer:
         self._detail = ""
         self._life = Life(journal, product, on_change)
         self._is_settled = False
+        self._stuck: set[str] = set()
         self._not_before = host.clock.now()
         self._counters: dict[str, int] = {}
         self.counts = Counts()
@@ -366,8 +367,10 @@ class Installer:
             is_active = active is not None and active[1] == manifest
             if is_active and level >= Gate.KEEP:
                 if not self._step_back(manifest):
+                    self._stuck.add(manifest)
                     self._say(f"{version} is halted at level {level}; nothing good to go back to")
                     continue
+                self._stuck.discard(manifest)
                 is_active = False
             if is_active:
                 continue
@@ -375,6 +378,25 @@ class Installer:
                 await asyncio.to_thread(self._handler.quarantine, version, manifest)
             elif level >= Gate.INSTALL and manifest not in self._life.kept:
                 await asyncio.to_thread(self._handler.unstage, version, manifest)
+
+    def has_to_obey(self) -> bool:
+        """Whether a halt asks for something here that is not done yet, and can be."""
+        active = self._handler.active()
+        is_busy = self._life.phase in {Phase.STAGING, Phase.ACTIVATING}
+        for _, manifest in self._handler.staged():
+            level = self._level(manifest)
+            is_active = active is not None and active[1] == manifest
+            if is_active and level >= Gate.KEEP and manifest not in self._stuck:
+                return True
+            if not is_active and (
+                level >= Gate.KEEP or (level >= Gate.INSTALL and manifest not in self._life.kept)
+            ):
+                return True
+        return is_busy and self._level(self._life.manifest) >= Gate.INSTALL
+
+    def staged(self) -> list[str]:
+        """The manifests of what is on this disk."""
+        return [manifest for _, manifest in self._handler.staged()]
 
     def _level(self, manifest: str) -> int:
         subject = self._host.node.subjects.get(manifest)

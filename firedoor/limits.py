@@ -43,6 +43,10 @@ INTERESTS_MAX = 1024
 RECEIPT_BYTES_MAX = 512
 RECEIPTS_MAX = 512
 
+# A certificate of ENDPOINTS_MAX endpoints, 400 bytes each with its receipt, and the metadata that
+# proves its keys.
+CERTIFICATE_BYTES_MAX = 96 * MIB
+
 # One WebSocket frame. A roster of 1,024 peers and an id list of 4,096 orders fit.
 FRAME_BYTES_MAX = 512 * KIB
 

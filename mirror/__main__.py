@@ -8,7 +8,7 @@ from pathlib import Path
 from firedoor.dice import Dice
 from firedoor.errors import Unavailable
 from firedoor.halt.lease import TERMS
-from firedoor.identity import Role
+from firedoor.identity import FleetId, Role
 from firedoor.runtime import logs
 from firedoor.runtime.clocks import Clock
 from firedoor.runtime.host import Host
@@ -26,10 +26,11 @@ from firedoor.runtime.program import (
 from firedoor.runtime.renewal import Renewal
 from firedoor.runtime.settings import MirrorSettings, read_mirror, split_address
 from firedoor.runtime.tls import enrolment_server_context
-from mirror.api.origin_routes import Forwarder, enrolment_app, forward_routes, routes
+from mirror.api.origin_routes import Forwarder, OriginApi, enrolment_app, forward_routes, routes
 from mirror.daemon import MirrorDaemon, state_folder
 from mirror.endpoints import Endpoints
 from mirror.origin import Origin, renew_origin
+from mirror.receipts import ReceiptDesk
 
 
 def main() -> int:
@@ -73,13 +74,20 @@ async def _run(settings: MirrorSettings, state: Path) -> None:
         origin = Origin(home, state, store=host.store, passphrase=_passphrase(settings))
     dice = Dice(clock.seed())
     endpoints = Endpoints(state / "mirror.sqlite")
+    desk = ReceiptDesk(state / "receipts.sqlite", FleetId(person.key.fleet))
     daemon = MirrorDaemon(
-        host, upstream=settings.upstream, origin=origin, endpoints=endpoints, dice=dice
+        host,
+        upstream=settings.upstream,
+        origin=origin,
+        endpoints=endpoints,
+        desk=desk,
+        dice=dice,
     )
     try:
         await _serve(settings, person, daemon, host=host, origin=origin)
     finally:
         endpoints.close()
+        desk.close()
 
 
 async def _serve(
@@ -92,7 +100,7 @@ async def _serve(
 ) -> None:
     forwarder = Forwarder(host.client, settings.upstream, person.credentials.ca)
     extra = (
-        routes(origin, host.store, daemon.repository_changed, host.node.refuses)
+        routes(OriginApi(origin, host.store, daemon), origin, host.node.refuses)
         if origin
         else forward_routes(forwarder, host.node.refuses)
     )

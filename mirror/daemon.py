@@ -23,9 +23,11 @@ from firedoor.runtime.renewal import Renewal
 from firedoor.runtime.settings import split_address
 from firedoor.runtime.trust_client import ReleaseEntry
 from firedoor.wire.codec import encode
-from firedoor.wire.messages import Announce, Health, Message, Recorded, Report
+from firedoor.wire.messages import Announce, Health, Message, Receipts, Recorded, Report
+from mirror.certificates import certificate_of
 from mirror.endpoints import Endpoints, believable
 from mirror.origin import Origin
+from mirror.receipts import ReceiptDesk
 
 # The timestamp is looked at this often; mirror/origin.py signs it anew long before it expires.
 RESIGN_LOOK_S = 600.0
@@ -54,6 +56,7 @@ class MirrorDaemon:
         upstream: tuple[str, ...],
         origin: Origin | None,
         endpoints: Endpoints,
+        desk: ReceiptDesk,
         dice: Dice,
     ) -> None:
         self._host = host
@@ -68,6 +71,7 @@ class MirrorDaemon:
         self._named: tuple[bytes, ...] = ()
         host.sign_lease = self._sign_lease
         self._endpoints = endpoints
+        self.desk = desk
         self.renewal: Renewal | None = None
         self.neighbours = Neighbours(host, dice, dialled_max=ROSTER_MAX)
 
@@ -81,7 +85,12 @@ class MirrorDaemon:
         origin = [self._resign(), self._keep_signing()] if self._origin is not None else []
         self._sync_wanted.set()
         renewal = [self.renewal.keep(self._host.lines.mirrors)] if self.renewal is not None else []
-        workers = (self._sync(), self.neighbours.run(), self._endpoints.keep_saving())
+        workers = (
+            self._sync(),
+            self.neighbours.run(),
+            self._endpoints.keep_saving(),
+            self.desk.keep_passing(self._upstream_ids, self._host.send),
+        )
         await self._host.run(self, *workers, *dials, *origin, *renewal)
 
     # --- Program -------------------------------------------------------------------------------
@@ -96,6 +105,9 @@ class MirrorDaemon:
             case Health(reports):
                 line = self._host.lines.open[sender]
                 self._take(believable(reports, line.peer, is_upstream=line.is_upstream), sender)
+            case Receipts() if sender not in self._upstream_ids():
+                peer = self._host.lines.open[sender].peer
+                self.desk.take(message, peer, self._in_force())
             case Recorded() if sender == self._host.settings.me:
                 self._beacon_wanted.set()
             case _:
@@ -108,6 +120,8 @@ class MirrorDaemon:
             self._sync_wanted.set()
             for reports in _in_parts(self._endpoints.reports(self._host.clock.unix())):
                 self._host.send(peer, Health(reports))
+            for receipts in self.desk.all():
+                self._host.send(peer, receipts)
 
     def on_gone(self, peer: PeerId) -> None:
         """An endpoint's connection ended; those above should not wait to hear of its silence."""
@@ -116,6 +130,9 @@ class MirrorDaemon:
     def on_cut(self) -> None:
         """A resume may let a release move again."""
         self._sync_wanted.set()
+        if self._origin is None:
+            # The origin's own are evidence.
+            self.desk.book.keep_only(self._in_force())
 
     async def on_complete(self, manifest: str) -> None:
         """A release has arrived whole; its pieces were relayed as they came."""
@@ -143,6 +160,15 @@ class MirrorDaemon:
         except (FiredoorError, OSError):
             # It is published all the same; the next sync announces it.
             self._sync_wanted.set()
+
+    def certificate(self, order: bytes) -> bytes:
+        """At the origin: the certificate of a halt as it stands; raises as `certificate_of`."""
+        assert self._origin is not None
+        heard = self._endpoints.heard()
+        return certificate_of(self._host, self._origin, self.desk.book, order=order, reports=heard)
+
+    def _in_force(self) -> frozenset[bytes]:
+        return frozenset(halt.id for halt in self._host.node.orders.in_force())
 
     def _upstream_ids(self) -> set[PeerId]:
         return {line.peer.id for line in self._host.lines.open.values() if line.is_upstream}

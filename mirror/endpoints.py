@@ -73,6 +73,10 @@ class Endpoints:
         """The newest report of each endpoint, in order of id, with its age."""
         return tuple(replace(report, age_s=_age(seen, now)) for report, seen in self._sorted())
 
+    def heard(self) -> list[tuple[Report, UnixTime]]:
+        """The newest report of each endpoint and when it was said, in order of id."""
+        return self._sorted()
+
     def table(self, connected: Iterable[PeerId], enrolled: Iterable[Report]) -> list[Row]:
         """The `endpoints` of a status. `enrolled`: those who should be there, heard of or not."""
         here = set(connected)

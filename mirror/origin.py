@@ -13,6 +13,7 @@ import threading
 import time
 from base64 import b64encode
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -208,10 +209,7 @@ class Origin:
 
     def make_beacon(self, ids: tuple[bytes, ...]) -> bytes:
         """The signed record that says which orders are durable here."""
-        fleet = FleetId(self._beacon.fleet)
-        keys = {self._beacon.keyid: self._beacon.signing_seed}
-        _, beacon = seal("beacon", BeaconPayload(1, ids), fleet=fleet, keys=keys)
-        return beacon
+        return self.sign(BeaconPayload(1, ids), "beacon")
 
     def make_lease(self, ids: tuple[bytes, ...], nonces: bytes, held: Authority) -> bytes:
         """The signed answer to these nonces: so many orders, these, and metadata as in `held`."""
@@ -224,8 +222,20 @@ class Origin:
             orders=root_of(ids),
             nonces=nonces,
         )
+        return self.sign(payload, "lease")
+
+    def sign(self, payload: object, kind: str) -> bytes:
+        """A record of this kind by the beacon key, which signs what the origin says online."""
         keys = {self._beacon.keyid: self._beacon.signing_seed}
-        return seal("lease", payload, fleet=FleetId(self._beacon.fleet), keys=keys)[1]
+        return seal(kind, payload, fleet=FleetId(self._beacon.fleet), keys=keys)[1]
+
+    def later_roots(self) -> tuple[bytes, ...]:
+        """Every root after the first, in order: the way from the first to today's."""
+        found: list[bytes] = []
+        with suppress(Unavailable):
+            while True:
+                found.append(self._metadata.read(f"{len(found) + 2}.root.json"))
+        return tuple(found)
 
     # --- enrolment -----------------------------------------------------------------------------
 

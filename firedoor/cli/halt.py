@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import sys
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,8 +10,9 @@ from pathlib import Path
 from firedoor.cli.common import first_status, open_key, peers_to_try, say, with_client
 from firedoor.cli.handing import check_wait, hand_over
 from firedoor.errors import FiredoorError, Malformed
+from firedoor.halt.brake import SIGNERS_NARROW
 from firedoor.halt.envelope import seal
-from firedoor.halt.order import LEVEL_MAX, HaltPayload, check_halt
+from firedoor.halt.order import LEVEL_MAX, LEVEL_NARROW, HaltPayload, check_halt
 from firedoor.halt.scope import Scope, ScopeKind, Subject, parse_scope
 from firedoor.identity import FleetId
 from firedoor.runtime.clocks import Clock
@@ -26,20 +28,23 @@ _FIND_S = 2.0
 
 @dataclass(frozen=True, slots=True)
 class Stop:
-    """What `halt` was asked for."""
+    """What `halt` or `drill` was asked for. `confirmed`: the scope, typed once more."""
 
     scope: str
     level: int
     reason: str
+    is_drill: bool = False
+    confirmed: str = ""
 
 
 def halt_scope(
-    stop: Stop, key_file: tuple[Path, Path | None], *, to: list[str], wait_s: float
+    stop: Stop, key_files: tuple[list[Path], Path | None], *, to: list[str], wait_s: float
 ) -> None:
     """Sign the halt, hand it over, say how far it has come.
 
     Raises:
-        Malformed: a scope or level that cannot be; nothing is signed then.
+        Malformed: a scope or level that cannot be, or a wide one that was not confirmed; nothing is
+            signed then.
         Unavailable: no peer recorded it.
     """
     scope = parse_scope(stop.scope)
@@ -47,18 +52,34 @@ def halt_scope(
         raise Malformed("level", wanted=f"1 to {LEVEL_MAX}", got=str(stop.level))
     check_halt(scope, stop.level)
     check_wait(wait_s)
-    key = open_key(*key_file)
-    if key.role != "halt":
-        raise Malformed(str(key_file[0]), wanted="a key of role halt", got=key.role)
+    if scope.kind is ScopeKind.EVERYTHING and not stop.is_drill:
+        _confirm(stop)
+    keys = [open_key(path, key_files[1]) for path in key_files[0]]
+    for key in keys:
+        if key.role != "halt":
+            raise Malformed(key.name, wanted="a key of role halt", got=key.role)
 
     async def work(client: PeerClient) -> None:
-        addresses = await peers_to_try(key, to, _FIND_S)
-        order = _sign(key, stop)
-        say(f"signed {order[0].hex()}: {stop.scope} at level {stop.level}")
+        addresses = await peers_to_try(keys[0], to, _FIND_S)
+        order = _sign(keys, stop)
+        word = "drill, " if stop.is_drill else ""
+        say(f"signed {order[0].hex()}: {word}{stop.scope} at level {stop.level}")
         await hand_over(client, addresses, order, wait_s)
+        if stop.level >= LEVEL_NARROW and len(keys) < SIGNERS_NARROW:
+            say(f"by one key level {stop.level} holds for the newest release; others are at 4")
         await _warn_of_nothing(client, addresses, scope)
 
-    with_client(key, work)
+    with_client(keys[0], work)
+
+
+def _confirm(stop: Stop) -> None:
+    """Ask for the scope once more: this one stops a whole fleet."""
+    typed = stop.confirmed
+    if not typed and sys.stdin.isatty():
+        typed = input("this stops EVERY product on EVERY machine; type everything to go on: ")
+    if typed.strip() != stop.scope:
+        wanted = "the word everything, typed, or --confirm everything"
+        raise Malformed("confirmation", wanted=wanted, got=repr(typed[:80]))
 
 
 async def _warn_of_nothing(
@@ -77,7 +98,7 @@ async def _warn_of_nothing(
                 say(f"WARNING: no release is known there that {scope.text} covers; is it spelt so?")
 
 
-def _sign(key: KeyFile, stop: Stop) -> tuple[bytes, bytes]:
+def _sign(keys: list[KeyFile], stop: Stop) -> tuple[bytes, bytes]:
     # No content digests: nodes resolve them from signed metadata, and what a peer says they are
     # could make an operator halt another release than the one that was typed.
     payload = HaltPayload(
@@ -88,4 +109,6 @@ def _sign(key: KeyFile, stop: Stop) -> tuple[bytes, bytes]:
         issued_at=Clock().unix(),
         reason=stop.reason,
     )
-    return seal("halt", payload, fleet=FleetId(key.fleet), keys={key.keyid: key.signing_seed})
+    kind = "drill" if stop.is_drill else "halt"
+    seeds = {key.keyid: key.signing_seed for key in keys}
+    return seal(kind, payload, fleet=FleetId(keys[0].fleet), keys=seeds)

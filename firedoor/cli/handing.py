@@ -63,7 +63,7 @@ class Progress:
     def logged(self) -> None:
         """The origin has named it in a beacon."""
         if not self.is_logged:
-            say("logged by the origin")
+            say("logged by the origin: the bound of its leases runs from here")
         self.is_logged = True
 
 

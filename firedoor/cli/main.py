@@ -10,7 +10,9 @@ from typing import Annotated, Optional
 import typer
 
 from firedoor import __version__
+from firedoor.cli import brake
 from firedoor.cli.common import fail
+from firedoor.cli.options import AnyFleet, AnyKey, Fleet, Key, PassphraseFile, To
 from firedoor.errors import FiredoorError
 
 app = typer.Typer(
@@ -22,20 +24,7 @@ app = typer.Typer(
 )
 keys_app = typer.Typer(no_args_is_help=True, help="Show, rotate and renew a fleet's keys.")
 app.add_typer(keys_app, name="keys")
-
-# typer reads Optional from annotations; `| None` would do on Python 3.10 and newer, but not inside
-# Annotated for lists.
-Fleet = Annotated[Path, typer.Option("--fleet", help="folder that `firedoor init` made")]
-AnyFleet = Annotated[
-    Optional[Path], typer.Option("--fleet", help="folder that `firedoor init` made")  # noqa: UP045
-]
-PassphraseFile = Annotated[
-    Optional[Path], typer.Option(help="file with the passphrase; else it is asked for")  # noqa: UP045
-]
-Key = Annotated[Path, typer.Option("--key", help="key file")]
-AnyKey = Annotated[Optional[Path], typer.Option("--key", help="key file, instead of --fleet")]  # noqa: UP045
-To = Annotated[Optional[list[str]], typer.Option("--to", help="HOST:PORT of a peer")]  # noqa: UP045
-Wait = Annotated[float, typer.Option(help="seconds to wait for word of the order")]
+brake.register(app)
 
 _OPERATOR = "operator.key"
 _PUBLISHER = "releases-*.key"
@@ -233,48 +222,6 @@ def show(
 
     opened = chosen_key(fleet, key, _OPERATOR, passphrase_file)
     show_release(opened, release, is_json=json, with_files=files)
-
-
-@app.command()
-def halt(
-    scope: Annotated[str, typer.Argument(help="PRODUCT==VERSION, PRODUCT, everything, digest:HEX")],
-    *,
-    reason: Annotated[str, typer.Option(help="a sentence for whoever reads status")],
-    key: Key,
-    level: Annotated[int, typer.Option(help="1 to 6, see the README")] = 4,
-    to: To = None,
-    wait: Wait = 10.0,
-    passphrase_file: PassphraseFile = None,
-) -> None:
-    """Stop a release on every peer: announcing, serving, fetching, installing, activating."""
-    from firedoor.cli.halt import Stop, halt_scope  # noqa: PLC0415
-
-    if level == 7:  # noqa: PLR2004  # rescue
-        raise typer.BadParameter("level 7 needs the boot guard")
-    if not 1 <= level <= 6:  # noqa: PLR2004  # halt.order.LEVEL_MAX, not imported for --help
-        raise typer.BadParameter(f"level: wanted 1 to 6, got {level}")
-    halt_scope(Stop(scope, level, reason), (key, passphrase_file), to=to or [], wait_s=wait)
-
-
-@app.command()
-def resume(
-    halts: Annotated[Optional[list[str]], typer.Argument(help="ids of halts to lift")] = None,  # noqa: UP045
-    *,
-    reason: str = "",
-    key: Annotated[Optional[list[Path]], typer.Option(help="key file; once a signer")] = None,  # noqa: UP045
-    sign_only: Annotated[Optional[Path], typer.Option(help="write a part-signed resume")] = None,  # noqa: UP045
-    combine: Annotated[Optional[list[Path]], typer.Option(help="part-signed resumes")] = None,  # noqa: UP045
-    to: To = None,
-    wait: Wait = 10.0,
-    passphrase_file: PassphraseFile = None,
-) -> None:
-    """Lift halts, with as many signatures as the fleet's resume role asks for."""
-    from firedoor.cli.resume import Lift, lift_halts  # noqa: PLC0415
-
-    if not key:
-        raise typer.BadParameter("--key: wanted a key file, which also opens the connection")
-    lift = Lift(tuple(halts or ()), reason, tuple(combine or ()), sign_only)
-    lift_halts(lift, (key, passphrase_file), to=to or [], wait_s=wait)
 
 
 @app.command()

@@ -1,140 +1,160 @@
-"""`firedoor resume`: lift halts with m signatures, gathered on one machine or on several."""
+"""`firedoor resume`, `revoke`, `ban` and `critical-fix`: the orders that take several people."""
 
 import os
 import re
-from dataclasses import dataclass, replace
-from pathlib import Path
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 
-from firedoor.cli.common import first_status, open_key, peers_to_try, say, with_client
-from firedoor.cli.handing import check_wait, hand_over
+from firedoor.cli.common import first_status, open_key
+from firedoor.cli.cosigning import Address, Draft, Gathering, cosign
+from firedoor.cli.origin import Origin, origin_of, verified
 from firedoor.errors import Malformed, Unavailable
-from firedoor.halt.envelope import Envelope, Signature, id_of
-from firedoor.halt.order import ResumePayload
-from firedoor.identity import FleetId
+from firedoor.halt.order import BanPayload, PassPayload, ResumePayload, RevokePayload
+from firedoor.halt.scope import ScopeKind, parse_scope
+from firedoor.identity import PEER_ID, FleetId
 from firedoor.limits import ORDER_BYTES_MAX
 from firedoor.runtime.clocks import Clock
-from firedoor.runtime.files import durable_write
-from firedoor.runtime.key_files import KeyFile
 from firedoor.runtime.peer_client import PeerClient
 from firedoor.runtime.screen import plain
-from firedoor.trust.signing import sign, signed_bytes
-from firedoor.wire.codec import decode, encode
-
-_FIND_S = 2.0
+from firedoor.wire.codec import decode
 
 _ID = re.compile(r"[0-9a-f]{1,64}")
+_WHOLE = 64
+
+Make = Callable[[PeerClient, list[Address]], Awaitable[object]]
+
+# What a resume can lift.
+_LIFTED = frozenset({"halt", "drill", "ban", "pass"})
 
 
 @dataclass(frozen=True, slots=True)
-class Lift:
-    """What `resume` was asked for. `combine`: files of part-signed resumes."""
+class Asked:
+    """What was asked for, and how it is handed over."""
 
-    halts: tuple[str, ...]
+    what: tuple[str, ...]
     reason: str
-    combine: tuple[Path, ...]
-    sign_only: Path | None
+    to: tuple[str, ...]
+    wait_s: float
 
 
-def lift_halts(
-    lift: Lift, key_files: tuple[list[Path], Path | None], *, to: list[str], wait_s: float
-) -> None:
-    """Make or complete a resume; write it, or hand it over.
+def lift_halts(asked: Asked, gathering: Gathering) -> None:
+    """Make or complete a resume; raises as `cosign`."""
 
-    Raises:
-        Malformed: no key, an id that is no halt's, or parts of different resumes.
-        Unavailable: no peer answers, or none recorded it (too few signatures, for one).
+    async def make(client: PeerClient, addresses: list[Address]) -> object:
+        ids = await _orders(client, addresses, asked.what, _LIFTED)
+        return ResumePayload(1, os.urandom(16), ids, Clock().unix(), asked.reason)
+
+    def show(body: bytes) -> list[str]:
+        payload = decode(ResumePayload, body, what="resume", limit=ORDER_BYTES_MAX)
+        return [f"lifts {each.hex()}" for each in payload.halts] + [_why(payload.reason)]
+
+    _together("resume", make, show, asked, gathering)
+
+
+def revoke_key(asked: Asked, survivors: tuple[str, ...], gathering: Gathering) -> None:
+    """Make or complete the revocation of the key `asked.what`; raises as `cosign`."""
+
+    async def make(client: PeerClient, addresses: list[Address]) -> object:
+        [keyid] = asked.what
+        if _ID.fullmatch(keyid) is None or len(keyid) != _WHOLE:
+            wanted = "its whole id of 64 hex digits, as its key file has it"
+            raise Malformed("key", wanted=wanted, got=repr(keyid[:80]))
+        kinds = _LIFTED | {"resume", "revoke"}
+        ids = await _orders(client, addresses, survivors, kinds) if survivors else ()
+        return RevokePayload(1, os.urandom(16), keyid, ids, Clock().unix(), asked.reason)
+
+    def show(body: bytes) -> list[str]:
+        payload = decode(RevokePayload, body, what="revoke", limit=ORDER_BYTES_MAX)
+        kept = [f"  keeps {each.hex()}" for each in payload.survivors] or ["  keeps none"]
+        return [f"ends every order of key {payload.keyid}", *kept, _why(payload.reason)]
+
+    _together("revoke", make, show, asked, gathering)
+
+
+def ban_machine(asked: Asked, gathering: Gathering) -> None:
+    """Make or complete the ban of the machine `asked.what`; raises as `cosign`."""
+
+    async def make(client: PeerClient, addresses: list[Address]) -> object:
+        del client, addresses
+        [peer] = asked.what
+        if PEER_ID.fullmatch(peer) is None:
+            raise Malformed("machine", wanted="its id of 32 hex digits", got=repr(peer[:80]))
+        return BanPayload(1, os.urandom(16), peer, Clock().unix(), asked.reason)
+
+    def show(body: bytes) -> list[str]:
+        payload = decode(BanPayload, body, what="ban", limit=ORDER_BYTES_MAX)
+        return [f"refuses machine {payload.peer} everywhere", _why(payload.reason)]
+
+    _together("ban", make, show, asked, gathering)
+
+
+def pass_release(asked: Asked, gathering: Gathering) -> None:
+    """Make or complete the pass of the release `asked.what`; raises as `cosign`.
+
+    What the release's content is, is read from the origin's signed metadata.
     """
-    keys = [open_key(path, key_files[1]) for path in key_files[0]]
-    if not keys:
-        raise Malformed("--key", wanted="a key file (it also opens the connection)", got="none")
-    for key in keys:
-        if key.role != "resume":
-            raise Malformed(key.name, wanted="a key of role resume", got=key.role)
 
-    if lift.combine and (lift.halts or lift.reason):
-        wanted = "parts that say which halts and why, or ids and --reason"
+    async def make(client: PeerClient, addresses: list[Address]) -> object:
+        del addresses
+        scope = parse_scope(asked.what[0])
+        if scope.kind is not ScopeKind.RELEASE:
+            raise Malformed("release", wanted="PRODUCT==VERSION", got=repr(asked.what[0][:80]))
+        key = open_key(gathering.keys[0], gathering.passphrase_file)
+        origin = Origin(client, origin_of(key))
+        async with verified(origin, FleetId(key.fleet)) as catalogue:
+            found = [
+                entry
+                for entry in catalogue.releases
+                if (entry.product, entry.version) == (scope.name, scope.version)
+            ]
+        if not found:
+            raise Unavailable(scope.text, why="signed metadata has no such release")
+        return PassPayload(1, os.urandom(16), found[0].content, Clock().unix(), asked.reason)
+
+    def show(body: bytes) -> list[str]:
+        payload = decode(PassPayload, body, what="pass", limit=ORDER_BYTES_MAX)
+        line = f"lets content {payload.content.hex()} pass halts of everything"
+        return [line, _why(payload.reason)]
+
+    _together("pass", make, show, asked, gathering)
+
+
+def _together(
+    kind: str, make: Make, show: Callable[[bytes], list[str]], asked: Asked, gathering: Gathering
+) -> None:
+    if gathering.combine and (asked.what or asked.reason):
+        wanted = "parts that say what and why, or that and --reason"
         raise Malformed("--combine", wanted=wanted, got="both")
-    if lift.sign_only is not None and lift.sign_only.exists():
-        got = f"{lift.sign_only}, which exists"
-        raise Malformed("--sign-only", wanted="a new file", got=got)
-    check_wait(wait_s)
-
-    async def work(client: PeerClient) -> None:
-        addresses = await peers_to_try(keys[0], to, _FIND_S)
-        parts = [_read_part(path) for path in lift.combine]
-        envelope = _combined(parts) if parts else await _new(client, addresses, lift)
-        _show(envelope)
-        envelope = _signed(envelope, keys)
-        order = id_of(FleetId(keys[0].fleet), envelope), encode(envelope)
-        if lift.sign_only is not None:
-            durable_write(lift.sign_only, order[1])
-            say(f"part-signed {order[0].hex()} with {len(envelope.signatures)} key(s)")
-            return
-        say(f"signed {order[0].hex()} with {len(envelope.signatures)} key(s)")
-        await hand_over(client, addresses, order, wait_s)
-
-    with_client(keys[0], work)
+    if not gathering.combine and not asked.what:
+        raise Malformed(kind, wanted="what it is about", got="nothing")
+    draft = Draft(kind, make, show)
+    cosign(draft, gathering, to=[*asked.to], wait_s=asked.wait_s)
 
 
-async def _new(client: PeerClient, addresses: list[tuple[str, int]], lift: Lift) -> Envelope:
-    if not lift.halts:
-        raise Malformed(
-            "halts", wanted="the id of a halt, as `firedoor status` shows it", got="none"
-        )
-    ids = list(lift.halts)
-    wrong = next((text for text in ids if _ID.fullmatch(text) is None), None)
+def _why(reason: str) -> str:
+    return f"  because: {plain(reason) or 'no reason given'}"
+
+
+async def _orders(
+    client: PeerClient, addresses: list[Address], texts: tuple[str, ...], kinds: frozenset[str]
+) -> tuple[bytes, ...]:
+    """The ids that `texts` begin, looked up at a peer where they are not whole."""
+    wrong = next((text for text in texts if _ID.fullmatch(text) is None), None)
     if wrong is not None:
         raise Malformed("halt id", wanted="up to 64 hex digits", got=repr(wrong[:80]))
-    if any(len(text) != 64 for text in ids):  # noqa: PLR2004  # a short id is looked up
+    known: list[str] = []
+    if any(len(text) != _WHOLE for text in texts):
         status = await first_status(client, addresses)
-        known = [row["id"] for row in status["orders"] if row["kind"] == "halt"]
-        ids = [_whole(text, known) for text in ids]
-    payload = ResumePayload(
-        version=1,
-        nonce=os.urandom(16),
-        halts=tuple(bytes.fromhex(text) for text in ids),
-        issued_at=Clock().unix(),
-        reason=lift.reason,
-    )
-    return Envelope("resume", encode(payload), ())
-
-
-def _show(envelope: Envelope) -> None:
-    """What is about to be signed: nobody should lift a halt blindly."""
-    payload = decode(ResumePayload, envelope.payload, what="resume", limit=ORDER_BYTES_MAX)
-    for halt in payload.halts:
-        say(f"lifts {halt.hex()}")
-    say(f"  because: {plain(payload.reason) or 'no reason given'}")
+        known = [row["id"] for row in status["orders"] if row["kind"] in kinds]
+    return tuple(bytes.fromhex(_whole(text, known)) for text in texts)
 
 
 def _whole(text: str, known: list[str]) -> str:
+    if len(text) == _WHOLE:
+        return text
     found = [each for each in known if each.startswith(text)]
     if len(found) != 1:
         raise Malformed(
             "halt id", wanted="the beginning of exactly one", got=f"{text}: {len(found)}"
         )
     return found[0]
-
-
-def _read_part(path: Path) -> Envelope:
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise Unavailable(str(path), why=error.strerror or "cannot be read") from error
-    return decode(Envelope, data, what=str(path), limit=ORDER_BYTES_MAX)
-
-
-def _combined(parts: list[Envelope]) -> Envelope:
-    first = parts[0]
-    if any(part.kind != "resume" or part.payload != first.payload for part in parts):
-        raise Malformed("--combine", wanted="parts of one resume", got="different ones")
-    signatures = {each.keyid: each for part in parts for each in part.signatures}
-    return replace(first, signatures=tuple(signatures.values()))
-
-
-def _signed(envelope: Envelope, keys: list[KeyFile]) -> Envelope:
-    message = signed_bytes(FleetId(keys[0].fleet), envelope.kind, envelope.payload)
-    signatures = {each.keyid: each for each in envelope.signatures}
-    for key in keys:
-        signatures[key.keyid] = Signature(key.keyid, sign(key.signing_seed, message))
-    return replace(envelope, signatures=tuple(signatures.values()))

@@ -19,6 +19,10 @@ class Clock:
         """The wall clock; it may be wrong."""
         return UnixTime(int(time.time()))
 
+    def unix_ms(self) -> int:
+        """The wall clock in milliseconds, for what is only shown."""
+        return int(time.time() * 1000)
+
     def divergence(self) -> Span:
         """How far the wall clock is ahead of the suspend-aware one; a jump of it voids leases."""
         return Span(time.time() - self.now())

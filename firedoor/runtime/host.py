@@ -119,6 +119,7 @@ class Host:
         self.transfers = Transfers()
         self.fetching = Fetching(self)
         self.order_times: dict[str, OrderTimes] = {}
+        self.started_at = clock.now()
         self.lines = Lines(self)
         self.program: Program
         self._encoded: tuple[object, bytes] = (None, b"")

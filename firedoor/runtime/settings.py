@@ -45,6 +45,13 @@ class ProductSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class HookSettings:
+    """Programs that this machine runs by itself."""
+
+    on_order: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class AgentSettings:
     """agent.toml."""
 
@@ -57,6 +64,7 @@ class AgentSettings:
     mdns: tuple[str, ...] = ()
     lease: Literal["standard", "thin-wan", "air-gapped"] = "standard"
     limits: LimitSettings = field(default_factory=LimitSettings)
+    hooks: HookSettings = field(default_factory=HookSettings)
     products: dict[str, ProductSettings] = field(default_factory=dict)
 
 
@@ -88,6 +96,8 @@ def read_agent(path: Path) -> AgentSettings:
     _check_common(path, settings)
     for address in (*settings.mirrors, *settings.peers):
         split_address(address)
+    for command in settings.hooks.on_order:
+        check_command(f"{path}: hooks.on_order", command)
     roots: dict[Path, str] = {}
     for name, product in settings.products.items():
         checked_name(f"{path}: product", name)

@@ -188,7 +188,7 @@ class Report:
     """The health of one peer: claims, not proofs.
 
     `orders`: halts in force that are durable there, in hex; `age_s`: since the endpoint said it;
-    `is_connected`: to the mirror that passes it on.
+    `is_connected`: to the mirror that passes it on; `lease_s`: how old a lease it starts with.
     """
 
     id: Id
@@ -198,6 +198,7 @@ class Report:
     orders: Annotated[tuple[Text, ...], Meta(max_length=256)]
     age_s: Count = 0
     is_connected: bool = True
+    lease_s: Count = 30
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ port with optional client certificates leaves every route one forgotten check fr
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any, Protocol, TypeVar
 
 from aiohttp import web
@@ -78,15 +78,23 @@ class Forwarder:
         raise last
 
 
+class Daemon(Protocol):
+    """What the routes ask of the running origin."""
+
+    async def repository_changed(self) -> None:
+        """A release or other keys were taken in."""
+
+    def certificate(self, order: bytes) -> bytes:
+        """The certificate of a halt."""
+
+
 class OriginApi:
     """The origin's handlers."""
 
-    def __init__(
-        self, origin: Origin, store: PieceStore, on_published: Callable[[], Awaitable[None]]
-    ) -> None:
+    def __init__(self, origin: Origin, store: PieceStore, daemon: Daemon) -> None:
         self._origin = origin
         self._store = store
-        self._on_published = on_published
+        self._daemon = daemon
         self._taking: set[asyncio.Task[Any]] = set()
 
     def routes(self) -> list[web.RouteDef]:
@@ -98,6 +106,7 @@ class OriginApi:
             web.post("/v1/keys/fresh", self.fresh_key),
             web.post("/v1/keys/rotate", self.rotate),
             web.post("/v1/tokens", self.token),
+            web.get("/v1/certificate/{order:[0-9a-f]{64}}", self.certificate),
         ]
 
     async def missing(self, request: web.Request) -> web.Response:
@@ -139,7 +148,7 @@ class OriginApi:
 
     async def _take(self, role: str, metadata: bytes, manifest: bytes) -> str:
         done = await asyncio.to_thread(self._origin.accept_release, role, metadata, manifest)
-        await self._on_published()
+        await self._daemon.repository_changed()
         return done.manifest
 
     async def fresh_key(self, request: web.Request) -> web.Response:
@@ -158,7 +167,7 @@ class OriginApi:
 
     async def _turn(self, body: bytes) -> None:
         await asyncio.to_thread(self._origin.accept_rotation, body)
-        await self._on_published()
+        await self._daemon.repository_changed()
 
     async def _to_the_end(self, work: Coroutine[Any, Any, T]) -> T:
         """Carry `work` through even if the asker hangs up: half of it is worse than all."""
@@ -166,6 +175,12 @@ class OriginApi:
         self._taking.add(task)
         task.add_done_callback(self._taking.discard)
         return await asyncio.shield(task)
+
+    async def certificate(self, request: web.Request) -> web.Response:
+        """The certificate of a halt, as it stands."""
+        _require(request, Role.OPERATOR)
+        order = bytes.fromhex(request.match_info["order"])
+        return web.Response(body=self._daemon.certificate(order))
 
     async def token(self, request: web.Request) -> web.Response:
         """A new enrolment secret."""
@@ -182,14 +197,10 @@ class OriginApi:
 
 
 def routes(
-    origin: Origin,
-    store: PieceStore,
-    on_published: Callable[[], Awaitable[None]],
-    is_banned: Callable[[PeerId], bool],
+    api: OriginApi, origin: Origin, is_banned: Callable[[PeerId], bool]
 ) -> list[web.RouteDef]:
     """The origin's own routes on the mTLS port."""
-    own = OriginApi(origin, store, on_published).routes()
-    return [*own, *forward_routes(origin, is_banned)]
+    return [*api.routes(), *forward_routes(origin, is_banned)]
 
 
 def forward_routes(enroller: Enroller, is_banned: Callable[[PeerId], bool]) -> list[web.RouteDef]:

@@ -28,7 +28,8 @@ from typing import Any
 
 from firedoor.cli.handing import give
 from firedoor.cli.site import Program, Site, free_port, toml
-from firedoor.halt.order import HaltPayload, seal
+from firedoor.halt.envelope import seal
+from firedoor.halt.order import HaltPayload
 from firedoor.identity import FleetId, Role
 from firedoor.runtime.certificates import id_of_request, issue, make_request
 from firedoor.runtime.clocks import Clock

@@ -13,6 +13,7 @@ import pytest
 
 from firedoor import __version__
 from firedoor.cli import common, enrolment, halt, main, publish, resume, status
+from firedoor.cli.cosigning import Gathering
 from firedoor.cli.origin import chosen_key
 from firedoor.errors import FiredoorError, Malformed, Unavailable, Untrusted
 from firedoor.halt.envelope import Envelope
@@ -85,10 +86,23 @@ def test_wrong_usage_is_exit_code_2(words: list[str]) -> None:
     assert run(*words) == 2
 
 
-def test_level_7_needs_the_boot_guard(fleet: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_there_is_no_level_8(fleet: Path, capsys: pytest.CaptureFixture[str]) -> None:
     key = fleet / "keys" / "halt-1.key"
-    assert run("halt", "app==1", "--reason", "r", "--level", "7", "--key", key) == 2
-    assert "boot guard" in capsys.readouterr().err
+    assert run("halt", "app==1", "--reason", "r", "--level", "8", "--key", key) == 2
+    assert "less than or equal to 7" in capsys.readouterr().err
+
+
+def test_a_halt_of_everything_is_not_signed_before_the_word_was_typed(
+    fleet: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    key = fleet / "keys" / "halt-1.key"
+    words = ("halt", "everything", "--reason", "r", "--key", key, "--to", "127.0.0.1:1")
+    assert run(*words) == 1
+    said = capsys.readouterr()
+    assert "--confirm everything" in said.err
+    assert "signed" not in said.out
+    assert run(*words, "--confirm", "everything") == 1
+    assert "signed" in capsys.readouterr().out
 
 
 def test_an_error_is_one_sentence_and_exit_code_1(
@@ -294,13 +308,13 @@ def test_a_halt_that_cannot_be_is_refused_before_it_is_signed(
 ) -> None:
     key = fleet / "keys" / "halt-1.key"
     with pytest.raises(Malformed):
-        halt.halt_scope(halt.Stop(scope, level, "why"), (key, None), to=[], wait_s=1)
+        halt.halt_scope(halt.Stop(scope, level, "why"), ([key], None), to=[], wait_s=1)
 
 
 def test_a_key_of_another_role_cannot_halt(fleet: Path) -> None:
     key = fleet / "keys" / "resume-1.key"
     with pytest.raises(Malformed, match="role halt"):
-        halt.halt_scope(halt.Stop("app", 4, "why"), (key, None), to=[], wait_s=1)
+        halt.halt_scope(halt.Stop("app", 4, "why"), ([key], None), to=[], wait_s=1)
 
 
 def test_a_halt_that_nobody_recorded_is_exit_code_1(
@@ -317,7 +331,7 @@ def test_a_halt_that_nobody_recorded_is_exit_code_1(
 def test_the_halt_that_is_signed_is_the_one_that_was_typed(fleet: Path, tmp_path: Path) -> None:
     key = read_key_file(fleet / "keys" / "halt-1.key", str)
     stop = halt.Stop("app==1.0", 5, "it crashes")
-    order_id, record = halt._sign(key, stop)
+    order_id, record = halt._sign([key], stop)
     order = read_order(record, authority(fleet, tmp_path))
     assert order.id == order_id
     assert (order.reason, getattr(order, "level", 0)) == ("it crashes", 5)
@@ -326,18 +340,25 @@ def test_the_halt_that_is_signed_is_the_one_that_was_typed(fleet: Path, tmp_path
 # --- resume ----------------------------------------------------------------------------------
 
 
-def sign_part(fleet: Path, number: int, lift: resume.Lift) -> None:
-    keys = [fleet / "keys" / f"resume-{number}.key"]
-    resume.lift_halts(lift, (keys, None), to=["127.0.0.1:1"], wait_s=1)
+def sign_part(
+    fleet: Path, number: int, halts: tuple[str, ...], combine: tuple[Path, ...], part: Path
+) -> None:
+    """One signer's turn, written to `part`."""
+    gathering = Gathering((fleet / "keys" / f"resume-{number}.key",), None, combine, part)
+    resume.lift_halts(asked(*halts, reason="fixed" if halts else ""), gathering)
+
+
+def asked(*halts: str, reason: str = "r") -> resume.Asked:
+    return resume.Asked(halts, reason, ("127.0.0.1:1",), 1.0)
 
 
 def test_parts_signed_apart_make_one_whole_resume(fleet: Path, tmp_path: Path) -> None:
     first, whole = tmp_path / "first", tmp_path / "whole"
-    sign_part(fleet, 1, resume.Lift((HALT_ID,), "fixed", (), first))
+    sign_part(fleet, 1, (HALT_ID,), (), first)
     trusted = authority(fleet, tmp_path / "trust")
     with pytest.raises(Untrusted, match="2 valid"):
         read_order(first.read_bytes(), trusted)
-    sign_part(fleet, 2, resume.Lift((), "", (first,), whole))
+    sign_part(fleet, 2, (), (first,), whole)
     order = read_order(whole.read_bytes(), trusted)
     assert getattr(order, "halts", None) == frozenset({bytes.fromhex(HALT_ID)})
     assert len(order.signers) == 2
@@ -345,43 +366,43 @@ def test_parts_signed_apart_make_one_whole_resume(fleet: Path, tmp_path: Path) -
 
 def test_one_key_twice_is_one_signature(fleet: Path, tmp_path: Path) -> None:
     first, again = tmp_path / "first", tmp_path / "again"
-    sign_part(fleet, 1, resume.Lift((HALT_ID,), "fixed", (), first))
-    sign_part(fleet, 1, resume.Lift((), "", (first,), again))
+    sign_part(fleet, 1, (HALT_ID,), (), first)
+    sign_part(fleet, 1, (), (first,), again)
     assert len(decode(Envelope, again.read_bytes(), what="part", limit=2000).signatures) == 1
 
 
 def test_parts_of_different_resumes_are_refused(fleet: Path, tmp_path: Path) -> None:
     parts = (tmp_path / "one", tmp_path / "two")
     for part in parts:
-        sign_part(fleet, 1, resume.Lift((HALT_ID,), "fixed", (), part))
+        sign_part(fleet, 1, (HALT_ID,), (), part)
     with pytest.raises(Malformed, match="one resume"):
-        sign_part(fleet, 2, resume.Lift((), "", parts, tmp_path / "whole"))
+        sign_part(fleet, 2, (), parts, tmp_path / "whole")
 
 
 def test_a_part_of_another_kind_is_refused(fleet: Path, tmp_path: Path) -> None:
     part = tmp_path / "part"
     part.write_bytes(encode(Envelope("halt", b"", ())))
     with pytest.raises(Malformed):
-        sign_part(fleet, 1, resume.Lift((), "", (part,), tmp_path / "whole"))
+        sign_part(fleet, 1, (), (part,), tmp_path / "whole")
 
 
 def test_a_part_that_is_not_there_is_said(fleet: Path, tmp_path: Path) -> None:
     with pytest.raises(Unavailable, match="nowhere"):
-        sign_part(fleet, 1, resume.Lift((), "", (tmp_path / "nowhere",), tmp_path / "whole"))
+        sign_part(fleet, 1, (), (tmp_path / "nowhere",), tmp_path / "whole")
 
 
 @pytest.mark.parametrize("key", ["halt-1", "operator"])
 def test_a_key_of_another_role_cannot_resume(fleet: Path, key: str) -> None:
-    keys = [fleet / "keys" / f"{key}.key"]
+    gathering = Gathering((fleet / "keys" / f"{key}.key",), None, (), None)
     with pytest.raises(Malformed, match="role resume"):
-        resume.lift_halts(resume.Lift((HALT_ID,), "r", (), None), (keys, None), to=[], wait_s=1)
+        resume.lift_halts(asked(HALT_ID), gathering)
 
 
 def test_a_resume_needs_a_key_and_a_halt(fleet: Path, tmp_path: Path) -> None:
     with pytest.raises(Malformed, match="key"):
-        resume.lift_halts(resume.Lift((HALT_ID,), "r", (), None), ([], None), to=[], wait_s=1)
-    with pytest.raises(Malformed, match="halt"):
-        sign_part(fleet, 1, resume.Lift((), "r", (), tmp_path / "part"))
+        resume.lift_halts(asked(HALT_ID), Gathering((), None, (), None))
+    with pytest.raises(Malformed, match="what it is about"):
+        sign_part(fleet, 1, (), (), tmp_path / "part")
 
 
 @pytest.mark.parametrize(("text", "known"), [("ab", ["cd"]), ("a", ["ab", "ac"]), ("a", [])])
@@ -392,7 +413,7 @@ def test_a_short_id_must_begin_exactly_one_halt(text: str, known: list[str]) -> 
 
 def test_a_resume_names_each_halt(fleet: Path, tmp_path: Path) -> None:
     part = tmp_path / "part"
-    sign_part(fleet, 1, resume.Lift((HALT_ID, "cd" * 32), "fixed", (), part))
+    sign_part(fleet, 1, (HALT_ID, "cd" * 32), (), part)
     envelope = decode(Envelope, part.read_bytes(), what="part", limit=2000)
     payload = decode(ResumePayload, envelope.payload, what="payload", limit=2000)
     assert [each.hex() for each in payload.halts] == [HALT_ID, "cd" * 32]

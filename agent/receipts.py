@@ -1,0 +1,162 @@
+"""This endpoint's signed word on each halt: when it was recorded, when it was enforced.
+
+A receipt goes to every mirror at once, and again to each mirror that comes. Once a halt is
+enforced, the programs of `[hooks] on_order` run with the order on their standard input.
+"""
+
+import asyncio
+import json
+import shlex
+import sys
+from collections.abc import Callable, Iterable
+
+from firedoor.halt.order import Halt
+from firedoor.halt.receipt import Had, ReceiptPayload, seal_receipt
+from firedoor.halt.scope import Subject
+from firedoor.identity import PeerId
+from firedoor.runtime.host import Host
+from firedoor.runtime.logs import log
+from firedoor.wire.messages import Receipts
+
+# A hook is a short message to something local; what takes longer is ended.
+HOOK_SPAN_S = 30.0
+
+# How often an endpoint looks whether a halt is enforced, where nothing tells.
+LOOK_S = 0.2
+
+
+class ReceiptWriter:
+    """The receipts of one endpoint.
+
+    `pending`: whether something is still to be done for a halt; `active`, `staged`: manifests of
+    what runs and of what lies on the disk; `on_order`: commands.
+    """
+
+    def __init__(
+        self,
+        host: Host,
+        seed: bytes,
+        *,
+        pending: Callable[[], bool],
+        active: Callable[[], Iterable[str]],
+        staged: Callable[[], Iterable[str]],
+        on_order: tuple[str, ...],
+    ) -> None:
+        self._host = host
+        self._seed = seed
+        self._pending = pending
+        self._active = active
+        self._staged = staged
+        self._on_order = on_order
+        self._instance = host.clock.nonce()[:16]
+        self._said: dict[bytes, ReceiptPayload] = {}
+        self._found: dict[bytes, Had] = {}
+
+    def closed(self) -> None:
+        """The brake has changed: note what is here of what is halted before that is undone."""
+        halts = self._host.node.orders.in_force()
+        self._found = {
+            halt.id: self._found[halt.id] if halt.id in self._found else self._had(halt)
+            for halt in halts
+        }
+
+    def recorded(self, order_id: bytes, mirrors: Iterable[PeerId], *, is_new: bool = True) -> None:
+        """An order is durable here; if it is a halt, say so and follow it to its end.
+
+        `is_new`: it came just now, and was not taken back from the disk.
+        """
+        order = self._host.node.orders.get(order_id)
+        if not isinstance(order, Halt) or order_id in self._said:
+            return
+        self._say(order, mirrors, self._found.get(order_id, Had.NOTHING), is_enforced=False)
+        self._host.start(self._follow(order, self._on_order if is_new else ()))
+
+    def repeat(self, mirror: PeerId) -> None:
+        """A mirror has come: what is in force is said to it too."""
+        in_force = {halt.id for halt in self._host.node.orders.in_force()}
+        self._said = {key: each for key, each in self._said.items() if key in in_force}
+        for payload in self._said.values():
+            self._host.send(mirror, Receipts((self._sealed(payload),)))
+
+    def catch_up(self) -> None:
+        """After a start: what an earlier run recorded has a receipt of this one too."""
+        self.closed()
+        for halt in self._host.node.orders.in_force():
+            if halt.id in self._host.node.durable:
+                self.recorded(halt.id, (), is_new=False)
+
+    async def _follow(self, halt: Halt, hooks: tuple[str, ...]) -> None:
+        before = self._said[halt.id].had
+        while self._pending():
+            await asyncio.sleep(LOOK_S)
+        had = self._had(halt).value
+        is_gone = before == Had.ACTIVE.value and had != Had.ACTIVE.value
+        self._say(
+            halt,
+            [line.peer.id for line in self._host.lines.open.values() if line.is_upstream],
+            Had.ROLLED_BACK if is_gone else Had(before),
+            is_enforced=True,
+        )
+        log("halt-enforced", order=halt.id.hex()[:12], had=had)
+        for command in hooks:
+            await self._run_hook(command, halt)
+
+    async def _run_hook(self, command: str, halt: Halt) -> None:
+        table = {
+            "id": halt.id.hex(),
+            "kind": halt.kind,
+            "scope": halt.scope.text,
+            "level": halt.level,
+            "reason": halt.reason,
+            "issued_at": halt.issued_at,
+        }
+        try:
+            process = await asyncio.create_subprocess_exec(
+                *shlex.split(command), stdin=asyncio.subprocess.PIPE, stdout=sys.stderr
+            )
+            try:
+                async with asyncio.timeout(HOOK_SPAN_S):
+                    await process.communicate(json.dumps(table).encode())
+            finally:
+                if process.returncode is None:
+                    process.kill()
+        except TimeoutError:
+            log("hook-ended", level="error", command=command, why=f"over {HOOK_SPAN_S:.0f} s")
+        except (OSError, ValueError) as error:
+            log("hook-failed", level="error", command=command, why=str(error), do="mend on_order")
+        else:
+            if process.returncode != 0:
+                log("hook-failed", level="error", command=command, code=process.returncode)
+
+    def _say(self, halt: Halt, mirrors: Iterable[PeerId], had: Had, *, is_enforced: bool) -> None:
+        now = self._host.clock.unix_ms()
+        known = self._said.get(halt.id)
+        recorded_at = known.recorded_at if known is not None else now
+        enforced_at = now if is_enforced else 0
+        payload = ReceiptPayload(1, halt.id, self._instance, recorded_at, enforced_at, had.value)
+        self._said[halt.id] = payload
+        record = self._sealed(payload)
+        for mirror in mirrors:
+            self._host.send(mirror, Receipts((record,)))
+
+    def _sealed(self, payload: ReceiptPayload) -> bytes:
+        authority = self._host.catalogue.authority
+        assert authority is not None  # Without keys no order was admitted.
+        return seal_receipt(payload, fleet=authority.fleet, seed=self._seed)
+
+    def _had(self, halt: Halt) -> Had:
+        """The most that is here of what the halt covers."""
+        node = self._host.node
+        covered = {
+            manifest for manifest, subject in node.subjects.items() if self._covers(halt, subject)
+        }
+        if covered & set(self._active()):
+            return Had.ACTIVE
+        if covered & set(self._staged()):
+            return Had.INSTALLED
+        return (
+            Had.PIECES if any(node.holdings.progress(each)[0] for each in covered) else Had.NOTHING
+        )
+
+    def _covers(self, halt: Halt, subject: Subject) -> bool:
+        return halt.scope.covers(subject, halt.contents, self._host.settings.site)

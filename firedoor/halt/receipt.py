@@ -1,0 +1,154 @@
+"""Receipts: an endpoint's signed word on one halt, and when two instances share one identity.
+
+A receipt is a claim, not a proof of truth: it proves who said it. The key is that of the endpoint's
+certificate, so its id is the digest of the public key that stands in the receipt.
+Source: halt.md, Records.
+"""
+
+from dataclasses import dataclass
+from enum import Enum
+from hashlib import sha256
+from typing import Annotated
+
+from msgspec import Meta
+from nacl.exceptions import BadSignatureError
+from nacl.signing import SigningKey, VerifyKey
+
+from firedoor.errors import Malformed, Untrusted
+from firedoor.identity import FleetId, PeerId
+from firedoor.limits import RECEIPT_BYTES_MAX
+from firedoor.trust.signing import sign, signed_bytes
+from firedoor.wire.codec import decode, encode
+from firedoor.wire.messages import Digest
+
+Millis = Annotated[int, Meta(ge=0)]
+
+
+class Had(Enum):
+    """What of the halted an endpoint had when it recorded the halt, or what became of it."""
+
+    NOTHING = "nothing"
+    PIECES = "pieces"
+    INSTALLED = "installed"
+    ACTIVE = "active"
+    ROLLED_BACK = "rolled back"
+
+
+@dataclass(frozen=True, slots=True)
+class ReceiptPayload:
+    """What an endpoint signs. Times are its own wall clock's, in milliseconds; 0: not yet."""
+
+    version: Annotated[int, Meta(ge=1, le=1)]
+    order: Digest
+    instance: Annotated[bytes, Meta(min_length=16, max_length=16)]
+    recorded_at: Millis
+    enforced_at: Millis
+    had: Annotated[str, Meta(max_length=16)]
+
+
+@dataclass(frozen=True, slots=True)
+class SignedReceipt:
+    """A receipt as it travels."""
+
+    payload: bytes
+    public: Digest
+    signature: Annotated[bytes, Meta(min_length=64, max_length=64)]
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """A receipt that its endpoint has signed. `instance`: random, of one start of its agent."""
+
+    endpoint: PeerId
+    order: bytes
+    instance: bytes
+    recorded_at: int
+    enforced_at: int
+    had: Had
+    record: bytes
+
+    @property
+    def is_enforced(self) -> bool:
+        """Whether all was done that the halt asks for there."""
+        return self.enforced_at > 0
+
+
+def seal_receipt(payload: ReceiptPayload, *, fleet: FleetId, seed: bytes) -> bytes:
+    """Sign a receipt with the seed of an endpoint's TLS identity."""
+    body = encode(payload)
+    public = bytes(SigningKey(seed).verify_key)
+    return encode(SignedReceipt(body, public, sign(seed, signed_bytes(fleet, "receipt", body))))
+
+
+def read_receipt(record: bytes, fleet: FleetId) -> Receipt:
+    """The receipt in `record`.
+
+    Raises:
+        TooLarge, Malformed: it is none.
+        Untrusted: the key in it has not signed it.
+    """
+    signed = decode(SignedReceipt, record, what="receipt", limit=RECEIPT_BYTES_MAX)
+    message = signed_bytes(fleet, "receipt", signed.payload)
+    try:
+        VerifyKey(signed.public).verify(message, signed.signature)
+    except (BadSignatureError, ValueError, TypeError) as error:
+        raise Untrusted("receipt", wanted="its endpoint's signature", got="another") from error
+    payload = decode(ReceiptPayload, signed.payload, what="receipt", limit=RECEIPT_BYTES_MAX)
+    had = next((each for each in Had if each.value == payload.had), None)
+    if had is None:
+        raise Malformed("receipt", wanted="what it had", got=repr(payload.had))
+    return Receipt(
+        PeerId(sha256(signed.public).hexdigest()[:32]),
+        payload.order,
+        payload.instance,
+        payload.recorded_at,
+        payload.enforced_at,
+        had,
+        record,
+    )
+
+
+class ReceiptBook:
+    """The newest receipt of each endpoint for each order, and who has two live instances.
+
+    A later start of an agent is another instance; but one that speaks again after a newer one has
+    spoken lives beside it: the identity was copied.
+    """
+
+    __slots__ = ("_by_order", "_instances", "clones")
+
+    def __init__(self) -> None:
+        self._by_order: dict[bytes, dict[PeerId, Receipt]] = {}
+        self._instances: dict[PeerId, list[bytes]] = {}
+        self.clones: set[PeerId] = set()
+
+    def take(self, receipt: Receipt) -> bool:
+        """Whether it says something new."""
+        self._see(receipt)
+        book = self._by_order.setdefault(receipt.order, {})
+        known = book.get(receipt.endpoint)
+        is_news = known is None or (receipt.is_enforced and not known.is_enforced)
+        if is_news:
+            book[receipt.endpoint] = receipt
+        return is_news
+
+    def of(self, order: bytes) -> dict[PeerId, Receipt]:
+        """The receipts for one order, by endpoint."""
+        return dict(self._by_order.get(order, {}))
+
+    def keep_only(self, orders: frozenset[bytes]) -> None:
+        """Forget what is said of other orders."""
+        self._by_order = {key: book for key, book in self._by_order.items() if key in orders}
+
+    def all(self) -> list[Receipt]:
+        """Every receipt, by order and endpoint."""
+        orders = sorted(self._by_order)
+        return [self._by_order[order][peer] for order in orders for peer in self._by_order[order]]
+
+    def _see(self, receipt: Receipt) -> None:
+        seen = self._instances.setdefault(receipt.endpoint, [])
+        if receipt.instance not in seen:
+            seen.append(receipt.instance)
+            del seen[:-2]
+        elif seen[-1] != receipt.instance:
+            self.clones.add(receipt.endpoint)

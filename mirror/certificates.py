@@ -1,0 +1,76 @@
+"""The origin's certificate of one halt: roster and receipts of the moment, signed."""
+
+from collections.abc import Iterable
+
+from firedoor.errors import Unavailable
+from firedoor.halt.certificate import FORMAT, CertificateFile, Expected, statement_of
+from firedoor.halt.order import Halt
+from firedoor.halt.receipt import ReceiptBook
+from firedoor.identity import PeerId
+from firedoor.runtime.host import Host
+from firedoor.units import UnixTime
+from firedoor.wire.codec import encode
+from firedoor.wire.messages import Report
+from mirror.origin import Origin
+
+# What an endpoint last ran, as one line of a certificate.
+_LAST_MAX = 200
+
+
+def certificate_of(
+    host: Host,
+    origin: Origin,
+    book: ReceiptBook,
+    *,
+    order: bytes,
+    reports: Iterable[tuple[Report, UnixTime]],
+) -> bytes:
+    """The certificate file of a halt or drill that is held here.
+
+    Raises:
+        Unavailable: no such halt is held here.
+    """
+    halt = host.node.orders.get(order)
+    if not isinstance(halt, Halt):
+        raise Unavailable(f"certificate of {order.hex()[:12]}", why="no such halt is held here")
+    heard = {report.id: (report, seen) for report, seen in reports}
+    expected = [
+        _expected(each, heard.get(each.id))
+        for each in origin.enrolled()
+        if not host.node.refuses(PeerId(each.id))
+    ]
+    receipts = [each.record for _, each in sorted(book.of(order).items())]
+    clones = sorted(book.clones)
+    times = (_logged_at(host, order), host.clock.unix())
+    statement = statement_of(
+        order, times=times, expected=expected, receipts=receipts, clones=clones
+    )
+    file = CertificateFile(
+        FORMAT,
+        origin.later_roots(),
+        host.catalogue.top_file("targets"),
+        halt.record,
+        origin.sign(statement, "certificate"),
+        tuple(expected),
+        tuple(receipts),
+        tuple(clones),
+    )
+    return encode(file)
+
+
+def _expected(enrolled: Report, heard: tuple[Report, UnixTime] | None) -> Expected:
+    if heard is None:
+        return Expected(enrolled.id, enrolled.site, 0, enrolled.lease_s, "")
+    report, seen = heard
+    words = [
+        f"{each.product} {each.version or 'nothing'} ({each.phase})" for each in report.products
+    ]
+    last = ", ".join(words)[:_LAST_MAX]
+    return Expected(enrolled.id, enrolled.site, max(0, seen), report.lease_s, last)
+
+
+def _logged_at(host: Host, order: bytes) -> int:
+    """When this origin recorded the order, by its wall clock; its last start if that was before."""
+    times = host.order_times.get(order.hex())
+    recorded = times.recorded_at if times is not None and times.recorded_at else host.started_at
+    return max(0, int(host.clock.unix() - (host.clock.now() - recorded)))

@@ -1,0 +1,134 @@
+"""The brake's other acts with real processes: proof, drills, sticks, bans, revocations, passes."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from firedoor.runtime.key_files import read_key_file
+from tests.live.lab import MIB, LabSite, product_of, release_of, tell
+
+pytestmark = [pytest.mark.live, pytest.mark.slow]
+
+
+def keys(site: LabSite, role: str, *numbers: int) -> list[str]:
+    words: list[str] = []
+    for number in numbers:
+        words += ["--key", str(site.fleet / "keys" / f"{role}-{number}.key")]
+    return words
+
+
+def test_a_halt_has_a_certificate_that_verifies_offline_and_a_hook_that_ran(tmp_path: Path) -> None:
+    async def story(site: LabSite) -> None:
+        await site.begin()
+        told = tmp_path / "told"
+        hook = f"sh -c 'cat > {told}'"
+        [first] = await site.enrol(1, ["kiosk"], hooks={"on_order": [hook]})
+        others = await site.enrol(2, ["kiosk"])
+        await site.start_all([first, *others[:1]])
+        await site.publish("kiosk", "1.0", MIB // 4)
+        await site.until_running("kiosk", "1.0", [first, others[0]])
+        await site.publish("kiosk", "2.0", MIB // 4)
+        await site.until_running("kiosk", "2.0", [first, others[0]])
+        words = ["kiosk==2.0", "--level", "6", "--reason", "crashes", *keys(site, "halt", 1)]
+        await site.firedoor("halt", *words, "--to", site.programs["mirror"].address)
+        await site.until_running("kiosk", "1.0", [first, others[0]])
+        proof, operator = tmp_path / "proof", str(site.fleet / "keys" / "operator.key")
+        said = await site.firedoor(
+            "certificate", "--key", operator, "--out", str(proof), "--wait", "3", "--json"
+        )
+        table = json.loads(said)
+        counts = (table["expected"], table["enforced"], table["recorded"], table["unknown"])
+        assert counts == (3, 2, 2, 1)
+        assert {row["had"] for row in table["endpoints"]} == {"rolled back", ""}
+        root = str(site.fleet / "root.json")
+        again = await site.firedoor("certificate", "verify", str(proof), "--root", root, "--json")
+        assert json.loads(again) == table
+        assert json.loads(told.read_text("utf-8"))["scope"] == "kiosk==2.0"
+
+    tell(tmp_path, story)
+
+
+def test_a_drill_is_recorded_by_all_and_stops_nothing(tmp_path: Path) -> None:
+    async def story(site: LabSite) -> None:
+        await site.begin()
+        names = await site.enrol(2, ["kiosk"])
+        await site.start_all(names)
+        await site.firedoor("drill", "everything", "--level", "4", *keys(site, "halt", 1),
+                            "--to", site.programs["mirror"].address)  # fmt: skip
+        await site.until_halted(names)
+        await site.publish("kiosk", "1.0", MIB // 4)
+        await site.until_running("kiosk", "1.0", names)
+        operator = str(site.fleet / "keys" / "operator.key")
+        said = json.loads(await site.firedoor("certificate", "--key", operator, "--json"))
+        assert (said["kind"], said["enforced"]) == ("drill", 2)
+
+    tell(tmp_path, story)
+
+
+def test_orders_travel_on_a_stick_to_a_site_that_no_network_reaches(tmp_path: Path) -> None:
+    async def story(site: LabSite) -> None:
+        await site.begin()
+        names = await site.enrol(2, ["kiosk"])
+        await site.start_all(names)
+        await site.publish("kiosk", "1.0", MIB // 4)
+        await site.until_running("kiosk", "1.0", names)
+        # The branch is cut off: its mirror is gone, and the halt is known at the origin alone.
+        await site.kill("mirror")
+        await site.halt("kiosk", at="origin")
+        stick, key = tmp_path / "stick", keys(site, "halt", 1)
+        origin = site.programs["origin"].address
+        await site.firedoor("order", "export", str(stick), *key, "--to", origin)
+        branch = site.programs[names[0]].address
+        await site.firedoor("order", "import", str(stick), *key, "--to", branch)
+        statuses = await site.until_halted(names)
+        assert all(release_of(each, "kiosk")["level"] == 4 for each in statuses.values())
+
+    tell(tmp_path, story)
+
+
+def test_a_banned_machine_is_refused_by_all_until_the_ban_is_lifted(tmp_path: Path) -> None:
+    async def story(site: LabSite) -> None:
+        await site.begin()
+        names = await site.enrol(2, ["kiosk"])
+        await site.start_all(names)
+        await site.publish("kiosk", "1.0", MIB // 4)
+        statuses = await site.until_running("kiosk", "1.0", names)
+        good, bad = names
+        peer, mirror = str(statuses[bad]["id"]), site.programs["mirror"].address
+        resume = keys(site, "resume", 1, 2)
+        said = await site.firedoor("ban", peer, "--reason", "stolen", *resume, "--to", mirror)
+        order = said.split("signed ")[1].split()[0]
+        await site.until_all(
+            "nobody talks to it", [good, "mirror"],
+            lambda each: peer not in {one["id"] for one in each["peers"]},
+        )  # fmt: skip
+        await site.publish("kiosk", "2.0", MIB // 4)
+        await site.until_running("kiosk", "2.0", [good])
+        assert product_of((await site.statuses([bad]))[bad], "kiosk")["version"] == "1.0"
+        await site.firedoor("resume", order, "--reason", "found", *resume, "--to", mirror)
+        await site.until_running("kiosk", "2.0", [bad])
+
+    tell(tmp_path, story)
+
+
+def test_a_fleet_comes_back_from_a_stolen_halt_key_by_a_revocation(tmp_path: Path) -> None:
+    async def story(site: LabSite) -> None:
+        await site.begin()
+        names = await site.enrol(2, ["kiosk", "manuals"])
+        await site.start_all(names)
+        mirror = site.programs["mirror"].address
+        thief = ["--reason", "ha", *keys(site, "halt", 2), "--to", mirror]
+        await site.firedoor("halt", "everything", "--confirm", "everything", *thief)
+        await site.until_halted(names)
+        fix = ["--reason", "the fix", *keys(site, "promote", 1, 2), "--to", mirror]
+        await site.publish("manuals", "1.0", MIB // 4)
+        await site.firedoor("critical-fix", "manuals==1.0", *fix)
+        await site.until_running("manuals", "1.0", names)
+        await site.publish("kiosk", "1.0", MIB // 4)
+        stolen = read_key_file(site.fleet / "keys" / "halt-2.key", str).keyid
+        words = [stolen, "--reason", "stolen", *keys(site, "resume", 1, 2), "--to", mirror]
+        await site.firedoor("revoke", *words)
+        await site.until_running("kiosk", "1.0", names)
+
+    tell(tmp_path, story)
