@@ -1,6 +1,7 @@
 """The endpoint: follows its products, passes pieces on, obeys and spreads orders."""
 
 import asyncio
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -54,6 +55,7 @@ class AgentDaemon:
         self._announced: dict[PeerId, Announce] = {}
         self._refresh_wanted = asyncio.Event()
         self._health_wanted = asyncio.Event()
+        self._tombstones_wanted = asyncio.Event()
         self.installers: list[Installer] = []
         self.make_installers: Callable[[Journal], list[Installer]] = lambda _: []
         self._hindrance = ""
@@ -81,6 +83,7 @@ class AgentDaemon:
             self._report(),
             self._first_contact(),
             self._look_around(),
+            self._keep_tombstones(),
             self.renewal.keep(self.host.lines.mirrors),
             self.neighbours.run(),
         )
@@ -125,6 +128,7 @@ class AgentDaemon:
     def on_cut(self) -> None:
         """The brake has changed."""
         self.receipts.closed()
+        self._tombstones_wanted.set()
         self._stir()
 
     async def on_complete(self, manifest: str) -> None:
@@ -155,6 +159,7 @@ class AgentDaemon:
         while True:
             try:
                 journal = Journal(path)
+                self._heed_guard(journal)
                 self.installers = self.make_installers(journal)
                 break
             except (FiredoorError, OSError) as error:
@@ -208,6 +213,29 @@ class AgentDaemon:
             is_alone = between(seen_at, now()) >= MIRROR_PATIENCE
             await self.discovery.browse_widely(is_wanted=is_alone)
             await asyncio.sleep(LOOK_AROUND_S)
+
+    async def _keep_tombstones(self) -> None:
+        """Have the halts in force lie beside each product, too; the order log comes first."""
+        while True:
+            await self._tombstones_wanted.wait()
+            self._tombstones_wanted.clear()
+            for installer in [*self.installers]:
+                await asyncio.to_thread(installer.keep_tombstones)
+
+    def _heed_guard(self, journal: Journal) -> None:
+        """What the boot guard took back, because it did not stay up, is not installed again."""
+        path = Path(self._settings.state).expanduser() / "guard.json"
+        try:
+            table = json.loads(path.read_bytes()) if path.exists() else {}
+            steps = [row["last"] for row in table.values() if "last" in row]
+            contents = [journal.content_of(str(each["from"])) for each in steps]
+            crashed = [not each["is_halted"] for each in steps]
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            log("guard-unreadable", level="warning", why=str(error))
+            return
+        for content, is_crash in zip(contents, crashed, strict=True):
+            if content is not None and is_crash:
+                journal.add_failed(content)
 
     async def _refresh(self) -> None:
         while True:

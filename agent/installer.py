@@ -13,6 +13,7 @@ import asyncio
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 
 from agent.checks.trial import Outcome, Trial, hold_trial
 from agent.handlers.contract import Handler
@@ -20,7 +21,9 @@ from agent.journal import Journal
 from agent.life import Life
 from agent.lifecycle import Phase
 from agent.plan import Offer, Running, choose, way_back
+from agent.tombstones import Tombstones
 from agent.verdict import Verdict
+from firedoor.dice import Dice
 from firedoor.errors import FiredoorError, Halted, Refused, Unavailable, Untrusted
 from firedoor.halt.brake import Gate
 from firedoor.pieces.manifest import Manifest
@@ -28,7 +31,7 @@ from firedoor.runtime.host import Host
 from firedoor.runtime.logs import log
 from firedoor.runtime.settings import ProductSettings
 from firedoor.runtime.trust_client import ReleaseEntry
-from firedoor.units import Span, after, between
+from firedoor.units import Instant, Span, after, between
 from firedoor.wire.messages import ProductHealth
 
 # Where nothing stirs a product, it still looks at its plan this often.
@@ -36,6 +39,11 @@ LOOK_AGAIN_S = 30.0
 
 # After a failure, sooner: a mirror that restarts, a switch that the disk refused.
 TRY_AGAIN_S = 1.0
+
+# What a site's payloads, their databases and their users bear of restarts at one time; and no
+# endpoint waits longer than this.
+ROLL_BACKS_PER_S = 20.0
+ROLL_BACK_SPREAD = Span(30.0)
 
 # A full disk is emptied by a person or a rotation of logs, not within a second.
 NO_ROOM_SPAN = Span(5.0)
@@ -75,6 +83,9 @@ class Installer:
         self._life = Life(journal, product, on_change)
         self._is_settled = False
         self._stuck: set[str] = set()
+        self._leaves_at: dict[str, Instant] = {}
+        self._dice = Dice(host.clock.seed())
+        self._tombstones = Tombstones(Path(settings.root).expanduser())
         self._not_before = host.clock.now()
         self._counters: dict[str, int] = {}
         self.counts = Counts()
@@ -115,6 +126,7 @@ class Installer:
     async def _round(self) -> float:
         """Do what is due; the seconds until the plan is looked at again."""
         if not self._is_settled:
+            await self._heed_tombstones()
             await self._learn_what_is_here()
             await self._resume()
             self._is_settled = True
@@ -194,6 +206,7 @@ class Installer:
         try:
             self._life.note(Phase.STAGING, manifest=entry.manifest)
             await self._stage(entry, manifest)
+            self._tell_guard(entry.manifest)
             self._life.note(Phase.STAGED)
             self._activate(entry)
         except Halted as halted:
@@ -316,8 +329,13 @@ class Installer:
         subject = self._host.node.subjects.get(manifest)
         if subject is None:
             return False  # Nobody can say which orders cover it.
-        is_failed = subject.content in self._journal.failed()
+        is_failed = subject.content in self._journal.failed() or subject.counter < self._floor()
         return not is_failed and self._host.node.brake.permits(Gate.ACTIVATE, subject)
+
+    def _floor(self) -> int:
+        """The lowest counter that the publisher lets this product step back to."""
+        listed = self._host.catalogue.releases
+        return max((each.floor for each in listed if each.product == self._product), default=0)
 
     def _tidy(self) -> None:
         """Remove every version that nothing leads back to."""
@@ -327,11 +345,30 @@ class Installer:
             if manifest not in kept:
                 self._handler.unstage(version, manifest)
 
+    def _tell_guard(self, manifest: str) -> None:
+        subject = self._host.node.subjects.get(manifest)
+        if subject is not None:
+            newest = self._host.node.brake.newest(self._product)
+            self._journal.know_release(manifest, subject, newest=newest, floor=self._floor())
+
+    async def _heed_tombstones(self) -> None:
+        """Admit the halts that lie beside the product: the state folder may be an older one."""
+        for record in await asyncio.to_thread(self._tombstones.read):
+            try:
+                self._host.apply(self._host.node.submit(record, None, self._host.clock.now()))
+            except Refused as error:
+                log("tombstone-refused", level="warning", product=self._product, why=str(error))
+
+    def keep_tombstones(self) -> None:
+        """Have the halts in force lie beside the product; blocking."""
+        self._tombstones.keep(self._host.node.brake.halts, self._host.node.orders.ids())
+
     async def _learn_what_is_here(self) -> None:
         """Make what is on this disk known to the brake, by name, content and every file."""
         for version, manifest in self._handler.staged():
             try:
                 await self._host.learn_held(manifest)
+                self._tell_guard(manifest)
             except Refused as error:
                 log("manifest-damaged", level="warning", version=version, why=str(error))
 
@@ -366,11 +403,14 @@ class Installer:
             level = self._level(manifest)
             is_active = active is not None and active[1] == manifest
             if is_active and level >= Gate.KEEP:
+                if not self._may_leave(manifest):
+                    continue
                 if not self._step_back(manifest):
                     self._stuck.add(manifest)
                     self._say(f"{version} is halted at level {level}; nothing good to go back to")
                     continue
                 self._stuck.discard(manifest)
+                self._leaves_at.pop(manifest, None)
                 is_active = False
             if is_active:
                 continue
@@ -378,6 +418,18 @@ class Installer:
                 await asyncio.to_thread(self._handler.quarantine, version, manifest)
             elif level >= Gate.INSTALL and manifest not in self._life.kept:
                 await asyncio.to_thread(self._handler.unstage, version, manifest)
+
+    def _may_leave(self, manifest: str) -> bool:
+        """Whether it is this endpoint's turn: a site's roll-backs are spread, so many a second."""
+        now = self._host.clock.now()
+        if manifest not in self._leaves_at:
+            span = self._host.node.neighbourhood() / ROLL_BACKS_PER_S
+            delay = min(ROLL_BACK_SPREAD, span) * self._dice.fraction()
+            self._leaves_at[manifest] = after(now, Span(delay))
+        wait = between(now, self._leaves_at[manifest])
+        if wait > 0:
+            asyncio.get_running_loop().call_later(wait, self.stir)
+        return wait <= 0
 
     def has_to_obey(self) -> bool:
         """Whether a halt asks for something here that is not done yet, and can be."""

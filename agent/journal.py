@@ -12,11 +12,16 @@ from typing import Any
 
 from agent.lifecycle import Phase
 from firedoor.errors import Malformed, Unavailable
+from firedoor.halt.scope import Subject
 
 _SCHEMA = (
     """CREATE TABLE IF NOT EXISTS phases (product TEXT PRIMARY KEY, phase TEXT NOT NULL,
     manifest TEXT NOT NULL, good TEXT NOT NULL, earlier TEXT NOT NULL)""",
     "CREATE TABLE IF NOT EXISTS failed (content BLOB PRIMARY KEY)",
+    # For the boot guard, which reads no manifest: `files` is one digest of 32 bytes after another.
+    """CREATE TABLE IF NOT EXISTS releases (manifest TEXT PRIMARY KEY, product TEXT NOT NULL,
+    version TEXT NOT NULL, content BLOB NOT NULL, files BLOB NOT NULL, counter INTEGER NOT NULL,
+    newest INTEGER NOT NULL, floor INTEGER NOT NULL)""",
 )
 
 
@@ -86,6 +91,21 @@ class Journal:
         """The content digests that failed here; raises as `read`."""
         return frozenset(bytes(row[0]) for row in self._rows("SELECT content FROM failed"))
 
+    def know_release(self, manifest: str, subject: Subject, *, newest: int, floor: int) -> None:
+        """Note what a release on the disk is, for the guard; raises as `write`.
+
+        `newest`: the product's highest counter; `floor`: the lowest one to step back to.
+        """
+        files = b"".join(sorted(subject.files))
+        facts = (subject.product, subject.version, subject.content, files, subject.counter)
+        row = (manifest, *facts, newest, floor)
+        self._rows("INSERT OR REPLACE INTO releases VALUES (?, ?, ?, ?, ?, ?, ?, ?)", row)
+
+    def content_of(self, manifest: str) -> bytes | None:
+        """The content digest of a release that `know_release` noted; raises as `read`."""
+        rows = self._rows("SELECT content FROM releases WHERE manifest = ?", (manifest,))
+        return bytes(rows[0][0]) if rows else None
+
     def close(self) -> None:
         """Close the file."""
         self._database.close()
@@ -99,7 +119,9 @@ class Journal:
         for statement in _SCHEMA:
             self._rows(statement)
 
-    def _rows(self, statement: str, row: tuple[str | bytes, ...] = ()) -> list[tuple[Any, ...]]:
+    def _rows(
+        self, statement: str, row: tuple[str | bytes | int, ...] = ()
+    ) -> list[tuple[Any, ...]]:
         try:
             return self._database.execute(statement, row).fetchall()
         except sqlite3.OperationalError as error:

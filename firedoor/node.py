@@ -344,6 +344,10 @@ class Node:
         )
         return min((time for time in times if time is not None), default=None)
 
+    def neighbourhood(self) -> int:
+        """How many endpoints this site has, as its mirrors say; 1 where none says it."""
+        return max((len(one.roster) for one in self._sessions.values()), default=0) or 1
+
     @property
     def sessions(self) -> tuple[Session, ...]:
         """The conversations of the moment."""

@@ -173,6 +173,9 @@ def publish(
         typer.Option(help="run here first, {path} is the content; 0 is good"),
     ] = None,
     critical_fix: bool = False,
+    floor: Annotated[
+        str, typer.Option(help="version that no endpoint steps below from now on")
+    ] = "",
     passphrase_file: PassphraseFile = None,
 ) -> None:
     """Validate, sign and publish one release; the origin announces it at once."""
@@ -187,6 +190,7 @@ def publish(
         checks=tuple(check or ()),
         validators=tuple(validate or ()),
         is_critical_fix=critical_fix,
+        floor=floor,
     )
     publish_release(chosen_key(fleet, key, _PUBLISHER, passphrase_file), wish)
 

@@ -51,6 +51,7 @@ class Wish:
     checks: tuple[str, ...]
     validators: tuple[str, ...]
     is_critical_fix: bool
+    floor: str = ""
 
 
 def publish_release(key: KeyFile, wish: Wish) -> None:
@@ -114,7 +115,18 @@ def _manifest(
         content=content,
         checks=wish.checks,
         is_critical_fix=wish.is_critical_fix,
+        floor=_floor(wish, mine),
     )
+
+
+def _floor(wish: Wish, mine: list[ReleaseEntry]) -> int:
+    """The counter of the version that endpoints may not step below."""
+    if not wish.floor:
+        return 0
+    found = [entry.counter for entry in mine if entry.version == wish.floor]
+    if not found:
+        raise Malformed("--floor", wanted="a version that is published", got=repr(wish.floor[:80]))
+    return found[0]
 
 
 def _signed_list(catalogue: Catalogue, key: KeyFile, manifest: Manifest, data: bytes) -> bytes:

@@ -75,6 +75,10 @@ class Brake:
         """Whether `gate` is open for `subject`."""
         return self.level(subject) < gate
 
+    def newest(self, product: str) -> int:
+        """The highest counter of the product's releases that are known; 0 for none."""
+        return self._newest.get(product, 0)
+
     @property
     def halts(self) -> tuple[Halt, ...]:
         """The halts in force."""

@@ -75,7 +75,10 @@ class Patch:
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """One release. `counter` orders the releases of a product, signed by its publisher."""
+    """One release. `counter` orders the releases of a product, signed by its publisher.
+
+    `floor`: the lowest counter that an endpoint may step back to from then on.
+    """
 
     product: Text
     version: Text
@@ -87,6 +90,7 @@ class Manifest:
     checks: Annotated[tuple[Text, ...], Meta(max_length=_CHECKS_MAX)] = ()
     is_critical_fix: bool = False
     patches: Annotated[tuple[Patch, ...], Meta(max_length=FILES_MAX)] = ()
+    floor: Annotated[int, Meta(ge=0, le=2**53)] = 0
     format: Annotated[int, Meta(ge=1, le=1)] = 1
 
 
@@ -101,12 +105,15 @@ class Facts:
     content: Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]
     handler: Text
     critical_fix: bool
+    floor: Annotated[int, Meta(ge=0, le=2**53)] = 0
 
 
 def facts_of(manifest: Manifest) -> Facts:
     """The facts that must stand in the list beside this manifest."""
     content = manifest.content.hex()
-    return Facts(manifest.counter, content, manifest.handler, manifest.is_critical_fix)
+    return Facts(
+        manifest.counter, content, manifest.handler, manifest.is_critical_fix, manifest.floor
+    )
 
 
 def encode_manifest(manifest: Manifest) -> bytes:

@@ -45,6 +45,15 @@ class ProductSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class GuardSettings:
+    """When the boot guard takes a version back that does not stay up; agent/guard.py reads them."""
+
+    crashes: Annotated[int, Meta(ge=1)] = 3
+    # A boot loop comes round in one to three minutes.
+    within_s: Annotated[float, Meta(gt=0)] = 600.0
+
+
+@dataclass(frozen=True, slots=True)
 class HookSettings:
     """Programs that this machine runs by itself."""
 
@@ -65,6 +74,7 @@ class AgentSettings:
     lease: Literal["standard", "thin-wan", "air-gapped"] = "standard"
     limits: LimitSettings = field(default_factory=LimitSettings)
     hooks: HookSettings = field(default_factory=HookSettings)
+    guard: GuardSettings = field(default_factory=GuardSettings)
     products: dict[str, ProductSettings] = field(default_factory=dict)
 
 

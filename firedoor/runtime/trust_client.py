@@ -62,7 +62,7 @@ class ReleaseEntry:
     """One release in signed metadata. `manifest`: SHA-256 of its manifest in hex.
 
     `counter` orders the releases of a product; `content` is the content digest; `publisher` is
-    whose list names it.
+    whose list names it; `floor` is the lowest counter to step back to.
     """
 
     product: str
@@ -73,6 +73,7 @@ class ReleaseEntry:
     content: bytes
     handler: str
     publisher: str = ""
+    floor: int = 0
 
 
 class TufFetcher(FetcherInterface):
@@ -429,4 +430,6 @@ def _entry(role: str, path: str, target: TargetFile) -> ReleaseEntry:
     content = bytes.fromhex(facts.content)
     length, counter, handler = target.length, facts.counter, facts.handler
     publisher = role.rpartition("/")[2]
-    return ReleaseEntry(product, version, digest, length, counter, content, handler, publisher)
+    return ReleaseEntry(
+        product, version, digest, length, counter, content, handler, publisher, facts.floor
+    )

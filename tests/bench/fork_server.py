@@ -27,7 +27,7 @@ from unittest.mock import patch
 # What a child needs is here before it is born; uvloop is imported late elsewhere.
 import uvloop
 
-from agent import __main__ as agent_program
+from agent import program as agent_program
 from agent.daemon import AgentDaemon
 from firedoor.identity import PeerId
 from firedoor.trust.keys import register

@@ -49,12 +49,12 @@ class Endpoint:
         self.host: Host
         self.installer: Installer
 
-    def publish(self, version: str, *checks: str) -> None:
+    def publish(self, version: str, *checks: str, floor: int = 0) -> None:
         """Publish a release of one file, `version` in it; its pieces are here at once."""
         raw = f"content of {version}".encode()
         made = release(self._bench.store, version, raw)
         counter = int(version.partition(".")[0])
-        manifest = dataclasses.replace(made, counter=counter, checks=checks)
+        manifest = dataclasses.replace(made, counter=counter, checks=checks, floor=floor)
         self._bench.publish(manifest)
         self._published.append((raw, manifest))
 

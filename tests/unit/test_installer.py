@@ -8,7 +8,10 @@ from typing import Any
 import pytest
 
 from agent.lifecycle import Phase
+from agent.tombstones import Tombstones
 from firedoor.halt.brake import Gate
+from firedoor.halt.order import Halt
+from firedoor.halt.scope import parse_scope
 from firedoor.units import Span
 from tests.unit.endpoint import Endpoint
 from tests.unit.origin_bench import Bench, PowerCutError
@@ -285,5 +288,58 @@ def test_clocks_that_diverge_end_a_lease(endpoint: Endpoint) -> None:
         one.host._divergence = Span(one.host._divergence - 6.0)
         assert not one.host.may_start(Gate.ACTIVATE, manifest)
         assert "diverged" in one.host.node.leasing.lease.why
+
+    endpoint.run(story)
+
+
+# --- tombstones and floors ----------------------------------------------------------------------
+
+
+def test_a_state_folder_from_before_a_halt_finds_it_again_beside_the_product(
+    endpoint: Endpoint, tmp_path: Path
+) -> None:
+    endpoint.publish("1.0")
+
+    async def first(one: Endpoint) -> None:
+        await one.until_runs("1.0")
+        await one.halt("app", 4)
+        one.installer.keep_tombstones()
+
+    endpoint.run(first)
+    # The state folder is restored; the product's own root is not.
+    (endpoint._folder / "state" / "orders.log").unlink()
+
+    async def second(one: Endpoint) -> None:
+        await one.until(lambda: len(one.host.node.orders.ids()) == 1)
+        assert not one.host.node.permits(Gate.SERVE, one.installer.health().manifest)
+
+    endpoint.run(second)
+
+
+def test_a_tombstone_that_is_not_known_to_be_lifted_stays(tmp_path: Path) -> None:
+    stones = Tombstones(tmp_path)
+    halt = Halt(bytes(32), "halt", b"record", frozenset(), frozenset(), "", 0, parse_scope("a"), 4)
+    stones.keep([halt], {halt.id})
+    stones.keep([], ())
+    assert stones.read() == [b"record"]
+    stones.keep([], {halt.id})
+    assert stones.read() == []
+
+
+def test_no_halt_brings_an_endpoint_below_the_signed_floor(bench: Bench, tmp_path: Path) -> None:
+    endpoint = Endpoint(bench, tmp_path / "endpoint")
+    endpoint.publish("1.0")
+
+    async def run_the_first(one: Endpoint) -> None:
+        await one.until_runs("1.0")
+
+    endpoint.run(run_the_first)
+    endpoint.publish("2.0", floor=2)
+
+    async def story(one: Endpoint) -> None:
+        await one.until_runs("2.0")
+        await one.halt("app==2.0", 6)
+        await one.until(lambda: "nothing good" in one.installer.health().detail)
+        assert one.state[0] == "2.0"
 
     endpoint.run(story)

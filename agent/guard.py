@@ -1,0 +1,385 @@
+"""The boot guard: before a managed program starts, one step back from what must not run.
+
+* It steps back when a halt of level 7 covers what is current, or when that has been started too
+  often within a span of its activation: a machine that boot-loops has no time for the network.
+* At most one step for each activation, to a version that ran well here and that no halt denies. In
+  any doubt it changes nothing and says why.
+* It needs the standard library alone and no network, trusts only files of trusted owners that
+  nobody else can write, and touches nothing outside a product's root.
+
+It reads what the agent has recorded: the order log, the copies of halts beside each product
+(tombstones), and the journal. Orders were verified before they were recorded; it verifies none.
+Source: halt.md, level 7, and It must not become the outage.
+"""
+
+import argparse
+import json
+import os
+import sqlite3
+import stat
+import sys
+import time
+import tomllib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from agent.guard_records import DoubtError, Halt, read_orders
+
+RESCUE = 7
+ACTIVATE = 4
+NARROW = 5
+
+# Of a product's root; agent/tombstones.py writes there.
+TOMBSTONES = Path(".firedoor") / "halts"
+
+CRASHES = 3
+WITHIN_S = 600.0
+
+_LOG_BYTES_MAX = 64 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """One version on the disk, as the journal knows it.
+
+    `newest`: the product's highest counter; `floor`: the lowest one to step back to.
+    """
+
+    version: str
+    manifest: str
+    content: bytes
+    files: frozenset[bytes]
+    counter: int
+    newest: int
+    floor: int
+
+
+@dataclass(frozen=True, slots=True)
+class Product:
+    """One managed product: its root, what is current, what ran well, and what failed."""
+
+    name: str
+    root: Path
+    active: str
+    activated_ns: int
+    good: tuple[str, ...]
+    releases: dict[str, Release]
+    failed: frozenset[bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """A step back. `is_halted`: for a halt, so what is left is put aside as evidence."""
+
+    product: Product
+    to: str
+    why: str
+    is_halted: bool
+
+
+# --- deciding: no file is changed here -----------------------------------------------------------
+
+
+def level_of(release: Release, product: str, halts: Iterable[Halt]) -> int:
+    """The highest level in force for a release, by the rules of halt/brake.py."""
+    return max(
+        (_reach(halt, release) for halt in halts if _covers(halt, release, product)), default=0
+    )
+
+
+def decide(product: Product, halts: list[Halt], starts: int, crashes: int) -> Step | str:
+    """The step to take, or why none is taken."""
+    active = product.releases.get(product.active)
+    if active is None:
+        return "the journal does not know what is current"
+    level = level_of(active, product.name, halts)
+    if level >= RESCUE:
+        why = f"{active.version} is halted at level {level}"
+    elif starts >= crashes:
+        why = f"{active.version} was started {starts} times since its activation"
+    else:
+        return f"{active.version} may start"
+    for manifest in product.good:
+        release = product.releases.get(manifest)
+        if release is None or manifest == product.active or release.content in product.failed:
+            continue
+        is_above_floor = release.counter >= max(each.floor for each in product.releases.values())
+        if is_above_floor and level_of(release, product.name, halts) < ACTIVATE:
+            return Step(product, manifest, why, is_halted=level >= RESCUE)
+    return f"{why}, but there is nothing good to go back to"
+
+
+def _reach(halt: Halt, release: Release) -> int:
+    if halt.level < NARROW or len(halt.keyids) > 1 or release.counter >= release.newest:
+        return halt.level
+    return ACTIVATE
+
+
+def _covers(halt: Halt, release: Release, product: str) -> bool:
+    scope = halt.scope
+    # Whose sites and publishers are meant the journal does not say: doubt, so nothing goes there.
+    if scope == "everything" or scope.startswith(("site:", "publisher:")):
+        return True
+    if scope.startswith("digest:"):
+        digest = bytes.fromhex(scope.removeprefix("digest:"))
+        return digest == release.content or digest in release.files
+    name, mark, span = scope.partition("#")
+    if mark:
+        first, _, last = span.partition("..")
+        is_within = int(first) <= release.counter <= int(last)
+        return (name == product and is_within) or release.content in halt.contents
+    name, _, version = scope.partition("==")
+    return (name, version) in {(product, release.version), (product, "")} or (
+        bool(version) and release.content in halt.contents
+    )
+
+
+# --- reading -------------------------------------------------------------------------------------
+
+
+class Files:
+    """Reads files that only `owners` can have written."""
+
+    def __init__(self, owners: frozenset[int]) -> None:
+        self._owners = owners
+
+    def check(self, path: Path) -> None:
+        """Nothing, if this file or folder is of a trusted owner and nobody else can write it.
+
+        Raises:
+            DoubtError: it is not.
+        """
+        found = path.lstat()
+        if stat.S_ISLNK(found.st_mode):
+            raise DoubtError(f"{path} is a link")
+        if os.name == "posix" and found.st_uid not in self._owners:
+            raise DoubtError(f"{path} belongs to user {found.st_uid}")
+        if os.name == "posix" and found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+            raise DoubtError(f"{path} can be written by others")
+
+    def read(self, path: Path) -> bytes:
+        """The content of a trusted file; empty when there is none."""
+        if not path.exists():
+            return b""
+        self.check(path)
+        if path.stat().st_size > _LOG_BYTES_MAX:
+            raise DoubtError(f"{path} is above {_LOG_BYTES_MAX} bytes")
+        return path.read_bytes()
+
+
+def read_product(name: str, root: Path, journal: sqlite3.Connection) -> Product:
+    """One product as switch and journal say.
+
+    Raises:
+        DoubtError: nothing is current, or the switch leads elsewhere.
+    """
+    switch = root / "current"
+    if not switch.is_symlink():
+        raise DoubtError(f"{switch} is no link: nothing is current there")
+    parent, _, folder = switch.readlink().as_posix().rpartition("/")
+    if parent != "versions" or (root / "versions" / folder).is_symlink():
+        raise DoubtError(f"{switch} leads outside {root}/versions")
+    rows = journal.execute(
+        "SELECT version, manifest, content, files, counter, newest, floor FROM releases"
+        " WHERE product = ?",
+        (name,),
+    ).fetchall()
+    releases = {row[1]: _release(row) for row in rows}
+    goods = journal.execute(
+        "SELECT good, earlier FROM phases WHERE product = ?", (name,)
+    ).fetchone()
+    failed = journal.execute("SELECT content FROM failed").fetchall()
+    there = {
+        manifest: release
+        for manifest, release in releases.items()
+        if (root / "versions" / f"{release.version}-{manifest}").is_dir()
+    }
+    return Product(
+        name,
+        root,
+        folder.rpartition("-")[2],
+        switch.lstat().st_mtime_ns,
+        tuple(each for each in goods or () if each),
+        there,
+        frozenset(bytes(row[0]) for row in failed),
+    )
+
+
+def _release(row: tuple[Any, ...]) -> Release:
+    version, manifest, content, files, *numbers = row
+    digests = frozenset(files[at : at + 32] for at in range(0, len(files), 32))
+    return Release(version, manifest, bytes(content), digests, *numbers)
+
+
+# --- doing ---------------------------------------------------------------------------------------
+
+
+class Memory:
+    """What the guard itself remembers: starts since an activation, and steps it took."""
+
+    def __init__(self, path: Path, data: bytes) -> None:
+        self._path = path
+        try:
+            self.table: dict[str, dict[str, Any]] = json.loads(data) if data else {}
+        except ValueError:
+            self.table = {}
+
+    def starts(self, product: Product, now: float, within_s: float) -> int:
+        """Count this start; how many there were within the span of this activation."""
+        row = self.table.get(product.name, {})
+        activated = [product.active, product.activated_ns]
+        if row.get("activated") != activated:
+            row = {"activated": activated, "starts": [], "stepped": row.get("stepped", [])}
+        age = now - product.activated_ns / 1e9
+        if 0 <= age <= within_s:
+            row["starts"] = [*row["starts"], now][-100:]
+        self.table[product.name] = row
+        return len(row["starts"])
+
+    def has_stepped(self, product: Product) -> bool:
+        """Whether it stepped back from this very activation before."""
+        row = self.table.get(product.name, {})
+        return [product.active, product.activated_ns] in row.get("stepped", [])
+
+    def note_step(self, step: Step) -> None:
+        """Remember a step before it is taken."""
+        row = self.table[step.product.name]
+        activated = [step.product.active, step.product.activated_ns]
+        row["stepped"] = [*row.get("stepped", []), activated][-20:]
+        row["last"] = {"from": step.product.active, "why": step.why, "is_halted": step.is_halted}
+
+    def save(self) -> None:
+        """Make it durable."""
+        fresh = self._path.with_suffix(".new")
+        descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        try:
+            os.write(descriptor, json.dumps(self.table).encode())
+            os.fsync(descriptor)
+            if os.name == "posix":
+                # The agent, another user, reads it.
+                owner = self._path.parent.stat()
+                os.fchown(descriptor, owner.st_uid, owner.st_gid)
+        finally:
+            os.close(descriptor)
+        fresh.replace(self._path)
+        _sync(self._path.parent)
+
+
+def take(step: Step) -> None:
+    """Throw the switch, and put a halted version aside; each durable before the next."""
+    root, product = step.product.root, step.product
+    fresh = root / ".current-guard"
+    fresh.unlink(missing_ok=True)
+    fresh.symlink_to(Path("versions") / f"{product.releases[step.to].version}-{step.to}")
+    fresh.replace(root / "current")
+    _sync(root)
+    if step.is_halted:
+        left = f"{product.releases[product.active].version}-{product.active}"
+        aside = root / "quarantine" / left
+        aside.parent.mkdir(exist_ok=True)
+        if not aside.exists():
+            (root / "versions" / left).rename(aside)
+            _sync(aside.parent)
+            _sync(root / "versions")
+
+
+def _sync(folder: Path) -> None:
+    if os.name != "posix":
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+# --- the program ---------------------------------------------------------------------------------
+
+
+def main(words: list[str]) -> int:
+    """Guard every product, or those that are named; 0, for a guard must not become the outage."""
+    parser = argparse.ArgumentParser(prog="firedoor-agent guard", description=__doc__)
+    parser.add_argument("--config", type=Path, required=True, metavar="FILE")
+    parser.add_argument("--product", action="append", help="only this one; else all")
+    parser.add_argument("--user", default="", help="the user that runs the agent, if not root")
+    parser.add_argument("--dry-run", action="store_true", help="only say what it would do")
+    arguments = parser.parse_args(words)
+    try:
+        _guard(arguments)
+    except (DoubtError, OSError, sqlite3.Error, ValueError, KeyError) as doubt:
+        _say(f"in doubt, so nothing is changed: {doubt}")
+    return 0
+
+
+def _guard(arguments: argparse.Namespace) -> None:
+    owners = {0, os.geteuid() if os.name == "posix" else 0}
+    if arguments.user:
+        import pwd  # noqa: PLC0415  # POSIX only
+
+        owners.add(pwd.getpwnam(arguments.user).pw_uid)
+    files = Files(frozenset(owners))
+    settings = tomllib.loads(files.read(arguments.config).decode())
+    state = Path(settings["state"]).expanduser()
+    files.check(state)
+    fleet = sha256(Path(settings["fleet_root"]).expanduser().read_bytes()).hexdigest()[:32]
+    log = files.read(state / "orders.log")
+    memory = Memory(state / "guard.json", files.read(state / "guard.json"))
+    files.check(state / "journal.db")
+    limits = settings.get("guard", {})
+    journal = sqlite3.connect(f"file:{state / 'journal.db'}?mode=ro", uri=True)
+    try:
+        for name, table in settings.get("products", {}).items():
+            if arguments.product and name not in arguments.product:
+                continue
+            root = Path(table["root"]).expanduser()
+            try:
+                files.check(root)
+                product = read_product(name, root, journal)
+                halts = read_orders(fleet, log, _tombstones(files, root)).in_force()
+                _guard_one(product, halts, memory, limits, is_dry=arguments.dry_run)
+            except (DoubtError, OSError) as doubt:
+                _say(f"{name}: in doubt, so nothing is changed: {doubt}")
+    finally:
+        journal.close()
+    if not arguments.dry_run:
+        memory.save()
+
+
+def _guard_one(
+    product: Product, halts: list[Halt], memory: Memory, limits: dict[str, Any], *, is_dry: bool
+) -> None:
+    within_s = float(limits.get("within_s", WITHIN_S))
+    starts = memory.starts(product, time.time(), within_s)
+    # The start that is about to happen has not failed yet.
+    step = decide(product, halts, starts - 1, int(limits.get("crashes", CRASHES)))
+    if isinstance(step, str):
+        _say(f"{product.name}: {step}")
+    elif memory.has_stepped(product):
+        _say(f"{product.name}: {step.why}, but one step was taken from this activation already")
+    elif is_dry:
+        to = product.releases[step.to].version
+        _say(f"{product.name}: {step.why}; would step back to {to}")
+    else:
+        memory.note_step(step)
+        memory.save()
+        take(step)
+        _say(f"{product.name}: {step.why}; stepped back to {product.releases[step.to].version}")
+
+
+def _tombstones(files: Files, root: Path) -> list[bytes]:
+    folder = root / TOMBSTONES
+    if not folder.is_dir():
+        return []
+    files.check(folder)
+    return [files.read(path) for path in sorted(folder.iterdir()) if path.suffix == ".order"]
+
+
+def _say(line: str) -> None:
+    print(f"firedoor guard: {line}", flush=True)  # noqa: T201  # the program's answer
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,170 @@
+"""What the boot guard reads of orders: the log's frames, and msgpack, by the standard library.
+
+The orders were verified before they were recorded, so no signature is looked at here. The rules by
+which they are in force are those of halt/orderset.py.
+"""
+
+import struct
+import zlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from hashlib import sha256
+from typing import Any
+
+LEVEL_IN_DOUBT = 4
+
+_HEAD = struct.Struct(">III")
+_DEPTH_MAX = 8
+
+
+class DoubtError(Exception):
+    """Something is not as it must be, so nothing is changed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Halt:
+    """What a halt says, and how many keys have signed it."""
+
+    id: bytes
+    scope: str
+    level: int
+    contents: frozenset[bytes]
+    keyids: frozenset[str]
+
+
+@dataclass(slots=True)
+class Orders:
+    """What the log and the tombstones hold."""
+
+    halts: dict[bytes, Halt] = field(default_factory=dict)
+    lifts: dict[bytes, frozenset[bytes]] = field(default_factory=dict)
+    revokes: dict[bytes, tuple[str, frozenset[bytes]]] = field(default_factory=dict)
+    acted: set[bytes] = field(default_factory=set)
+
+    def in_force(self) -> list[Halt]:
+        """The halts that nothing lifts."""
+        lifted = {each for key, ids in self.lifts.items() if key in self.acted for each in ids}
+        revokes = [each for key, each in self.revokes.items() if key in self.acted]
+        alive = []
+        for halt in self.halts.values():
+            gone = {keyid for keyid, survivors in revokes if halt.id not in survivors}
+            left = halt.keyids - gone
+            if halt.id not in lifted and left:
+                alive.append(Halt(halt.id, halt.scope, halt.level, halt.contents, left))
+        return alive
+
+
+def read_orders(fleet: str, log: bytes, tombstones: Iterable[bytes]) -> Orders:
+    """The orders in a log and beside a product; whatever is damaged is left out."""
+    orders = Orders()
+    for body in frames(log):
+        if body[:1] == b"o":
+            _take(orders, fleet, body[1:])
+        elif body[:1] == b"a":
+            orders.acted.add(body[1:])
+    for record in tombstones:
+        _take(orders, fleet, record)
+    return orders
+
+
+def frames(data: bytes) -> Iterator[bytes]:
+    """The bodies of all whole frames of an order log, as runtime/order_log.py writes them."""
+    at = 0
+    while at + _HEAD.size <= len(data):
+        length, crc, head_crc = _HEAD.unpack_from(data, at)
+        body = data[at + _HEAD.size : at + _HEAD.size + length]
+        is_head = head_crc == zlib.crc32(data[at : at + 8]) and length > 0
+        if is_head and len(body) == length and zlib.crc32(body) == crc:
+            yield body
+            at += _HEAD.size + length
+        else:
+            at += 1
+
+
+def _take(orders: Orders, fleet: str, record: bytes) -> None:
+    try:
+        envelope = unpack(record)
+        kind, payload = envelope["kind"], envelope["payload"]
+        order_id = sha256(f"firedoor/{fleet}/{kind}/v1\0".encode() + payload).digest()
+        keyids = frozenset(each["keyid"] for each in envelope["signatures"])
+        said = unpack(payload)
+        if kind == "halt":
+            facts = (said["scope"], int(said["level"]), frozenset(said["contents"]))
+            orders.halts[order_id] = Halt(order_id, *facts, keyids)
+        elif kind == "resume":
+            orders.lifts[order_id] = frozenset(said["halts"])
+        elif kind == "revoke":
+            orders.revokes[order_id] = (said["keyid"], frozenset(said["survivors"]))
+    except (DoubtError, KeyError, TypeError, ValueError):
+        # It was verified before it was recorded: like the agent, take it as a halt of everything.
+        doubt_id = sha256(record).digest()
+        facts = ("everything", LEVEL_IN_DOUBT, frozenset[bytes]())
+        orders.halts[doubt_id] = Halt(doubt_id, *facts, frozenset({"?"}))
+
+
+def unpack(data: bytes) -> Any:  # noqa: ANN401  # whatever the bytes say
+    """One msgpack value of maps, lists, text, bytes, numbers, True, False and None."""
+    value, end = _value(data, 0, _DEPTH_MAX)
+    if end != len(data):
+        raise DoubtError("a tail after a record")
+    return value
+
+
+def _value(data: bytes, at: int, depth: int) -> tuple[Any, int]:
+    if at >= len(data) or depth == 0:
+        raise DoubtError("a record that ends early or is too deep")
+    mark = data[at]
+    if mark < 0x80 or mark >= 0xE0:
+        return (mark if mark < 0x80 else mark - 0x100), at + 1
+    if mark in {0xC0, 0xC2, 0xC3}:
+        return {0xC0: None, 0xC2: False, 0xC3: True}[mark], at + 1
+    if mark in _NUMBERS:
+        form = struct.Struct(_NUMBERS[mark])
+        _need(data, at + 1 + form.size)
+        return form.unpack_from(data, at + 1)[0], at + 1 + form.size
+    kind, count, at = _sized(data, at)
+    if kind in "sb":
+        _need(data, at + count)
+        part = data[at : at + count]
+        return (part.decode() if kind == "s" else part), at + count
+    items = []
+    for _ in range(count * (2 if kind == "m" else 1)):
+        item, at = _value(data, at, depth - 1)
+        items.append(item)
+    return (dict(zip(items[::2], items[1::2], strict=True)) if kind == "m" else items), at
+
+
+_NUMBERS = {0xCC: ">B", 0xCD: ">H", 0xCE: ">I", 0xCF: ">Q", 0xD0: ">b", 0xD1: ">h", 0xD2: ">i"} | {
+    0xD3: ">q"
+}
+# Text, bytes, list and map, and how the length after the mark is written.
+_SIZED = {0xD9: ("s", ">B"), 0xDA: ("s", ">H"), 0xDB: ("s", ">I"), 0xC4: ("b", ">B")} | {
+    0xC5: ("b", ">H"),
+    0xC6: ("b", ">I"),
+    0xDC: ("l", ">H"),
+    0xDD: ("l", ">I"),
+    0xDE: ("m", ">H"),
+    0xDF: ("m", ">I"),
+}
+
+
+def _sized(data: bytes, at: int) -> tuple[str, int, int]:
+    """What begins at `at`, how many items or bytes it has, and where they begin."""
+    mark = data[at]
+    if 0x80 <= mark <= 0x8F:
+        return "m", mark & 0x0F, at + 1
+    if 0x90 <= mark <= 0x9F:
+        return "l", mark & 0x0F, at + 1
+    if 0xA0 <= mark <= 0xBF:
+        return "s", mark & 0x1F, at + 1
+    if mark not in _SIZED:
+        raise DoubtError(f"an unknown mark {mark:#x}")
+    kind, form = _SIZED[mark]
+    size = struct.calcsize(form)
+    _need(data, at + 1 + size)
+    return kind, struct.unpack_from(form, data, at + 1)[0], at + 1 + size
+
+
+def _need(data: bytes, end: int) -> None:
+    if end > len(data):
+        raise DoubtError("a record that ends early")

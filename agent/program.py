@@ -1,0 +1,196 @@
+"""What `firedoor-agent` does but for the guard: run the endpoint, show its status, or fetch."""
+
+import argparse
+import asyncio
+import json
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+from agent.daemon import AgentDaemon
+from agent.fetch import fetch_release
+from agent.handlers.files import FilesHandler
+from agent.installer import Installer
+from agent.journal import Journal
+from firedoor import __version__
+from firedoor.dice import Dice
+from firedoor.errors import FiredoorError, Unavailable
+from firedoor.halt.lease import TERMS
+from firedoor.identity import PeerId, Role
+from firedoor.runtime import logs
+from firedoor.runtime.clocks import Clock
+from firedoor.runtime.pacing import Budget
+from firedoor.runtime.peer_client import PeerClient
+from firedoor.runtime.presence import Hooks, present
+from firedoor.runtime.program import (
+    Person,
+    StateLock,
+    guarded,
+    make_host,
+    read_identity,
+    run_loop,
+)
+from firedoor.runtime.renewal import Renewal
+from firedoor.runtime.screen import plain
+from firedoor.runtime.settings import AgentSettings, ProductSettings, read_agent, split_address
+
+# What a status answer may weigh: a few hundred bytes a release and an endpoint.
+STATUS_BYTES_MAX = 64 << 20
+
+
+def main() -> int:
+    """Run the program; the exit code."""
+    parser = argparse.ArgumentParser(
+        prog="firedoor-agent", description="Keep this machine updated."
+    )
+    parser.add_argument("--version", action="version", version=f"firedoor-agent {__version__}")
+    parser.add_argument("--config", type=Path, required=True, metavar="FILE")
+    parser.add_argument("--check-config", action="store_true", help="read the settings and stop")
+    commands = parser.add_subparsers(dest="command")
+    status = commands.add_parser("status", help="what the running agent has and does")
+    status.add_argument("--json", action="store_true")
+    commands.add_parser("guard", help="before a product starts: step back from what must not run")
+    fetch = commands.add_parser("fetch", help="fetch and verify one release; install nothing")
+    fetch.add_argument("release", metavar="PRODUCT[==VERSION]")
+    fetch.add_argument("--out", type=Path, required=True, metavar="DIR")
+    fetch.add_argument("--linger", type=float, default=0.0, metavar="S", help="then serve others")
+    arguments = parser.parse_args()
+    return guarded("firedoor-agent", lambda: _start(arguments))
+
+
+def _start(arguments: argparse.Namespace) -> None:
+    settings = read_agent(arguments.config)
+    if arguments.check_config:
+        print(f"{arguments.config}: good")  # noqa: T201  # the answer to --check-config
+        return
+    if arguments.command == "status":
+        run_loop(_status(settings, is_json=arguments.json))
+        return
+    logs.setup()
+    state = Path(settings.state).expanduser()
+    lock = StateLock(state)
+    try:
+        if arguments.command == "fetch":
+            name, _, version = arguments.release.partition("==")
+            wanted = (name, version, arguments.out, arguments.linger)
+            work = _run(settings, state, lambda daemon: fetch_release(daemon.host, *wanted))
+            if not run_loop(work) and not arguments.out.exists():
+                raise Unavailable(arguments.release, why="stopped before it was whole")
+        else:
+            run_loop(_run(settings, state, None))
+    finally:
+        lock.close()
+
+
+def _person(settings: AgentSettings, clock: Clock) -> Person:
+    path = Path(settings.state).expanduser() / "identity.key"
+    return read_identity(path, Role.AGENT, clock, _no_passphrase)
+
+
+async def _run(
+    settings: AgentSettings,
+    state: Path,
+    errand: Callable[[AgentDaemon], Awaitable[None]] | None,
+) -> None:
+    clock = Clock()
+    person = _person(settings, clock)
+    host = make_host(
+        person,
+        state,
+        root_path=settings.fleet_root,
+        port=split_address(settings.listen)[1],
+        site=settings.site,
+        limits=settings.limits,
+        clock=clock,
+        has_mirrors=bool(settings.mirrors),
+        lease=TERMS[settings.lease],
+    )
+    daemon = AgentDaemon(host, settings, Dice(clock.seed()), person.key.tls_seed)
+    if errand is None:
+        daemon.make_installers = lambda journal: [
+            _installer(daemon, name, product, journal)
+            for name, product in settings.products.items()
+        ]
+    try:
+        await _serve(settings, person, daemon, errand)
+    finally:
+        await host.client.close()
+        host.log.close()
+
+
+def _installer(
+    daemon: AgentDaemon, name: str, product: ProductSettings, journal: Journal
+) -> Installer:
+    handler = FilesHandler(Path(product.root).expanduser())
+    return Installer(
+        daemon.host, name, product, journal=journal, handler=handler, on_change=daemon.changed
+    )
+
+
+async def _serve(
+    settings: AgentSettings,
+    person: Person,
+    daemon: AgentDaemon,
+    errand: Callable[[AgentDaemon], Awaitable[None]] | None,
+) -> None:
+    path = Path(settings.state).expanduser() / "identity.key"
+    renewal = daemon.renewal = Renewal(path, daemon.host.client, daemon.host.clock)
+    hooks = Hooks(daemon.more_status, daemon.found, daemon.neighbours.lost, renewal=renewal)
+    async with present(daemon.host, person, settings, hooks) as discovery:
+        logs.log("agent-started", listen=settings.listen, peer=person.peer.id)
+        daemon.discovery = discovery
+        if errand is None:
+            await daemon.run()
+        else:
+            await _until_done(daemon, errand)
+
+
+async def _until_done(
+    daemon: AgentDaemon, errand: Callable[[AgentDaemon], Awaitable[None]]
+) -> None:
+    running = asyncio.ensure_future(daemon.run())
+    work = asyncio.ensure_future(errand(daemon))
+    try:
+        await asyncio.wait({running, work}, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        # Whichever has not ended: without the daemon the errand would wait for ever.
+        running.cancel()
+        work.cancel()
+        await asyncio.wait({running, work})
+    if not work.cancelled():
+        work.result()
+    elif not running.cancelled():
+        running.result()
+
+
+async def _status(settings: AgentSettings, *, is_json: bool) -> None:
+    clock = Clock()
+    person = _person(settings, clock)
+    client = PeerClient(person.credentials, clock, Budget(0))
+    host, port = split_address(settings.listen)
+    address = "127.0.0.1" if host in {"0.0.0.0", "::"} else host  # noqa: S104  # compared, not bound
+    try:
+        body = await client.get(
+            address, port, "/v1/status", expect=PeerId(person.peer.id), limit=STATUS_BYTES_MAX
+        )
+    except FiredoorError as error:
+        raise Unavailable("the agent on this machine", why=str(error)) from error
+    finally:
+        await client.close()
+    table = json.loads(body)
+    if is_json:
+        print(json.dumps(table, indent=2))  # noqa: T201  # the answer
+        return
+    if not table["is_reconciled"]:
+        print("it has NOT synced orders since its start, and moves nothing before it has")  # noqa: T201
+    for product in table["products"]:
+        line = f"{product['product']}: {product['version'] or 'nothing'} ({product['phase']})"
+        detail = f": {product['detail']}" if product["detail"] else ""
+        print(plain(line + detail))  # noqa: T201
+    for order in table["orders"]:
+        if order.get("is_in_force"):
+            line = f"halted: {order['scope']} at level {order['level']}: {order['reason']}"
+            print(plain(line))  # noqa: T201  # the answer
+
+
+def _no_passphrase() -> str:
+    raise Unavailable("identity.key", why="it is sealed; an agent's key must open by itself")
