@@ -35,6 +35,9 @@ HEALTH_EVERY_S = 30.0
 # Word of one event from a whole site is spread over this long; receipts go at once.
 HEALTH_SPREAD_S = 1.0
 
+# The copies beside the products follow an order within this.
+TOMBSTONE_SPREAD_S = 2.0
+
 # After news that nobody could bring whole: a mirror that restarts takes about as long.
 REFRESH_AGAIN_S = 2.0
 
@@ -106,7 +109,7 @@ class AgentDaemon:
             case Recorded(ids) if sender == self.host.settings.me:
                 self._health_wanted.set()
                 for order in ids:
-                    self.receipts.recorded(order, self._mirrors())
+                    self.receipts.recorded(order)
             case _:
                 pass
 
@@ -146,6 +149,12 @@ class AgentDaemon:
         self.neighbours.found(peer, address, role)
         if role is Role.MIRROR:
             self.host.node.expect_mirror(self.host.clock.now())
+
+    def heard_of_orders(self, peer: PeerId, orders: str) -> None:
+        """A mirror's mDNS record says which orders it holds: if others, do not wait to dial it."""
+        mine = self.host.node.orders.digest().hex()[: len(orders)]
+        if orders != mine and peer not in self.host.lines.open:
+            self.neighbours.hurry(peer)
 
     # --- inside --------------------------------------------------------------------------------
 
@@ -218,6 +227,8 @@ class AgentDaemon:
         """Have the halts in force lie beside each product, too; the order log comes first."""
         while True:
             await self._tombstones_wanted.wait()
+            # The order log has it already; a site's disks and cores are busy with that just now.
+            await asyncio.sleep(TOMBSTONE_SPREAD_S * self._dice.fraction())
             self._tombstones_wanted.clear()
             for installer in [*self.installers]:
                 await asyncio.to_thread(installer.keep_tombstones)

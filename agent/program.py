@@ -134,7 +134,8 @@ async def _serve(
 ) -> None:
     path = Path(settings.state).expanduser() / "identity.key"
     renewal = daemon.renewal = Renewal(path, daemon.host.client, daemon.host.clock)
-    hooks = Hooks(daemon.more_status, daemon.found, daemon.neighbours.lost, renewal=renewal)
+    lost, orders = daemon.neighbours.lost, daemon.heard_of_orders
+    hooks = Hooks(daemon.more_status, daemon.found, lost, orders, renewal=renewal)
     async with present(daemon.host, person, settings, hooks) as discovery:
         logs.log("agent-started", listen=settings.listen, peer=person.peer.id)
         daemon.discovery = discovery

@@ -1,6 +1,6 @@
 """This endpoint's signed word on each halt: when it was recorded, when it was enforced.
 
-A receipt goes to every mirror at once, and again to each mirror that comes. Once a halt is
+A receipt goes to every mirror within a second, and again to each mirror that comes. Once a halt is
 enforced, the programs of `[hooks] on_order` run with the order on their standard input.
 """
 
@@ -10,6 +10,7 @@ import shlex
 import sys
 from collections.abc import Callable, Iterable
 
+from firedoor.dice import Dice
 from firedoor.halt.order import Halt
 from firedoor.halt.receipt import Had, ReceiptPayload, seal_receipt
 from firedoor.halt.scope import Subject
@@ -20,6 +21,10 @@ from firedoor.wire.messages import Receipts
 
 # A hook is a short message to something local; what takes longer is ended.
 HOOK_SPAN_S = 30.0
+
+# A site's receipts are spread over this: a mirror needs a millisecond for each.
+RECEIPT_SPREAD_S = 1.0
+RECEIPT_SPREAD_EACH_S = 0.002
 
 # How often an endpoint looks whether a halt is enforced, where nothing tells.
 LOOK_S = 0.2
@@ -48,6 +53,7 @@ class ReceiptWriter:
         self._active = active
         self._staged = staged
         self._on_order = on_order
+        self._dice = Dice(host.clock.seed())
         self._instance = host.clock.nonce()[:16]
         self._said: dict[bytes, ReceiptPayload] = {}
         self._found: dict[bytes, Had] = {}
@@ -60,7 +66,7 @@ class ReceiptWriter:
             for halt in halts
         }
 
-    def recorded(self, order_id: bytes, mirrors: Iterable[PeerId], *, is_new: bool = True) -> None:
+    def recorded(self, order_id: bytes, *, is_new: bool = True) -> None:
         """An order is durable here; if it is a halt, say so and follow it to its end.
 
         `is_new`: it came just now, and was not taken back from the disk.
@@ -68,7 +74,7 @@ class ReceiptWriter:
         order = self._host.node.orders.get(order_id)
         if not isinstance(order, Halt) or order_id in self._said:
             return
-        self._say(order, mirrors, self._found.get(order_id, Had.NOTHING), is_enforced=False)
+        self._note(order, is_enforced=not self._pending())
         self._host.start(self._follow(order, self._on_order if is_new else ()))
 
     def repeat(self, mirror: PeerId) -> None:
@@ -83,21 +89,19 @@ class ReceiptWriter:
         self.closed()
         for halt in self._host.node.orders.in_force():
             if halt.id in self._host.node.durable:
-                self.recorded(halt.id, (), is_new=False)
+                self.recorded(halt.id, is_new=False)
 
     async def _follow(self, halt: Halt, hooks: tuple[str, ...]) -> None:
-        before = self._said[halt.id].had
+        # The site's cores are busy with recording just now, and receipts are for people.
+        span = min(RECEIPT_SPREAD_S, RECEIPT_SPREAD_EACH_S * self._host.node.neighbourhood())
+        await asyncio.sleep(span * self._dice.fraction())
+        self._say(halt.id)
         while self._pending():
             await asyncio.sleep(LOOK_S)
-        had = self._had(halt).value
-        is_gone = before == Had.ACTIVE.value and had != Had.ACTIVE.value
-        self._say(
-            halt,
-            [line.peer.id for line in self._host.lines.open.values() if line.is_upstream],
-            Had.ROLLED_BACK if is_gone else Had(before),
-            is_enforced=True,
-        )
-        log("halt-enforced", order=halt.id.hex()[:12], had=had)
+        if not self._said[halt.id].enforced_at:
+            self._note(halt, is_enforced=True)
+            self._say(halt.id)
+        log("halt-enforced", order=halt.id.hex()[:12], had=self._said[halt.id].had)
         for command in hooks:
             await self._run_hook(command, halt)
 
@@ -128,16 +132,25 @@ class ReceiptWriter:
             if process.returncode != 0:
                 log("hook-failed", level="error", command=command, code=process.returncode)
 
-    def _say(self, halt: Halt, mirrors: Iterable[PeerId], had: Had, *, is_enforced: bool) -> None:
-        now = self._host.clock.unix_ms()
-        known = self._said.get(halt.id)
-        recorded_at = known.recorded_at if known is not None else now
-        enforced_at = now if is_enforced else 0
-        payload = ReceiptPayload(1, halt.id, self._instance, recorded_at, enforced_at, had.value)
-        self._said[halt.id] = payload
-        record = self._sealed(payload)
-        for mirror in mirrors:
-            self._host.send(mirror, Receipts((record,)))
+    def _note(self, halt: Halt, *, is_enforced: bool) -> None:
+        now, known = self._host.clock.unix_ms(), self._said.get(halt.id)
+        had = self._found.get(halt.id, Had.NOTHING)
+        if is_enforced and had is Had.ACTIVE and self._had(halt) is not Had.ACTIVE:
+            had = Had.ROLLED_BACK
+        self._said[halt.id] = ReceiptPayload(
+            version=1,
+            order=halt.id,
+            instance=self._instance,
+            recorded_at=known.recorded_at if known is not None else now,
+            enforced_at=now if is_enforced else 0,
+            had=had.value,
+        )
+
+    def _say(self, halt: bytes) -> None:
+        record = self._sealed(self._said[halt])
+        for line in self._host.lines.open.values():
+            if line.is_upstream:
+                self._host.send(line.peer.id, Receipts((record,)))
 
     def _sealed(self, payload: ReceiptPayload) -> bytes:
         authority = self._host.catalogue.authority

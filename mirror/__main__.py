@@ -109,7 +109,7 @@ async def _serve(
         path = state_folder(settings.state) / "identity.key"
         daemon.renewal = Renewal(path, host.client, host.clock)
     lost = daemon.neighbours.lost
-    hooks = Hooks(daemon.more_status, daemon.found, lost, extra, daemon.renewal)
+    hooks = Hooks(daemon.more_status, daemon.found, lost, routes=extra, renewal=daemon.renewal)
     async with AsyncExitStack() as stack:
         stack.callback(host.log.close)
         stack.push_async_callback(host.client.close)
@@ -120,7 +120,7 @@ async def _serve(
             enrolment = enrolment_app(origin or forwarder)
             enrolling = await serve(enrolment, settings.enrol_listen, context)
             stack.push_async_callback(enrolling.close)
-        await stack.enter_async_context(present(host, person, settings, hooks))
+        daemon.discovery = await stack.enter_async_context(present(host, person, settings, hooks))
         logs.log("mirror-started", listen=settings.listen, peer=person.peer.id)
         await daemon.run()
 

@@ -17,6 +17,7 @@ from firedoor.limits import FRAME_BYTES_MAX, ROSTER_MAX
 from firedoor.runtime.asking import FirstContact
 from firedoor.runtime.catalogue import Get
 from firedoor.runtime.dialling import Neighbours, keep_dialling
+from firedoor.runtime.discovery import Discovery
 from firedoor.runtime.host import Host
 from firedoor.runtime.logs import log
 from firedoor.runtime.renewal import Renewal
@@ -37,7 +38,7 @@ SYNC_AGAIN_S = 2.0
 
 # Orders leave before the beacon that names them, and several of one moment get one beacon. Leases
 # count every recorded order at once; only the word to the operator waits for this.
-BEACON_PAUSE_S = 0.25
+BEACON_PAUSE_S = 0.5
 
 # Reports of one frame; the largest single one fits beside the frame's own bytes.
 REPORTS_BYTES_MAX = FRAME_BYTES_MAX // 2
@@ -73,6 +74,7 @@ class MirrorDaemon:
         self._endpoints = endpoints
         self.desk = desk
         self.renewal: Renewal | None = None
+        self.discovery: Discovery | None = None
         self.neighbours = Neighbours(host, dice, dialled_max=ROSTER_MAX)
 
     async def run(self) -> None:
@@ -82,7 +84,7 @@ class MirrorDaemon:
             keep_dialling(self._host, each, Role.MIRROR, self._dice, is_upstream=True)
             for each in addresses
         ]
-        origin = [self._resign(), self._keep_signing()] if self._origin is not None else []
+        origin = [self._resign()] if self._origin is not None else []
         self._sync_wanted.set()
         renewal = [self.renewal.keep(self._host.lines.mirrors)] if self.renewal is not None else []
         workers = (
@@ -90,6 +92,7 @@ class MirrorDaemon:
             self.neighbours.run(),
             self._endpoints.keep_saving(),
             self.desk.keep_passing(self._upstream_ids, self._host.send),
+            self._keep_naming(),
         )
         await self._host.run(self, *workers, *dials, *origin, *renewal)
 
@@ -255,13 +258,19 @@ class MirrorDaemon:
             node.take_beacon(self._origin.make_beacon(ids), None, self._host.clock.now())
         )
 
-    async def _keep_signing(self) -> None:
-        """Name what was recorded, a moment after the orders themselves have left."""
+    async def _keep_naming(self) -> None:
+        """Name what was recorded, a moment after the orders themselves have left.
+
+        The origin does so in a beacon, every mirror in its mDNS record.
+        """
         while True:
             await self._beacon_wanted.wait()
             await asyncio.sleep(BEACON_PAUSE_S)
             self._beacon_wanted.clear()
-            self._sign_beacon()
+            if self._origin is not None:
+                self._sign_beacon()
+            if self.discovery is not None:
+                await self.discovery.say_orders(self._host.node.orders.digest())
 
     def _sign_lease(self, nonces: bytes) -> bytes:
         assert self._origin is not None

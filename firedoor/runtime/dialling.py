@@ -87,6 +87,12 @@ class Neighbours:
             self._known[peer] = Hint(*address, role)
             self._changed.set()
 
+    def hurry(self, peer: PeerId) -> None:
+        """This peer has something that is missing here: dial it at once, whatever failed before."""
+        if peer in self._known:
+            self._known[peer].not_before = NEVER
+            self._changed.set()
+
     def lost(self, peer: PeerId) -> None:
         """A peer has gone."""
         self._known.pop(peer, None)

@@ -23,6 +23,9 @@ MIRROR_TYPE = "_mirror._sub._firedoor._tcp.local."
 
 _RESOLVE_MS = 3000
 
+# Eight bytes of the order set's digest, in hex.
+ORDERS_DIGITS = 16
+
 # Where no mirror answers, an order is handed to so many endpoints; they spread it.
 _ENDPOINTS_TRIED_MAX = 4
 
@@ -43,7 +46,10 @@ class Discovery:
         interfaces: Sequence[str],
         on_found: Found,
         on_lost: Callable[[PeerId], None],
+        on_orders: Callable[[PeerId, str], None] = lambda _peer, _orders: None,
     ) -> None:
+        self._on_orders = on_orders
+        self._info: AsyncServiceInfo | None = None
         self._fleet = fleet
         self._me = me
         self._role = role
@@ -62,16 +68,8 @@ class Discovery:
         if not self._interfaces:
             return self
         self._zeroconf = make_zeroconf(self._interfaces)
-        kind = MIRROR_TYPE if self._role is Role.MIRROR else TYPE
-        info = AsyncServiceInfo(
-            kind,
-            f"{self._me}.{kind}",
-            addresses=_addresses(self._interfaces),
-            port=self._port,
-            properties=self._facts,
-            server=f"{self._me}.local.",
-        )
-        await self._zeroconf.async_register_service(info, cooperating_responders=True)
+        self._info = self._service()
+        await self._zeroconf.async_register_service(self._info, cooperating_responders=True)
         # Endpoints learn of each other from the mirror's roster; a thousand that browsed for each
         # other would drown in announcements (facts.md, zeroconf).
         wanted = TYPE if self._role is Role.MIRROR else MIRROR_TYPE
@@ -95,6 +93,24 @@ class Discovery:
         if self._zeroconf is not None:
             await self._zeroconf.async_unregister_all_services()
             await self._zeroconf.async_close()
+
+    async def say_orders(self, digest: bytes) -> None:
+        """Put the head of the order set's digest into this mirror's record: a hint to sync."""
+        self._facts = self._facts | {"orders": digest.hex()[:ORDERS_DIGITS]}
+        if self._zeroconf is not None and self._info is not None:
+            self._info = self._service()
+            await self._zeroconf.async_update_service(self._info)
+
+    def _service(self) -> AsyncServiceInfo:
+        kind = MIRROR_TYPE if self._role is Role.MIRROR else TYPE
+        return AsyncServiceInfo(
+            kind,
+            f"{self._me}.{kind}",
+            addresses=_addresses(self._interfaces),
+            port=self._port,
+            properties=self._facts,
+            server=f"{self._me}.local.",
+        )
 
     async def browse_widely(self, *, is_wanted: bool) -> None:
         """Look for endpoints too, or no longer: where no mirror answers, nobody has a roster."""
@@ -129,6 +145,9 @@ class Discovery:
         found = read_service(info, self._fleet)
         if found is not None and found[0] != self._me:
             self._on_found(*found)
+            orders = info.decoded_properties.get("orders")
+            if found[1] is Role.MIRROR and orders:
+                self._on_orders(found[0], orders)
 
 
 async def find_peers(fleet: str, interfaces: Sequence[str], wait_s: float) -> list[tuple[str, int]]:

@@ -41,6 +41,7 @@ from firedoor.runtime.clocks import Clock
 from firedoor.runtime.fetching import Fetching
 from firedoor.runtime.lines import Lines
 from firedoor.runtime.logs import log, log_facts
+from firedoor.runtime.multicast import Multicast
 from firedoor.runtime.order_log import ACTED, BEACON, ORDER, OrderLog
 from firedoor.runtime.peer_client import PeerClient
 from firedoor.runtime.piece_store import PieceStore
@@ -120,6 +121,7 @@ class Host:
         self.fetching = Fetching(self)
         self.order_times: dict[str, OrderTimes] = {}
         self.started_at = clock.now()
+        self.multicast: Multicast | None = None
         self.lines = Lines(self)
         self.program: Program
         self._encoded: tuple[object, bytes] = (None, b"")
@@ -217,6 +219,8 @@ class Host:
                 self.apply(self.node.answer(self.sign_lease(nonces), self.clock.now()))
             case Cut(order):
                 self.order_times.setdefault(order.hex(), OrderTimes(self.clock.now()))
+                if self.multicast is not None:
+                    self.multicast.spread(order)
                 self.transfers.cut(lambda manifest: not self.node.permits(Gate.SERVE, manifest))
                 self.program.on_cut()
             case Fetch():

@@ -4,6 +4,7 @@ import asyncio
 
 from firedoor.limits import GATE_BYTES
 from firedoor.runtime.clocks import Clock
+from firedoor.units import Instant, Span
 
 # What may leave at once after a pause: a quarter of a second's worth keeps 1 s averages true.
 _BURST_S = 0.25
@@ -35,3 +36,23 @@ class Budget:
                 # What will not move is owed by nobody.
                 self._tokens += count
                 raise
+
+
+class Rate:
+    """So many of something in each span; whoever asks for more is told no, not to wait."""
+
+    def __init__(self, count: int, span: Span, now: Instant) -> None:
+        self._count = count
+        self._span = span
+        self._left = float(count)
+        self._at = now
+
+    def take(self, now: Instant) -> bool:
+        """Whether one more is within the rate; it is then taken."""
+        gained = max(0.0, now - self._at) * self._count / self._span
+        self._left = min(float(self._count), self._left + gained)
+        self._at = now
+        if self._left < 1:
+            return False
+        self._left -= 1
+        return True

@@ -7,9 +7,11 @@ from typing import Any
 
 from aiohttp import web
 
+from firedoor.dice import Dice
 from firedoor.identity import FleetId, PeerId
 from firedoor.runtime.discovery import Discovery, Found
 from firedoor.runtime.host import Host
+from firedoor.runtime.multicast import Multicast
 from firedoor.runtime.pacing import Budget
 from firedoor.runtime.peer_server import build_app, serve
 from firedoor.runtime.program import Person
@@ -23,12 +25,14 @@ from firedoor.runtime.tls import server_context
 class Hooks:
     """What a program adds: to its status, to its routes, and when a peer is found or lost.
 
-    `renewal` keeps the certificate that is shown on the port fresh.
+    `on_orders`: what a mirror's mDNS record says of its order set. `renewal` keeps the certificate
+    that is shown on the port fresh.
     """
 
     more_status: Callable[[], dict[str, Any]]
     on_found: Found
     on_lost: Callable[[PeerId], None]
+    on_orders: Callable[[PeerId, str], None] = lambda _peer, _orders: None
     routes: Sequence[web.RouteDef] = ()
     renewal: Renewal | None = None
 
@@ -62,9 +66,11 @@ async def present(
         interfaces=settings.mdns,
         on_found=hooks.on_found,
         on_lost=hooks.on_lost,
+        on_orders=hooks.on_orders,
     )
+    host.multicast = Multicast(host, settings.mdns, Dice(host.clock.seed()))
     try:
-        async with discovery:
+        async with discovery, host.multicast:
             yield discovery
     finally:
         await server.close()

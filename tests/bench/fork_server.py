@@ -29,6 +29,7 @@ import uvloop
 
 from agent import program as agent_program
 from agent.daemon import AgentDaemon
+from firedoor.halt.order import Halt
 from firedoor.identity import PeerId
 from firedoor.trust.keys import register
 from firedoor.wire.messages import Message, Recorded, decode_message, encode_message
@@ -51,6 +52,18 @@ class Witness(AgentDaemon):
 
     It overrides what the host calls and reads what status shows; nothing else is different.
     """
+
+    def __init__(self, *facts: Any) -> None:
+        """The daemon, whose receipts are overheard."""
+        super().__init__(*facts)
+        note = self.receipts._note
+
+        def overheard(halt: Halt, *, is_enforced: bool) -> None:
+            note(halt, is_enforced=is_enforced)
+            if is_enforced:
+                VOICES[0].tell("enforced", halt.id.hex(), self.host.clock.now())
+
+        self.receipts._note = overheard  # type: ignore[method-assign]  # one ear more
 
     def on_message(self, message: Message, sender: PeerId) -> None:
         """An order that is durable here was closed and recorded at known times."""

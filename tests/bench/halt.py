@@ -91,6 +91,7 @@ class Round:
 
     begin: float
     times: Mapping[int, Times]
+    enforced: Mapping[int, Times]
     cpu_s: float
 
 
@@ -173,13 +174,13 @@ def _table(rounds: Sequence[Round], agents: int) -> dict[str, Any]:
     closed, recorded = (
         [row_of(since(one.begin, one.times, column)) for one in rounds] for column in (0, 1)
     )
+    enforced = [row_of(since(one.begin, one.enforced, 0)) for one in rounds]
     return {
         "agents": agents,
         "reached": min(len(one.times) for one in rounds),
         "closed_ms": row_of_rounds(closed[1:]),
         "recorded_ms": row_of_rounds(recorded[1:]),
-        # Nothing in an endpoint tells of it yet; the hook for it comes with another change.
-        "enforced_ms": None,
+        "enforced_ms": row_of_rounds(enforced[1:]),
         "cold_recorded_ms": recorded[0],
         "cpu_s": round(median(one.cpu_s for one in rounds[1:]), 3),
     }
@@ -299,7 +300,10 @@ async def _halt(fleet: Fleet, scope: str) -> Round:
         waiting = asyncio.ensure_future(heard)
         await give(client, address, order, order_id)
         times = await waiting
-        return Round(begin, times, fleet.cpu_s() - before)
+        used = fleet.cpu_s() - before
+        name = order_id.hex()
+        enforced = await asyncio.to_thread(fleet.mailbox.wait, "enforced", name, agents, ROUND_S)
+        return Round(begin, times, enforced, used)
     finally:
         await client.close()
 

@@ -1,6 +1,9 @@
 """The brake's other acts with real processes: proof, drills, sticks, bans, revocations, passes."""
 
+import asyncio
 import json
+import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -130,5 +133,30 @@ def test_a_fleet_comes_back_from_a_stolen_halt_key_by_a_revocation(tmp_path: Pat
         words = [stolen, "--reason", "stolen", *keys(site, "resume", 1, 2), "--to", mirror]
         await site.firedoor("revoke", *words)
         await site.until_running("kiosk", "1.0", names)
+
+    tell(tmp_path, story)
+
+
+def test_a_halt_reaches_by_multicast_a_machine_whose_connections_are_dead(tmp_path: Path) -> None:
+    if shutil.which("nft") is None:
+        pytest.skip("needs the program `nft` (package nftables)")
+
+    async def story(site: LabSite) -> None:
+        await site.begin()
+        near, far = await site.enrol(2, ["kiosk"])
+        await site.start_all([near, far])
+        await site.publish("kiosk", "1.0", MIB // 4)
+        await site.until_running("kiosk", "1.0", [near, far])
+        prefix = site.programs[far].prefix
+        rules = "add table ip f; add chain ip f i { type filter hook input priority 0; };"
+        rules += " add rule ip f i meta l4proto tcp drop"
+        await asyncio.to_thread(subprocess.run, [*prefix, "nft", rules], check=True)
+        await site.halt("kiosk==1.0", at=near)
+        log = site.programs[far].folder / "log"
+
+        async def has_recorded() -> bool:
+            return "halt-enforced" in log.read_text("utf-8")
+
+        await site.until("the far machine has it by multicast", has_recorded)
 
     tell(tmp_path, story)
