@@ -19,9 +19,10 @@ lint: $(READY)
 types: $(READY)
 	$(BIN)/mypy
 
-# Hours of random input instead of the seconds that `make test` takes.
+# Hours of random input, and ten thousand kills, instead of the seconds that `make test` takes.
 hunt: $(READY)
 	HYPOTHESIS_PROFILE=deep $(BIN)/python -m pytest tests/properties tests/fuzz
+	$(BIN)/python -m tests.hunt kills --times 10000
 
 # Writes the requirements files anew, for every platform and Python that we support.
 lock:

@@ -1,0 +1,184 @@
+"""An endpoint that is killed at random moments while halts arrive: what it acknowledged it keeps.
+
+A real agent process, forked from a warm parent, over a real state folder and real mTLS; an operator
+hands it one halt after another, and SIGKILL comes between 0 and MOMENT_S after that began.
+"""
+
+import asyncio
+import os
+import signal
+import time
+from contextlib import suppress
+from pathlib import Path
+from random import Random
+from typing import Any
+
+from agent.guard_records import read_orders
+from firedoor.cli.handing import give
+from firedoor.cli.site import Program, Site, free_port
+from firedoor.errors import FiredoorError
+from firedoor.halt.envelope import seal
+from firedoor.halt.order import HaltPayload
+from firedoor.identity import FleetId, Role
+from firedoor.runtime.clocks import Clock
+from firedoor.runtime.key_files import KeyFile, read_key_file
+from firedoor.runtime.order_log import ORDER, read_frames
+from firedoor.runtime.pacing import Budget
+from firedoor.runtime.peer_client import PeerClient
+from firedoor.runtime.tls import credentials_of
+from tests.bench.fork_server import ForkServer
+from tests.bench.mailbox import Mailbox
+
+# A hand-over takes some 20 ms, with its record and its answer.
+MOMENT_S = 0.06
+
+# From a start to the first answer on the port.
+START_S = 20.0
+
+# An order set has an end; before it the endpoint begins anew.
+ORDERS_OF_ONE_LIFE = 400
+
+PRODUCT = "load"
+
+
+def hunt(folder: Path, *, times: int, seed: int) -> dict[str, Any]:
+    """Kill an endpoint `times` times; what was acknowledged, and what of that was lost."""
+    mailbox = Mailbox(folder / "mailbox")
+    with ForkServer(folder / "log") as fork:
+        try:
+            return asyncio.run(_hunt(folder, fork, mailbox, times=times, dice=Random(seed)))
+        finally:
+            mailbox.close()
+
+
+async def _hunt(
+    folder: Path, fork: ForkServer, mailbox: Mailbox, *, times: int, dice: Random
+) -> dict[str, Any]:
+    site = Site(folder / "site", mdns=())
+    site.folder.mkdir()
+    kills = acknowledged = lost = torn = 0
+    try:
+        origin = f"127.0.0.1:{free_port()}"
+        await site.init(origin, f"127.0.0.1:{free_port()}")
+        await site.start("origin")
+        tree = site.folder / "tree"
+        tree.mkdir()
+        (tree / "file").write_bytes(b"content")
+        await site.firedoor("publish", PRODUCT, "1", str(tree), "--fleet", str(site.fleet))
+        key = read_key_file(site.fleet / "keys" / "halt-1.key", str)
+        life = 0
+        while kills < times:
+            life += 1
+            victim = await _enrolled(site, origin, life)
+            promised: set[bytes] = set()
+            for _ in range(min(times - kills, ORDERS_OF_ONE_LIFE)):
+                promised |= await _one_kill(victim, fork, mailbox, key=key, dice=dice)
+                kills += 1
+                kept, is_torn = _on_disk(victim)
+                lost += len(promised - kept)
+                torn += is_torn
+            acknowledged += len(promised)
+            await site.kill("origin")
+            is_halted = bool(promised)
+            lost += await _undenied(victim, fork, mailbox, site, is_halted=is_halted)
+            await site.start("origin")
+    finally:
+        fork.end_all()
+        await site.close()
+    return {"kills": kills, "acknowledged": acknowledged, "torn_ends": torn, "lost": lost}
+
+
+async def _enrolled(site: Site, origin: str, life: int) -> Program:
+    """One more endpoint, with its state folder."""
+    home = site.folder / f"victim-{life}"
+    options = {"mirrors": [origin]}
+    address = f"127.0.0.1:{free_port()}"
+    program = Program(f"victim-{life}", Role.AGENT, address, home, options=options)
+    await site.add(program)
+    return program
+
+
+async def _one_kill(
+    victim: Program, fork: ForkServer, mailbox: Mailbox, *, key: KeyFile, dice: Random
+) -> set[bytes]:
+    """Start, hand halts over, kill; the orders that were acknowledged before."""
+    pid = await _start(victim, fork, mailbox)
+    promised: set[bytes] = set()
+    ended = asyncio.ensure_future(_hand_over(victim, key, promised))
+    await asyncio.sleep(MOMENT_S * dice.random())
+    os.kill(pid, signal.SIGKILL)
+    ended.cancel()
+    with suppress(asyncio.CancelledError, FiredoorError):
+        await ended
+    await asyncio.to_thread(_wait_for_end, pid)
+    return promised
+
+
+async def _start(victim: Program, fork: ForkServer, mailbox: Mailbox) -> int:
+    config = str(victim.folder / "settings.toml")
+    pid = await asyncio.to_thread(fork.fork, "agent", 0, config=config, mailbox=str(mailbox.path))
+    host, port = victim.address.rsplit(":", 1)
+    deadline = time.monotonic() + START_S
+    while time.monotonic() < deadline:
+        try:
+            _, writer = await asyncio.open_connection(host, int(port))
+        except OSError:
+            await asyncio.sleep(0.005)
+            continue
+        writer.close()
+        return pid
+    raise SystemExit("the endpoint does not start")
+
+
+async def _hand_over(victim: Program, key: KeyFile, promised: set[bytes]) -> None:
+    client = PeerClient(credentials_of(key), Clock(), Budget(0))
+    host, port = victim.address.rsplit(":", 1)
+    seeds = {key.keyid: key.signing_seed}
+    try:
+        while True:
+            payload = HaltPayload(1, os.urandom(16), f"{PRODUCT}==1", 4, Clock().unix(), "hunt")
+            order, record = seal("halt", payload, fleet=FleetId(key.fleet), keys=seeds)
+            await give(client, (host, int(port)), record, order)
+            promised.add(order)
+    finally:
+        await client.close()
+
+
+def _wait_for_end(pid: int) -> None:
+    """Until the killed process holds its files no more; its parent reaps it at the end."""
+    deadline = time.monotonic() + START_S
+    while time.monotonic() < deadline:
+        state = Path(f"/proc/{pid}/stat")
+        if not state.exists() or state.read_text("utf-8").rpartition(")")[2].split()[0] == "Z":
+            return
+        time.sleep(0.001)
+    raise SystemExit("the endpoint does not end")
+
+
+def _on_disk(victim: Program) -> tuple[set[bytes], bool]:
+    """The ids of the whole orders in the log, and whether its end is torn."""
+    path = victim.folder / "state" / "orders.log"
+    data = path.read_bytes() if path.exists() else b""
+    bodies, end, is_damaged = read_frames(data)
+    assert not is_damaged
+    fleet = read_key_file(victim.folder / "state" / "identity.key", str).fleet
+    # Read as the boot guard reads them: by other code than that which wrote them.
+    records = [body[1:] for body in bodies if body[:1] == ORDER]
+    return set(read_orders(fleet, b"", records).halts), end < len(data)
+
+
+async def _undenied(
+    victim: Program, fork: ForkServer, mailbox: Mailbox, site: Site, *, is_halted: bool
+) -> int:
+    """1 if the endpoint does not deny, after one more start and without a peer, what was halted."""
+    pid = await _start(victim, fork, mailbox)
+    try:
+        status = None
+        deadline = time.monotonic() + START_S
+        while not (status and status["releases"]) and time.monotonic() < deadline:
+            status = await site.status(victim.name)
+        levels = [row["level"] for row in (status or {"releases": []})["releases"]]
+        return int(is_halted and levels != [4])
+    finally:
+        os.kill(pid, signal.SIGKILL)
+        await asyncio.to_thread(_wait_for_end, pid)
