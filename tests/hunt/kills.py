@@ -177,6 +177,7 @@ async def _undenied(
         deadline = time.monotonic() + START_S
         while not (status and status["releases"]) and time.monotonic() < deadline:
             status = await site.status(victim.name)
+        print("STATUS", status and {k: status[k] for k in ("releases", "orders", "is_trust_fresh")})
         levels = [row["level"] for row in (status or {"releases": []})["releases"]]
         return int(is_halted and levels != [4])
     finally:
