@@ -136,7 +136,9 @@ class ForkServer:
     ) -> None:
         """End every child, then the server."""
         assert self._process.stdin is not None
+        assert self._process.stdout is not None
         self._process.stdin.close()
+        self._process.stdout.close()
         try:
             self._process.wait(2 * END_S)
         except subprocess.TimeoutExpired:

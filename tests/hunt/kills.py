@@ -29,8 +29,11 @@ from firedoor.runtime.tls import credentials_of
 from tests.bench.fork_server import ForkServer
 from tests.bench.mailbox import Mailbox
 
-# A hand-over takes some 20 ms, with its record and its answer.
+# A hand-over takes some 20 ms, with its record and its answer; longer where the machine is busy.
+# So the moment grows while nothing is acknowledged, and shrinks while something is.
 MOMENT_S = 0.06
+MOMENT_S_MAX = 2.0
+GROWS, SHRINKS = 1.2, 0.95
 
 # From a start to the first answer on the port.
 START_S = 20.0
@@ -57,6 +60,7 @@ async def _hunt(
     site = Site(folder / "site", mdns=())
     site.folder.mkdir()
     kills = acknowledged = lost = torn = 0
+    moment_s = MOMENT_S
     try:
         origin = f"127.0.0.1:{free_port()}"
         await site.init(origin, f"127.0.0.1:{free_port()}")
@@ -72,7 +76,10 @@ async def _hunt(
             victim = await _enrolled(site, origin, life)
             promised: set[bytes] = set()
             for _ in range(min(times - kills, ORDERS_OF_ONE_LIFE)):
-                promised |= await _one_kill(victim, fork, mailbox, key=key, dice=dice)
+                span_s = moment_s * dice.random()
+                fresh = await _one_kill(victim, fork, mailbox, key=key, span_s=span_s)
+                moment_s = min(MOMENT_S_MAX, moment_s * (SHRINKS if fresh else GROWS))
+                promised |= fresh
                 kills += 1
                 kept, is_torn = _on_disk(victim)
                 lost += len(promised - kept)
@@ -99,13 +106,13 @@ async def _enrolled(site: Site, origin: str, life: int) -> Program:
 
 
 async def _one_kill(
-    victim: Program, fork: ForkServer, mailbox: Mailbox, *, key: KeyFile, dice: Random
+    victim: Program, fork: ForkServer, mailbox: Mailbox, *, key: KeyFile, span_s: float
 ) -> set[bytes]:
     """Start, hand halts over, kill; the orders that were acknowledged before."""
     pid = await _start(victim, fork, mailbox)
     promised: set[bytes] = set()
     ended = asyncio.ensure_future(_hand_over(victim, key, promised))
-    await asyncio.sleep(MOMENT_S * dice.random())
+    await asyncio.sleep(span_s)
     os.kill(pid, signal.SIGKILL)
     ended.cancel()
     with suppress(asyncio.CancelledError, FiredoorError):
@@ -177,7 +184,6 @@ async def _undenied(
         deadline = time.monotonic() + START_S
         while not (status and status["releases"]) and time.monotonic() < deadline:
             status = await site.status(victim.name)
-        print("STATUS", status and {k: status[k] for k in ("releases", "orders", "is_trust_fresh")})
         levels = [row["level"] for row in (status or {"releases": []})["releases"]]
         return int(is_halted and levels != [4])
     finally:
