@@ -321,7 +321,7 @@ class AgentDaemon:
     def report(self) -> Report:
         """What this endpoint claims of itself."""
         products = tuple(installer.health() for installer in self.installers)
-        halts = [halt.id for halt in self.host.node.brake.halts]
+        halts = [halt.id for halt in self.host.node.orders.in_force()]
         durable = self.host.node.durable
         orders = tuple(order.hex() for order in halts if order in durable)[:ORDERS_SAID_MAX]
         settings = self.host.settings

@@ -188,7 +188,7 @@ async def _status(settings: AgentSettings, *, is_json: bool) -> None:
         detail = f": {product['detail']}" if product["detail"] else ""
         print(plain(line + detail))  # noqa: T201
     for order in table["orders"]:
-        if order.get("is_in_force"):
+        if order.get("is_in_force") and order["kind"] == "halt":
             line = f"halted: {order['scope']} at level {order['level']}: {order['reason']}"
             print(plain(line))  # noqa: T201  # the answer
 

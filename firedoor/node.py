@@ -58,7 +58,7 @@ from firedoor.wire.messages import (
 )
 
 # Whose keys, when they turn, change what a conversation about orders comes to.
-_BRAKE_ROLES = ("halt", "resume", "beacon")
+_BRAKE_ROLES = ("halt", "resume", "promote", "beacon")
 
 
 class Node:
@@ -115,6 +115,7 @@ class Node:
         effects = self._apply(now)
         if old is not None and old.targets_version != authority.targets_version:
             effects += self._follow_turned_keys(old, authority)
+            effects += self._apply(now)
         return effects
 
     def _follow_turned_keys(self, old: Authority, new: Authority) -> list[Effect]:
@@ -123,6 +124,7 @@ class Node:
         It may have come before the metadata that makes it right, and was refused then.
         """
         self.orders.judge(new)
+        self.orders.compact(new)
         is_turned = any(old.roles.get(role) != new.roles.get(role) for role in _BRAKE_ROLES)
         peers = [
             one.peer.id
@@ -149,6 +151,7 @@ class Node:
             self.durable.add(self.orders.restore(record, authority).id)
         for order_id in acted:
             self.orders.restore_acted(order_id)
+        self.orders.compact(authority)
         return self._apply(now)
 
     def expect_mirror(self, now: Instant) -> None:

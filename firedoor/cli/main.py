@@ -98,13 +98,22 @@ def rotate(
     keys: Annotated[int, typer.Option(help="how many; as many as now")] = 0,
     threshold: Annotated[int, typer.Option(help="how many must sign; as many as now")] = 0,
     signer: Annotated[Optional[list[Path]], typer.Option(help="root key; all in the fleet")] = None,  # noqa: UP045
+    compact: Annotated[bool, typer.Option(help="forget its orders but those of --keep")] = False,
+    keep: Annotated[Optional[list[str]], typer.Option(help="whole id of an order")] = None,  # noqa: UP045
     passphrase_file: PassphraseFile = None,
 ) -> None:
     """Give a role other keys; root's keys sign it, and every machine follows."""
+    if keep and not compact:
+        raise typer.BadParameter("--keep goes with --compact: without it every order survives")
+    if compact and role not in {"halt", "resume", "promote"}:
+        raise typer.BadParameter(
+            "--compact is for halt, resume and promote: their keys sign orders"
+        )
     from firedoor.cli.rotation import Turn  # noqa: PLC0415
     from firedoor.cli.rotation import rotate as rotate_role  # noqa: PLC0415
 
-    rotate_role(fleet, Turn(role, keys, threshold, tuple(signer or ())), passphrase_file)
+    survivors = tuple(keep or ()) if compact else None
+    rotate_role(fleet, Turn(role, keys, threshold, tuple(signer or ()), survivors), passphrase_file)
 
 
 @keys_app.command()

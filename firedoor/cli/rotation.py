@@ -25,7 +25,7 @@ from firedoor.cli.common import new_passphrase, open_key, say, with_client
 from firedoor.cli.handing import collect_orders, give
 from firedoor.cli.origin import Origin, origin_of, verified
 from firedoor.errors import Malformed
-from firedoor.halt.envelope import Envelope, Signature, id_of
+from firedoor.halt.envelope import Envelope, Signature, id_of, role_of
 from firedoor.identity import FleetId
 from firedoor.limits import LIST_ITEMS_MAX, ORDER_BYTES_MAX, ORDERS_MAX, SIGNATURES_MAX
 from firedoor.runtime.catalogue import Catalogue
@@ -47,17 +47,21 @@ from firedoor.wire.codec import decode, encode, pack, unpack
 
 _ONLINE = ("snapshot", "timestamp", "beacon")
 _TOP = ("root", "snapshot", "timestamp")
-_BRAKE = ("halt", "resume")
+_BRAKE = ("halt", "resume", "promote")
 
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """What `keys rotate` was asked for. `count` and `threshold`: 0 keeps what is."""
+    """What `keys rotate` was asked for. `count` and `threshold`: 0 keeps what is.
+
+    `survivors`: compact the orders of the role to these ids; None: every order survives.
+    """
 
     role: str
     count: int
     threshold: int
     signers: tuple[Path, ...]
+    survivors: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +99,11 @@ def rotate(fleet: Path, turn: Turn, passphrase_file: Path | None) -> None:
         threshold = await _turn(origin, turn, roots, files)
         keys = files.put_in_place()
         if turn.role in _BRAKE:
-            anew = _by_new_keys(files.remembered(), keys[:threshold], turn.role)
+            anew = [
+                (order_id, order)
+                for order_id, order in _by_new_keys(files.remembered(), keys, threshold, turn.role)
+                if turn.survivors is None or order_id.hex() in turn.survivors
+            ]
             for order_id, order in anew:
                 await give(client, address, order, order_id)
             files.forget()
@@ -124,28 +132,30 @@ async def _turn(origin: Origin, turn: Turn, roots: Sequence[KeyFile], files: "Ke
             keys = files.make(count, roots[0])
             new = RoleSeeds(tuple(key.signing_seed for key in keys), threshold)
         signers = [key.signing_seed for key in roots]
-        change = _change(turn.role, (root, targets), new, signers, catalogue)
+        change = _change(turn, (root, targets), new, signers, catalogue)
     await origin.post("/v1/keys/rotate", pack(change))
     say(f"{turn.role}: {count} new key(s), {threshold} must sign")
     return threshold
 
 
 def _change(
-    role: str,
+    turn: Turn,
     today: tuple[Metadata[Root], Metadata[Targets]],
     new: RoleSeeds | RolePublic,
     signers: Sequence[bytes],
     catalogue: Catalogue,
 ) -> dict[str, Any]:
     """The files of the rotation, as mirror/rotation.py takes them."""
-    (root, targets), later = today, _in_days(OFFLINE_DAYS)
+    (root, targets), later, role = today, _in_days(OFFLINE_DAYS), turn.role
     if role in _TOP:
         turned = rotate_root(root, role, new, signers=signers, expires=later)
         change: dict[str, Any] = {"root": turned.to_bytes()}
         if role == "root" and isinstance(new, RoleSeeds):
             change["targets"] = signed_anew(targets, new.seeds, later).to_bytes()
         return change
-    delegated = rotate_delegation(targets, role, new, signers=signers, expires=later)
+    delegated = rotate_delegation(
+        targets, role, new, signers=signers, expires=later, survivors=turn.survivors
+    )
     change = {"targets": delegated.to_bytes()}
     if is_publisher(role) and isinstance(new, RoleSeeds):
         listed = Metadata[Targets].from_bytes(catalogue.role_file(role))
@@ -251,16 +261,22 @@ class KeyFiles:
 
 
 def _by_new_keys(
-    orders: Sequence[bytes], keys: Sequence[KeyFile], role: str
+    orders: Sequence[bytes], keys: Sequence[KeyFile], threshold: int, role: str
 ) -> list[tuple[bytes, bytes]]:
-    """Id and record of those of `orders` that belong to this role, signed by these keys."""
+    """Id and record of those of `orders` that belong to this role, signed by these keys.
+
+    By as many as had signed it before, for a halt of two keys reaches further than one.
+    """
     fleet = FleetId(keys[0].fleet)
     found: list[tuple[bytes, bytes]] = []
     for record in orders:
         envelope = decode(Envelope, record, what="order", limit=ORDER_BYTES_MAX)
-        if envelope.kind == role:
-            message = signed_bytes(fleet, role, envelope.payload)
-            parts = tuple(Signature(key.keyid, sign(key.signing_seed, message)) for key in keys)
+        if role_of(envelope.kind) == role:
+            message = signed_bytes(fleet, envelope.kind, envelope.payload)
+            count = max(threshold, len(envelope.signatures))
+            parts = tuple(
+                Signature(key.keyid, sign(key.signing_seed, message)) for key in keys[:count]
+            )
             record_anew = encode(replace(envelope, signatures=parts))
             found.append((id_of(fleet, envelope), record_anew))
     return found

@@ -11,10 +11,15 @@ from rich.table import Table
 from rich.text import Text
 
 from firedoor.cli.common import first_status, open_key, peers_to_try, say, with_client
+from firedoor.halt.order import LEVEL_MAX, LEVEL_NARROW, NARROW
+from firedoor.halt.scope import ScopeKind, parse_scope
 from firedoor.runtime.peer_client import PeerClient
 from firedoor.runtime.screen import plain
 
 _FIND_S = 2.0
+
+# What was not drilled within this is not known to work (halt.md, Proof).
+DRILL_SPAN_S = 30 * 86400
 
 # An endpoint reports at least every 30 s (agent/daemon.py); two in a row missed is silence.
 SILENT_S = 75
@@ -52,7 +57,7 @@ def show_status(key_file: tuple[Path, Path | None], to: list[str], *, is_json: b
     if is_json:
         say(json.dumps(status, indent=2))
         return
-    for line in lines_of(status):
+    for line in (*lines_of(status), *bound_of(status), *drills_of(status, time.time())):
         say(line)
     rows = rows_of(status, now=time.time())
     if rows:
@@ -69,7 +74,8 @@ def lines_of(status: dict[str, Any]) -> list[str]:
     if not status["is_trust_fresh"]:
         lines.append("its signed metadata is past its dates, or its clock is wrong")
     endpoints = status.get("endpoints", ())
-    halts = [row for row in status["orders"] if row.get("is_in_force")]
+    in_force = [row for row in status["orders"] if row.get("is_in_force")]
+    halts = [row for row in in_force if row["kind"] == "halt"]
     for row in halts:
         named = "logged by the origin" if row["is_named"] else "NOT yet logged by the origin"
         holders = sum(row["id"] in each["orders"] for each in endpoints)
@@ -81,6 +87,37 @@ def lines_of(status: dict[str, Any]) -> list[str]:
     if not halts:
         lines.append("nothing is halted")
     return lines
+
+
+def bound_of(status: dict[str, Any]) -> list[str]:
+    """What time bound holds for machines that a halt does not reach."""
+    lease = status.get("lease")
+    if not lease:
+        return []
+    start, move = lease["start_s"], lease["move_s"]
+    lines = [
+        f"leases here: {start:g} s to start an install or activation, {move:g} s to move pieces",
+        f"  so {start:g} s after the origin logged a halt nobody can newly activate what it covers",
+    ]
+    bans = [row["peer"][:12] for row in status["orders"] if row["kind"] == "ban"]
+    return [*lines, *([f"banned, unless lifted: {', '.join(bans)}"] if bans else [])]
+
+
+def drills_of(status: dict[str, Any], now: float) -> list[str]:
+    """Which scopes and levels were drilled lately, and which were not."""
+    rows = [row for row in status["orders"] if row["kind"] == "drill"]
+    recent = [row for row in rows if now - row["issued_at"] <= DRILL_SPAN_S]
+    cells = {(parse_scope(row["scope"]).kind, row["level"]) for row in recent}
+    every = [(kind, level) for kind in ScopeKind for level in _levels(kind)]
+    lines = [f"drilled in the last 30 days: {len(cells & set(every))} of {len(every)} cells"]
+    for kind in ScopeKind if cells else ():
+        words = [f"{level}" if (kind, level) in cells else "-" for level in _levels(kind)]
+        lines.append(f"  {kind.value:10} {' '.join(words)}")
+    return lines
+
+
+def _levels(kind: ScopeKind) -> range:
+    return range(1, (LEVEL_MAX if kind in NARROW else LEVEL_NARROW - 1) + 1)
 
 
 def rows_of(status: dict[str, Any], now: float) -> list[Row]:

@@ -48,7 +48,7 @@ LEVEL_IN_DOUBT = 4
 # Quarantine, roll back and rescue change what an endpoint runs; a wide one could push a fleet onto
 # an old hole, so they take a scope that names bytes or versions (halt.md, Authority).
 LEVEL_NARROW = 5
-_NARROW = frozenset({ScopeKind.RELEASE, ScopeKind.DIGEST, ScopeKind.RANGE})
+NARROW = frozenset({ScopeKind.RELEASE, ScopeKind.DIGEST, ScopeKind.RANGE})
 
 Version = Annotated[int, Meta(ge=1, le=1)]
 Nonce = Annotated[bytes, Meta(min_length=16, max_length=16)]
@@ -229,7 +229,7 @@ def check_halt(scope: Scope, level: int) -> None:
     Raises:
         Malformed: level 5 or above for more than versions or a digest.
     """
-    if level >= LEVEL_NARROW and scope.kind not in _NARROW:
+    if level >= LEVEL_NARROW and scope.kind not in NARROW:
         wanted = f"a release, version range or digest at level {LEVEL_NARROW} and above"
         raise Malformed("halt", wanted=wanted, got=f"scope {scope.kind.value} at level {level}")
 

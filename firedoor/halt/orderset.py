@@ -1,7 +1,7 @@
 """The set of signed orders that a node holds, merged by union.
 
-* Admission verifies once per id; what was admitted never leaves (compaction comes later), not
-  through a rotation of its key either: only a revocation may end it.
+* Admission verifies once per id; what was admitted never leaves, not through a rotation of its key
+  either: only a revocation may end it, or a compaction by root, which lists what survives.
 * What no key of today vouches for is obeyed, but neither offered nor claimed: whoever has it signed
   anew then offers it, and whoever never knew the old key is not bothered.
 * `named`: ids that a beacon of the origin has named. What lifts something (a resume, a revocation,
@@ -117,6 +117,21 @@ class OrderSet:
             signers = read_order(known.record, authority, is_recorded=True).signers
             self._hold(replace(known, signers=signers), authority)
         return not self._void <= before
+
+    def compact(self, authority: Authority) -> bool:
+        """Forget what a compaction by root leaves out; whether that was anything.
+
+        Only under metadata within its dates, for it lifts what it leaves out.
+        """
+        if authority.survivors is None or not authority.is_fresh:
+            return False
+        gone = {each for each in self._void if each.hex() not in authority.survivors}
+        for order_id in gone:
+            del self._held[order_id]
+        self._void -= gone
+        self._named -= gone
+        self._acted -= gone
+        return bool(gone)
 
     def _hold(self, order: Order, authority: Authority) -> None:
         self._held[order.id] = order

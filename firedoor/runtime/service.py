@@ -142,7 +142,7 @@ def _order(host: Host, order_id: bytes) -> Table:
     }
     if isinstance(order, Halt):
         text = order.scope.text
-        in_force = any(halt.id == order_id for halt in node.brake.halts)
+        in_force = any(halt.id == order_id for halt in node.orders.in_force())
         return table | {"scope": text, "level": order.level, "is_in_force": in_force}
     match order:
         case Resume():

@@ -28,6 +28,9 @@ from firedoor.units import UnixTime
 _KIND = ("ed25519", "ed25519")
 _PUBLIC_BYTES = 32
 
+# In the top-level targets of a compaction: which orders of keys that count no more are kept.
+SURVIVORS = "x-firedoor-survivors"
+
 
 class NaclKey(Key):
     """An Ed25519 public key of TUF metadata, verified by libsodium.
@@ -114,7 +117,8 @@ class RoleKeys:
 class Authority:
     """Who may sign what in a fleet. `is_fresh`: the metadata that says so is within its dates.
 
-    `snapshot_version` is 0 where no snapshot vouches for it.
+    `snapshot_version` is 0 where no snapshot vouches for it. `survivors`: the ids that a compaction
+    keeps of the orders whose keys count no more, in hex; None: this metadata compacts nothing.
     """
 
     fleet: FleetId
@@ -123,6 +127,7 @@ class Authority:
     is_fresh: bool
     root_version: int = 0
     snapshot_version: int = 0
+    survivors: frozenset[str] | None = None
 
 
 def register() -> None:
@@ -174,8 +179,22 @@ def authority_of(
         for name, role in delegations.roles.items()
     }
     is_fresh = now < targets.signed.expires.timestamp()
-    version = targets.signed.version
-    return Authority(fleet, version, roles, is_fresh, root_version=root.signed.version)
+    return Authority(
+        fleet,
+        targets.signed.version,
+        roles,
+        is_fresh,
+        root_version=root.signed.version,
+        survivors=_survivors(targets.signed.unrecognized_fields.get(SURVIVORS)),
+    )
+
+
+def _survivors(field: object) -> frozenset[str] | None:
+    if field is None:
+        return None
+    if not isinstance(field, list) or not all(isinstance(each, str) for each in field):
+        raise Malformed(SURVIVORS, wanted="a list of order ids", got=type(field).__name__)
+    return frozenset(field)
 
 
 def _role_keys(what: str, threshold: int, keyids: list[str], keys: Mapping[str, Key]) -> RoleKeys:

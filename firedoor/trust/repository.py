@@ -26,7 +26,7 @@ from tuf.api.metadata import (
 )
 
 from firedoor.errors import Malformed, Untrusted
-from firedoor.trust.keys import NaclSigner, key_of
+from firedoor.trust.keys import SURVIVORS, NaclSigner, key_of
 
 # The brake's roles sign records, not targets; a pattern of their own never meets a release.
 BRAKE_ROLES = ("halt", "resume", "promote", "beacon")
@@ -187,10 +187,12 @@ def rotate_delegation(
     *,
     signers: Sequence[bytes],
     expires: datetime,
+    survivors: Sequence[str] | None = None,
 ) -> Metadata[Targets]:
     """The next top-level targets, in which a delegated role has other keys; signed by `signers`.
 
-    A publisher's own file must then be signed anew.
+    A publisher's own file must then be signed anew. `survivors`: compact the orders of keys that
+    count no more to these; the version after it compacts nothing again.
 
     Raises:
         Malformed: no such role, or its threshold is below 1 or above its distinct keys.
@@ -205,6 +207,9 @@ def rotate_delegation(
     held = delegations.keys | {key.keyid: key for key in new.keys}
     used = {keyid for each in delegations.roles.values() for keyid in each.keyids}
     delegations.keys = {keyid: key for keyid, key in held.items() if keyid in used}
+    signed.unrecognized_fields.pop(SURVIVORS, None)
+    if survivors is not None:
+        signed.unrecognized_fields[SURVIVORS] = list(survivors)
     signed.version += 1
     signed.expires = expires
     result: Metadata[Targets] = signed_by(Metadata(signed), signers)

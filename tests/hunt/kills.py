@@ -50,6 +50,9 @@ def hunt(folder: Path, *, times: int, seed: int) -> dict[str, Any]:
     with ForkServer(folder / "log") as fork:
         try:
             return asyncio.run(_hunt(folder, fork, mailbox, times=times, dice=Random(seed)))
+        except BaseException:
+            print((folder / "log").read_text("utf-8", "replace")[-3000:])
+            raise
         finally:
             mailbox.close()
 

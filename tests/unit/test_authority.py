@@ -272,3 +272,42 @@ def test_a_drill_is_no_halt_by_another_name() -> None:
     envelope = decode(Envelope, drill[1], what="drill", limit=ORDER_BYTES_MAX)
     with pytest.raises(Untrusted):
         read_order(encode(replace(envelope, kind="halt")), AUTHORITY)
+
+
+# --- compaction ---------------------------------------------------------------------------------
+
+
+def turned(*survivors: bytes) -> Authority:
+    """The same fleet after a compaction: other halt keys, and what survives."""
+    roles = ROLES | {"halt": role(1, "halt-2")}
+    ids = frozenset(each.hex() for each in survivors)
+    return replace(AUTHORITY, targets_version=2, roles=roles, survivors=ids)
+
+
+def test_a_compaction_forgets_the_orders_of_old_keys_that_it_does_not_list() -> None:
+    kept, gone = halt("app", 4), halt("map", 4, number=1)
+    fleet = Fleet().take(kept, gone)
+    after = turned(kept[0])
+    fleet.orders.judge(after)
+    assert fleet.orders.compact(after)
+    assert fleet.orders.ids() == (kept[0],)
+
+
+def test_a_compaction_leaves_what_keys_of_today_have_signed() -> None:
+    fleet = Fleet().take(halt("app", 4, "halt-2"))
+    after = turned()
+    fleet.orders.judge(after)
+    assert not fleet.orders.compact(after)
+
+
+def test_expired_metadata_compacts_nothing() -> None:
+    fleet = Fleet().take(halt("app", 4))
+    after = replace(turned(), is_fresh=False)
+    fleet.orders.judge(after)
+    assert not fleet.orders.compact(after)
+    assert len(fleet.orders.ids()) == 1
+
+
+def test_a_halt_from_the_future_acts_like_any_other() -> None:
+    payload = HaltPayload(1, nonce(0), "app", 4, 2**62, "sent by a wrong clock")
+    assert Fleet().take(signed("halt", payload, "halt-1")).levels() == (4, 4, 0)

@@ -523,3 +523,16 @@ def test_named_addresses_come_before_all_others(fleet: Path) -> None:
     key = read_key_file(fleet / "keys" / "halt-1.key", str)
     assert asyncio.run(common.peers_to_try(key, ["h:1", "[::1]:2"], 1)) == [("h", 1), ("::1", 2)]
     assert asyncio.run(common.peers_to_try(key, [], 1)) == [("127.0.0.1", 1)]
+
+
+def test_status_says_what_bound_holds_and_what_was_drilled() -> None:
+    drill = {"kind": "drill", "scope": "app==1", "level": 6, "issued_at": 1000}
+    old = drill | {"level": 7, "issued_at": 1000 - 31 * 86400}
+    ban = {"kind": "ban", "peer": "0f" * 16}
+    lease = {"start_s": 30.0, "move_s": 3600.0}
+    shown = table(orders=[drill, old, ban], lease=lease)
+    assert any("30 s after the origin" in line for line in status.bound_of(shown))
+    assert any("0f0f0f0f0f0f" in line for line in status.bound_of(shown))
+    lines = status.drills_of(shown, 2000.0)
+    assert lines[0] == "drilled in the last 30 days: 1 of 37 cells"
+    assert lines[1].split() == ["release", "-", "-", "-", "-", "-", "6", "-"]
