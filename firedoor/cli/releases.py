@@ -30,7 +30,7 @@ def show_releases(key: KeyFile, *, is_json: bool) -> None:
         for entry in entries:
             row = _row(entry)
             digests = f"manifest {row['manifest'][:12]}  content {row['content'][:12]}"
-            say(f"{entry.product} {entry.version}  {digests}")
+            say(f"{entry.product} {entry.version}  #{entry.counter}  {digests}")
 
     with_origin(key, work)
 
