@@ -65,7 +65,7 @@ class AgentDaemon:
         self.receipts = ReceiptWriter(
             host,
             seed,
-            pending=lambda: any(each.has_to_obey() for each in self.installers),
+            pending=self._has_to_obey,
             active=self._active,
             staged=lambda: [one for each in self.installers for one in each.staged()],
             on_order=settings.hooks.on_order,
@@ -183,6 +183,11 @@ class AgentDaemon:
                     group.create_task(installer.run())
         finally:
             journal.close()
+
+    def _has_to_obey(self) -> bool:
+        """Whether a halt asks for more than is done; so while a product is not followed."""
+        is_short = len(self.installers) < len(self._settings.products)
+        return is_short or any(each.has_to_obey() for each in self.installers)
 
     def _active(self) -> list[str]:
         return [row.manifest for each in self.installers if (row := each.health()).manifest]

@@ -27,6 +27,7 @@ from firedoor.dice import Dice
 from firedoor.errors import FiredoorError, Halted, Refused, Unavailable, Untrusted
 from firedoor.halt.brake import Gate
 from firedoor.pieces.manifest import Manifest
+from firedoor.rosters import neighbourhood
 from firedoor.runtime.host import Host
 from firedoor.runtime.logs import log
 from firedoor.runtime.settings import ProductSettings
@@ -142,7 +143,7 @@ class Installer:
         entry = self._host.catalogue.entry(offer.manifest) if offer is not None else None
         if entry is None:
             return LOOK_AGAIN_S
-        is_whole = self._host.node.holdings.is_whole(entry.manifest)
+        is_whole = self._host.node.sharing.holdings.is_whole(entry.manifest)
         if not self._host.may_start(Gate.INSTALL if is_whole else Gate.FETCH, entry.manifest):
             self._say(str(self._host.node.leasing.wanting()))
         elif is_whole:
@@ -159,16 +160,17 @@ class Installer:
                 entry.version,
                 entry.counter,
                 entry.manifest,
-                self._host.node.subjects[entry.manifest].content,
+                self._host.node.gates.subjects[entry.manifest].content,
             )
             for entry in self._host.catalogue.releases
-            if entry.product == self._product and entry.manifest in self._host.node.subjects
+            if entry.product == self._product and entry.manifest in self._host.node.gates.subjects
         ]
 
         def permits(offer: Offer) -> bool:
             # The next step that it needs: a halt of level 2 stops what is not here yet, and lets
             # the plan go on to the release before it.
-            gate = Gate.INSTALL if self._host.node.holdings.is_whole(offer.manifest) else Gate.FETCH
+            is_whole = self._host.node.sharing.holdings.is_whole(offer.manifest)
+            gate = Gate.INSTALL if is_whole else Gate.FETCH
             return self._host.node.permits(gate, offer.manifest)
 
         return choose(
@@ -224,7 +226,7 @@ class Installer:
                 manifest,
                 entry.manifest,
                 store_get=host.store.get,
-                may_go_on=lambda: host.node.require(Gate.INSTALL, entry.manifest),
+                may_go_on=lambda: host.node.gates.require(Gate.INSTALL, entry.manifest),
             )
         except (Unavailable, Untrusted):
             # A piece that was here is gone or rotten: the store is looked at anew.
@@ -233,7 +235,7 @@ class Installer:
 
     def _activate(self, entry: ReleaseEntry) -> None:
         # The end of staging asks no gate, so level 3 is looked at here as well.
-        self._host.node.require(Gate.INSTALL, entry.manifest)
+        self._host.node.gates.require(Gate.INSTALL, entry.manifest)
         if not self._host.may_start(Gate.ACTIVATE, entry.manifest):
             raise self._host.node.leasing.wanting()
         self._life.note(Phase.ACTIVATING)
@@ -326,11 +328,11 @@ class Installer:
         return True
 
     def _may_run(self, manifest: str) -> bool:
-        subject = self._host.node.subjects.get(manifest)
+        subject = self._host.node.gates.subjects.get(manifest)
         if subject is None:
             return False  # Nobody can say which orders cover it.
         is_failed = subject.content in self._journal.failed() or subject.counter < self._floor()
-        return not is_failed and self._host.node.brake.permits(Gate.ACTIVATE, subject)
+        return not is_failed and self._host.node.gates.brake.permits(Gate.ACTIVATE, subject)
 
     def _floor(self) -> int:
         """The lowest counter that the publisher lets this product step back to."""
@@ -346,9 +348,9 @@ class Installer:
                 self._handler.unstage(version, manifest)
 
     def _tell_guard(self, manifest: str) -> None:
-        subject = self._host.node.subjects.get(manifest)
+        subject = self._host.node.gates.subjects.get(manifest)
         if subject is not None:
-            newest = self._host.node.brake.newest(self._product)
+            newest = self._host.node.gates.brake.newest(self._product)
             self._journal.know_release(manifest, subject, newest=newest, floor=self._floor())
 
     async def _heed_tombstones(self) -> None:
@@ -361,7 +363,7 @@ class Installer:
 
     def keep_tombstones(self) -> None:
         """Have the halts in force lie beside the product; blocking."""
-        self._tombstones.keep(self._host.node.brake.halts, self._host.node.orders.ids())
+        self._tombstones.keep(self._host.node.gates.brake.halts, self._host.node.orders.ids())
 
     async def _learn_what_is_here(self) -> None:
         """Make what is on this disk known to the brake, by name, content and every file."""
@@ -423,7 +425,7 @@ class Installer:
         """Whether it is this endpoint's turn: a site's roll-backs are spread, so many a second."""
         now = self._host.clock.now()
         if manifest not in self._leaves_at:
-            span = self._host.node.neighbourhood() / ROLL_BACKS_PER_S
+            span = neighbourhood(self._host.node.sessions) / ROLL_BACKS_PER_S
             delay = min(ROLL_BACK_SPREAD, span) * self._dice.fraction()
             self._leaves_at[manifest] = after(now, Span(delay))
         wait = between(now, self._leaves_at[manifest])
@@ -433,6 +435,8 @@ class Installer:
 
     def has_to_obey(self) -> bool:
         """Whether a halt asks for something here that is not done yet, and can be."""
+        if not self._is_settled:
+            return True  # What lies here is not known to the brake yet.
         active = self._handler.active()
         is_busy = self._life.phase in {Phase.STAGING, Phase.ACTIVATING}
         for _, manifest in self._handler.staged():
@@ -451,8 +455,8 @@ class Installer:
         return [manifest for _, manifest in self._handler.staged()]
 
     def _level(self, manifest: str) -> int:
-        subject = self._host.node.subjects.get(manifest)
-        return self._host.node.brake.level(subject) if subject is not None else 0
+        subject = self._host.node.gates.subjects.get(manifest)
+        return self._host.node.gates.brake.level(subject) if subject is not None else 0
 
     # --- small things --------------------------------------------------------------------------
 

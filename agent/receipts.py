@@ -15,6 +15,7 @@ from firedoor.halt.order import Halt
 from firedoor.halt.receipt import Had, ReceiptPayload, seal_receipt
 from firedoor.halt.scope import Subject
 from firedoor.identity import PeerId
+from firedoor.rosters import neighbourhood
 from firedoor.runtime.host import Host
 from firedoor.runtime.logs import log
 from firedoor.wire.messages import Receipts
@@ -57,6 +58,7 @@ class ReceiptWriter:
         self._instance = host.clock.nonce()[:16]
         self._said: dict[bytes, ReceiptPayload] = {}
         self._found: dict[bytes, Had] = {}
+        self._hooking = asyncio.Lock()
 
     def closed(self) -> None:
         """The brake has changed: note what is here of what is halted before that is undone."""
@@ -65,14 +67,17 @@ class ReceiptWriter:
             halt.id: self._found[halt.id] if halt.id in self._found else self._had(halt)
             for halt in halts
         }
+        self._said = {key: each for key, each in self._said.items() if key in self._found}
 
     def recorded(self, order_id: bytes, *, is_new: bool = True) -> None:
         """An order is durable here; if it is a halt, say so and follow it to its end.
 
         `is_new`: it came just now, and was not taken back from the disk.
         """
-        order = self._host.node.orders.get(order_id)
-        if not isinstance(order, Halt) or order_id in self._said:
+        # What was lifted before it came here asks for nothing, and tells nobody.
+        halts = {halt.id: halt for halt in self._host.node.orders.in_force()}
+        order = halts.get(order_id)
+        if order is None or order_id in self._said:
             return
         self._note(order, is_enforced=not self._pending())
         self._host.start(self._follow(order, self._on_order if is_new else ()))
@@ -93,17 +98,22 @@ class ReceiptWriter:
 
     async def _follow(self, halt: Halt, hooks: tuple[str, ...]) -> None:
         # The site's cores are busy with recording just now, and receipts are for people.
-        span = min(RECEIPT_SPREAD_S, RECEIPT_SPREAD_EACH_S * self._host.node.neighbourhood())
-        await asyncio.sleep(span * self._dice.fraction())
+        each_s = RECEIPT_SPREAD_EACH_S * neighbourhood(self._host.node.sessions)
+        await asyncio.sleep(min(RECEIPT_SPREAD_S, each_s) * self._dice.fraction())
         self._say(halt.id)
         while self._pending():
             await asyncio.sleep(LOOK_S)
-        if not self._said[halt.id].enforced_at:
+        said = self._said.get(halt.id)
+        if said is None:
+            return  # It was lifted meanwhile.
+        if not said.enforced_at:
             self._note(halt, is_enforced=True)
             self._say(halt.id)
-        log("halt-enforced", order=halt.id.hex()[:12], had=self._said[halt.id].had)
-        for command in hooks:
-            await self._run_hook(command, halt)
+        log("halt-enforced", order=halt.id.hex()[:12], had=said.had)
+        # One at a time, however many orders a machine hears of at once.
+        async with self._hooking:
+            for command in hooks:
+                await self._run_hook(command, halt)
 
     async def _run_hook(self, command: str, halt: Halt) -> None:
         table = {
@@ -147,7 +157,10 @@ class ReceiptWriter:
         )
 
     def _say(self, halt: bytes) -> None:
-        record = self._sealed(self._said[halt])
+        payload = self._said.get(halt)
+        if payload is None:
+            return
+        record = self._sealed(payload)
         for line in self._host.lines.open.values():
             if line.is_upstream:
                 self._host.send(line.peer.id, Receipts((record,)))
@@ -161,15 +174,17 @@ class ReceiptWriter:
         """The most that is here of what the halt covers."""
         node = self._host.node
         covered = {
-            manifest for manifest, subject in node.subjects.items() if self._covers(halt, subject)
+            manifest
+            for manifest, subject in node.gates.subjects.items()
+            if self._covers(halt, subject)
         }
         if covered & set(self._active()):
             return Had.ACTIVE
         if covered & set(self._staged()):
             return Had.INSTALLED
-        return (
-            Had.PIECES if any(node.holdings.progress(each)[0] for each in covered) else Had.NOTHING
-        )
+        holdings = node.sharing.holdings
+        has_pieces = any(holdings.progress(each)[0] for each in covered)
+        return Had.PIECES if has_pieces else Had.NOTHING
 
     def _covers(self, halt: Halt, subject: Subject) -> bool:
         return halt.scope.covers(subject, halt.contents, self._host.settings.site)

@@ -33,6 +33,13 @@ class KeepBeacon:
 
 
 @dataclass(frozen=True, slots=True)
+class KeepForgotten:
+    """Record durably that a compaction has left this order out."""
+
+    order: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class DrawNonce:
     """Draw 32 bytes from the operating system and hand them to `Node.ask_lease`."""
 
@@ -104,6 +111,7 @@ Effect = (
     | Keep
     | KeepBeacon
     | KeepActed
+    | KeepForgotten
     | DrawNonce
     | SignLease
     | Cut

@@ -7,6 +7,7 @@ The origin answers, and needs none. halt/lease.py has the rules, halt/nonces.py 
 
 from collections.abc import Iterable
 
+from firedoor.dice import Dice
 from firedoor.effects import DrawNonce, Effect, Send, SignLease, Tell
 from firedoor.errors import FiredoorError, Unavailable
 from firedoor.halt.brake import Gate
@@ -34,10 +35,14 @@ NEIGHBOURS_ASKED_MAX = 3
 class Leasing:
     """The lease of a node, and the nonces that go through it."""
 
-    __slots__ = ("_is_origin", "_me", "_relay", "_role", "lease", "missed")
+    __slots__ = ("_can_ask", "_dice", "_is_origin", "_me", "_relay", "_role", "lease", "missed")
 
-    def __init__(self, me: PeerId, role: Role, terms: LeaseTerms, *, is_origin: bool) -> None:
+    def __init__(
+        self, me: PeerId, role: Role, terms: LeaseTerms, dice: Dice, *, is_origin: bool
+    ) -> None:
         self._me = me
+        self._dice = dice
+        self._can_ask = is_origin
         self._role = role
         self._is_origin = is_origin
         # An endpoint's own nonce waits for nobody; the origin's bound is between two signatures.
@@ -64,7 +69,10 @@ class Leasing:
     def ask(self, nonce: bytes, now: Instant) -> None:
         """The host has drawn `nonce` just now."""
         self.lease.ask(nonce, now)
-        self._relay.take(self._me, nonce, now, patience=Span(0.0))
+        # An endpoint's own goes up at once; a mirror's renewal can wait for those of its site.
+        can_wait = self._role is Role.MIRROR and not self.lease.is_urgent(now)
+        patience = self.lease.terms.renewal if can_wait else Span(0.0)
+        self._relay.take(self._me, nonce, now, patience=patience)
 
     def asked(
         self, peer: PeerId, message: LeaseAsked, sessions: Iterable[Session], now: Instant
@@ -78,6 +86,7 @@ class Leasing:
 
     def opened(self, session: Session) -> None:
         """Orders are in step with a peer: what is open can be asked there."""
+        self._can_ask = True
         if session.is_upstream or self._role is Role.AGENT:
             self._relay.ask_again()
 
@@ -96,6 +105,9 @@ class Leasing:
         Raises:
             TooLarge, Malformed, Untrusted: not the origin's, or no answer to what was asked.
         """
+        self.missed = frozenset()
+        if not self._relay.is_open:
+            return []  # Nobody asked: an old answer, sent to cost us something.
         authority, orders = state
         said = read_lease(message.record, authority)
         listed = orders.listed(said.orders)
@@ -113,21 +125,23 @@ class Leasing:
     def wake(self, sessions: Iterable[Session], now: Instant, *, has_work: bool) -> list[Effect]:
         """Ask for what is due."""
         open_ones = [one for one in sessions if one.sync.is_open]
+        above = [] if self._is_origin else self._asked_peers(open_ones)
+        self._can_ask = self._is_origin or bool(above)
+        if not self._can_ask:
+            return []
         if not self._is_origin and self.lease.is_due(now, has_work=has_work):
             return [DrawNonce()]
-        above = [] if self._is_origin else self._asked_peers(open_ones)
-        if not self._is_origin and not above:
-            return []
         root = self._relay.flush(now)
         if root is None:
             return []
         if self._is_origin:
             return [SignLease(climb(root, ()))]
-        is_urgent = self.lease.is_urgent(now) or self._role is Role.MIRROR
-        return [Send(peer, LeaseAsked(root, is_urgent)) for peer in above]
+        return [Send(peer, LeaseAsked(root, self._relay.is_urgent)) for peer in above]
 
     def next_wakeup(self, now: Instant, *, has_work: bool) -> Instant | None:
-        """When `wake` may have something to do."""
+        """When `wake` may have something to do; None while there is nobody to ask."""
+        if not self._can_ask:
+            return None
         own = None if self._is_origin else self.lease.next_wakeup(now, has_work=has_work)
         times = [time for time in (own, self._relay.next_wakeup()) if time is not None]
         return min(times, default=None)
@@ -150,7 +164,9 @@ class Leasing:
         if above or self._role is Role.MIRROR:
             return above
         agents = sorted(one.peer.id for one in open_ones if one.peer.role is Role.AGENT)
-        return agents[:NEIGHBOURS_ASKED_MAX]
+        # Others each time: some may reach no mirror, or may not want to.
+        first = self._dice.below(len(agents)) if agents else 0
+        return [*agents[first:], *agents[:first]][:NEIGHBOURS_ASKED_MAX]
 
 
 def _upstreams(sessions: Iterable[Session]) -> list[PeerId]:

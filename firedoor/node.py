@@ -11,10 +11,20 @@ from collections.abc import Iterable
 from typing import assert_never
 
 from firedoor.dice import Dice
-from firedoor.effects import Cut, Drop, Effect, Keep, KeepActed, KeepBeacon, Send, Tell
+from firedoor.effects import (
+    Cut,
+    Drop,
+    Effect,
+    Keep,
+    KeepActed,
+    KeepBeacon,
+    KeepForgotten,
+    Send,
+    Tell,
+)
 from firedoor.errors import Refused, Unavailable, Untrusted
 from firedoor.gates import Gates
-from firedoor.halt.brake import Brake, Gate
+from firedoor.halt.brake import Gate
 from firedoor.halt.orderset import Admission, OrderSet
 from firedoor.halt.scope import Subject
 from firedoor.halt.sync import OrderSync, Reconciliation, send_orders
@@ -30,7 +40,6 @@ from firedoor.rosters import Rosters
 from firedoor.session import Session
 from firedoor.sharing import Sharing
 from firedoor.spreading import Spreading
-from firedoor.swarm.holdings import Holdings
 from firedoor.swarm.scheduler import Swarm
 from firedoor.trust.keys import Authority
 from firedoor.units import Instant
@@ -72,13 +81,14 @@ class Node:
         "_rosters",
         "_sessions",
         "_settings",
-        "_sharing",
         "_spreading",
         "durable",
+        "forgotten",
         "gates",
         "leasing",
         "orders",
         "refusals",
+        "sharing",
         "swarm",
     )
 
@@ -98,13 +108,14 @@ class Node:
             now=now,
         )
         self.leasing = Leasing(
-            settings.me, settings.role, settings.lease, is_origin=settings.is_origin
+            settings.me, settings.role, settings.lease, dice, is_origin=settings.is_origin
         )
         self.orders = OrderSet()
         self.gates = Gates(settings.role, settings.site, self._reconciliation, self.leasing)
         self.swarm = Swarm(settings.me, dice, settings.places)
-        self._sharing = Sharing(self.gates, self.swarm)
+        self.sharing = Sharing(self.gates, self.swarm)
         self.durable: set[bytes] = set()
+        self.forgotten: set[bytes] = set()
         self.refusals: dict[str, int] = {}
 
     # --- trust and state -----------------------------------------------------------------------
@@ -112,11 +123,15 @@ class Node:
     def trust(self, authority: Authority, now: Instant) -> list[Effect]:
         """Believe these keys from now on. A resume may begin to act by it."""
         old, self._authority = self._authority, authority
-        effects = self._apply(now)
+        effects: list[Effect] = []
         if old is not None and old.targets_version != authority.targets_version:
             effects += self._follow_turned_keys(old, authority)
-            effects += self._apply(now)
-        return effects
+        return [*effects, *self._compact(authority), *self._apply(now)]
+
+    def _compact(self, authority: Authority) -> list[Effect]:
+        gone = self.orders.compact(authority)
+        self.forgotten |= gone
+        return [KeepForgotten(order) for order in sorted(gone)]
 
     def _follow_turned_keys(self, old: Authority, new: Authority) -> list[Effect]:
         """Sync anew with whoever may hold what the new keys have signed.
@@ -124,7 +139,6 @@ class Node:
         It may have come before the metadata that makes it right, and was refused then.
         """
         self.orders.judge(new)
-        self.orders.compact(new)
         is_turned = any(old.roles.get(role) != new.roles.get(role) for role in _BRAKE_ROLES)
         peers = [
             one.peer.id
@@ -134,9 +148,17 @@ class Node:
         return [Drop(peer, "keys were turned; syncing anew") for peer in peers]
 
     def restore(
-        self, records: Iterable[bytes], acted: Iterable[bytes], beacon: bytes, now: Instant
+        self,
+        records: Iterable[bytes],
+        acted: Iterable[bytes],
+        beacon: bytes,
+        *,
+        forgotten: Iterable[bytes] = (),
+        now: Instant,
     ) -> list[Effect]:
-        """Take back what an earlier run recorded: orders, resumes that acted, the last beacon.
+        """Take back what an earlier run recorded: orders, what has acted, the last beacon.
+
+        `forgotten`: what a compaction has left out since it was recorded.
 
         Needs `trust` first.
         """
@@ -148,11 +170,14 @@ class Node:
                 # Its key was turned; the origin's next beacon names all of it again.
                 self._count(error)
         for record in records:
-            self.durable.add(self.orders.restore(record, authority).id)
+            order_id = self.orders.restore(record, authority).id
+            self.durable.add(order_id)
+        for order_id in forgotten:
+            self.orders.forget(order_id)
+            self.forgotten.add(order_id)
         for order_id in acted:
             self.orders.restore_acted(order_id)
-        self.orders.compact(authority)
-        return self._apply(now)
+        return [*self._compact(authority), *self._apply(now)]
 
     def expect_mirror(self, now: Instant) -> None:
         """A mirror is near, says a hint; for a while no mere peer reconciles this node."""
@@ -170,25 +195,6 @@ class Node:
     def permits(self, gate: Gate, manifest: str) -> bool:
         """Whether this release may pass `gate` here and now. An unknown one may not."""
         return self.gates.permits(gate, manifest)
-
-    def require(self, gate: Gate, manifest: str) -> None:
-        """Nothing, if the release may pass `gate`; raises Halted if it may not."""
-        self.gates.require(gate, manifest)
-
-    @property
-    def brake(self) -> Brake:
-        """What is denied."""
-        return self.gates.brake
-
-    @property
-    def subjects(self) -> dict[str, Subject]:
-        """The releases that are known, by manifest."""
-        return self.gates.subjects
-
-    @property
-    def holdings(self) -> Holdings:
-        """The pieces that are here."""
-        return self._sharing.holdings
 
     def refuses(self, peer: PeerId) -> bool:
         """Whether this machine is banned; a person's conversations are told apart by a suffix."""
@@ -240,7 +246,7 @@ class Node:
             case Interest(manifests):
                 room = INTERESTS_MAX - len(session.interests)
                 session.interests.update(dict.fromkeys(manifests[:room]))
-                return self._sharing.bitfields(session, manifests)
+                return self.sharing.bitfields(session, manifests)
             case Bitfield(manifest, bits) if session.sync.is_open:
                 return self.swarm.bitfield(sender, manifest, bits, now)
             case Have(manifest, pieces) if session.sync.is_open:
@@ -301,23 +307,23 @@ class Node:
 
     def want(self, pieces: PieceMap, have: Bits, now: Instant) -> list[Effect]:
         """Fetch a release, if the brake lets it move and a lease covers that."""
-        return self._sharing.want(pieces, have, self._sessions.values(), now)
+        return self.sharing.want(pieces, have, self._sessions.values(), now)
 
     def fetched(
         self, number: int, manifest: str, pieces: tuple[int, ...], now: Instant
     ) -> list[Effect]:
         """Verified pieces are stored here; tell whoever is interested."""
-        news = self._sharing.fetched(manifest, pieces, self._sessions.values())
+        news = self.sharing.fetched(manifest, pieces, self._sessions.values())
         return [*news, *self.swarm.fetched(number, pieces, now)]
 
     def forget_pieces(self, manifest: str, now: Instant) -> list[Effect]:
         """What was held of a release is not sure any more; `want` looks at the store anew."""
-        self.holdings.forget(manifest)
+        self.sharing.holdings.forget(manifest)
         return self.swarm.drop(manifest, now)
 
     def serve(self, peer: Peer, manifest: str, start: int, end: int) -> tuple[bytes, ...]:
         """The digests of the pieces that `peer` asks for; raises as `Sharing.serve`."""
-        return self._sharing.serve(peer, self._sessions.get(peer.id), manifest, start, end)
+        return self.sharing.serve(peer, self._sessions.get(peer.id), manifest, start, end)
 
     # --- time ----------------------------------------------------------------------------------
 
@@ -346,10 +352,6 @@ class Node:
             self.leasing.next_wakeup(now, has_work=bool(self.swarm.wanted())),
         )
         return min((time for time in times if time is not None), default=None)
-
-    def neighbourhood(self) -> int:
-        """How many endpoints this site has, as its mirrors say; 1 where none says it."""
-        return max((len(one.roster) for one in self._sessions.values()), default=0) or 1
 
     @property
     def sessions(self) -> tuple[Session, ...]:
@@ -400,7 +402,7 @@ class Node:
         others = [one.peer.id for one in self._sessions.values() if one.sync.is_open]
         tell = Tell("reconciled", (("peer", session.peer.id),))
         news = [Send(peer, CaughtUp()) for peer in others]
-        return [tell, *news, *self._sharing.all_bitfields(self._sessions.values())]
+        return [tell, *news, *self.sharing.all_bitfields(self._sessions.values())]
 
     def _admit_all(self, records: Iterable[bytes], sender: PeerId, now: Instant) -> list[Effect]:
         effects: list[Effect] = []
@@ -478,15 +480,15 @@ class Node:
         if self._authority is None:
             return []
         acting = self.orders.let_resumes_act() if self._authority.is_fresh else ()
-        self.brake.set_halts(self.orders.in_force(), self.orders.passed())
+        self.gates.brake.set_halts(self.orders.in_force(), self.orders.passed())
         effects: list[Effect] = [KeepActed(order_id) for order_id in acting]
         self._banned = self.orders.banned()
         effects += [Drop(peer, "it is banned") for peer in self._sessions if self.refuses(peer)]
         # What was halted may be served again, and whoever asked for it was told nothing then.
-        effects += self._sharing.all_bitfields(self._sessions.values()) if acting else []
+        effects += self.sharing.all_bitfields(self._sessions.values()) if acting else []
         for manifest in self.swarm.wanted():
-            subject = self.subjects.get(manifest)
-            if subject is None or not self.brake.permits(Gate.FETCH, subject):
+            subject = self.gates.subjects.get(manifest)
+            if subject is None or not self.gates.brake.permits(Gate.FETCH, subject):
                 effects += self.swarm.drop(manifest, now)
         return effects
 

@@ -1,6 +1,6 @@
 """When a mirror tells its endpoints of one another, and what it says."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 
 from firedoor.effects import Effect, Send
 from firedoor.identity import Role
@@ -39,3 +39,8 @@ class Rosters:
         entries = [RosterEntry(one.peer.id, one.host, one.port) for one in agents[:ROSTER_MAX]]
         roster = Roster(tuple(entries))
         return [Send(one.peer.id, roster) for one in agents]
+
+
+def neighbourhood(sessions: Iterable[Session]) -> int:
+    """How many endpoints a site has, as its mirrors say; 1 where none says it."""
+    return max((len(one.roster) for one in sessions), default=0) or 1

@@ -39,8 +39,10 @@ def certificate_of(
         for each in origin.enrolled()
         if not host.node.refuses(PeerId(each.id))
     ]
-    receipts = [each.record for _, each in sorted(book.of(order).items())]
-    clones = sorted(book.clones)
+    ids = {PeerId(each.id) for each in expected}
+    said = sorted(book.of(order).items())
+    receipts = [each.record for peer, each in said if peer in ids]
+    clones = sorted(book.clones & ids)
     times = (_logged_at(host, order), host.clock.unix())
     statement = statement_of(
         order, times=times, expected=expected, receipts=receipts, clones=clones
@@ -70,7 +72,12 @@ def _expected(enrolled: Report, heard: tuple[Report, UnixTime] | None) -> Expect
 
 
 def _logged_at(host: Host, order: bytes) -> int:
-    """When this origin recorded the order, by its wall clock; its last start if that was before."""
+    """When this origin recorded the order, by its wall clock; 0: it has not yet.
+
+    Of one that an earlier run recorded it is this run's start: later, so no bound is over too soon.
+    """
+    if order not in host.node.durable:
+        return 0
     times = host.order_times.get(order.hex())
     recorded = times.recorded_at if times is not None and times.recorded_at else host.started_at
     return max(0, int(host.clock.unix() - (host.clock.now() - recorded)))

@@ -135,7 +135,7 @@ class MirrorDaemon:
         self._sync_wanted.set()
         if self._origin is None:
             # The origin's own are evidence.
-            self.desk.book.keep_only(self._in_force())
+            self.desk.keep_only(self._in_force())
 
     async def on_complete(self, manifest: str) -> None:
         """A release has arrived whole; its pieces were relayed as they came."""
@@ -236,8 +236,8 @@ class MirrorDaemon:
         return None
 
     def _is_under_way(self, entry: ReleaseEntry) -> bool:
-        node = self._host.node
-        return node.holdings.is_whole(entry.manifest) or entry.manifest in node.swarm.wanted()
+        node, manifest = self._host.node, entry.manifest
+        return node.sharing.holdings.is_whole(manifest) or manifest in node.swarm.wanted()
 
     def _source(self) -> Get:
         if self._origin is not None:

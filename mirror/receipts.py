@@ -62,6 +62,17 @@ class ReceiptDesk:
                 self._news.append(receipt)
                 self._stirred.set()
 
+    def keep_only(self, orders: frozenset[bytes]) -> None:
+        """Forget what is said of other orders, on the disk too."""
+        self.book.keep_only(orders)
+        kept = {(one.order,) for one in self.book.all()}
+        try:
+            rows = self._base.execute("SELECT DISTINCT halt FROM receipts").fetchall()
+            gone = [row for row in rows if row not in kept]
+            self._base.executemany("DELETE FROM receipts WHERE halt = ?", gone)
+        except sqlite3.Error as error:
+            log("receipts-not-dropped", level="warning", why=str(error))
+
     def all(self) -> list[Receipts]:
         """Everything that is known, for an upstream that has just come."""
         return _messages(self.book.all())

@@ -25,6 +25,7 @@ from firedoor.effects import (
     Keep,
     KeepActed,
     KeepBeacon,
+    KeepForgotten,
     Send,
     SignLease,
     Tell,
@@ -255,6 +256,7 @@ class Site:
                     | Keep()
                     | KeepBeacon()
                     | KeepActed()
+                    | KeepForgotten()
                     | Cut()
                     | Drop()
                     | (DrawNonce() | SignLease())

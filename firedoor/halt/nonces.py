@@ -21,9 +21,22 @@ BATCH_SPAN = Span(0.1)
 
 
 class NonceRelay:
-    """The open batches of one node. `window`: how long a batch is open for others to join."""
+    """The open batches of one node. `window`: how long a batch is open for others to join.
 
-    __slots__ = ("_due", "_flushed_at", "_sent", "_sent_at", "_waiting", "_window")
+    `is_urgent`: whether somebody waits for the batch that was flushed last.
+    """
+
+    __slots__ = (
+        "_due",
+        "_flushed_at",
+        "_gone",
+        "_is_waited_for",
+        "_sent",
+        "_sent_at",
+        "_waiting",
+        "_window",
+        "is_urgent",
+    )
 
     def __init__(self, window: Span) -> None:
         self._window = window
@@ -32,21 +45,26 @@ class NonceRelay:
         self._sent: dict[PeerId, bytes] = {}
         self._sent_at = Instant(0.0)
         self._flushed_at: Instant | None = None
+        self._gone: set[PeerId] = set()
+        self._is_waited_for = False
+        self.is_urgent = False
 
     def take(self, peer: PeerId, nonce: bytes, now: Instant, *, patience: Span) -> None:
         """`peer` asks. `patience`: how long it can wait for others to ask too."""
         self._waiting[peer] = nonce
+        self._is_waited_for |= not patience
         due = after(now, max(self._window, patience))
         self._due = due if self._due is None else min(self._due, due)
 
     def forget(self, peer: PeerId) -> None:
-        """`peer` is gone."""
+        """`peer` is gone. What was sent stays as it was: its root is what will be answered."""
         self._waiting.pop(peer, None)
-        self._sent.pop(peer, None)
+        self._gone.add(peer)
 
     def ask_again(self) -> None:
         """Whoever was asked is gone: what was sent there waits for the next."""
-        self._waiting = self._sent | self._waiting
+        sent = {peer: nonce for peer, nonce in self._sent.items() if peer not in self._gone}
+        self._waiting = sent | self._waiting
         self._sent = {}
         if self._waiting:
             self._due = Instant(0.0)
@@ -58,7 +76,8 @@ class NonceRelay:
             return None
         self._sent, self._waiting = self._waiting, {}
         self._sent_at = self._flushed_at = now
-        self._due = None
+        self._due, self.is_urgent, self._gone = None, self._is_waited_for, set()
+        self._is_waited_for = False
         return root_of(self._nonces())
 
     def answered(
@@ -77,9 +96,14 @@ class NonceRelay:
         if climb(root_of(self._nonces()), path) != nonces:
             raise Untrusted("lease", wanted="the answer to my nonces", got="another")
         paths = zip(sorted(self._sent), paths_of(self._nonces()), strict=True)
-        longer = [(peer, (*steps, AGAIN, *path)) for peer, steps in paths]
+        longer = [(peer, (*steps, AGAIN, *path)) for peer, steps in paths if peer not in self._gone]
         self._sent = {}
         return longer
+
+    @property
+    def is_open(self) -> bool:
+        """Whether a batch is out and not answered yet."""
+        return bool(self._sent)
 
     def next_wakeup(self) -> Instant | None:
         """When `flush` is due; None: nobody asks."""

@@ -16,7 +16,7 @@ from enum import Enum
 from hashlib import sha256
 
 from firedoor.errors import Refused, TooLarge
-from firedoor.halt.envelope import threshold_of
+from firedoor.halt.envelope import role_of, threshold_of
 from firedoor.halt.merkle import root_of
 from firedoor.halt.order import (
     Ban,
@@ -112,26 +112,31 @@ class OrderSet:
     def judge(self, authority: Authority) -> bool:
         """Count signatures anew by these keys; whether an order has lost its own by it."""
         self._judge, self._judged = authority, {}
+        # What a stolen beacon key has named out of thin air ends with the key; the rest is named
+        # again by the origin's next beacon.
+        self._named &= set(self._held)
         before = set(self._void)
         for known in [*self._held.values()]:
             signers = read_order(known.record, authority, is_recorded=True).signers
             self._hold(replace(known, signers=signers), authority)
         return not self._void <= before
 
-    def compact(self, authority: Authority) -> bool:
-        """Forget what a compaction by root leaves out; whether that was anything.
+    def compact(self, authority: Authority) -> frozenset[bytes]:
+        """Forget what a compaction by root leaves out of its role's orders; the ids of those.
 
         Only under metadata within its dates, for it lifts what it leaves out.
         """
         if authority.survivors is None or not authority.is_fresh:
-            return False
-        gone = {each for each in self._void if each.hex() not in authority.survivors}
+            return frozenset()
+        kept = authority.survivors
+        gone = {each for each in self._void if each.hex() not in kept}
+        gone = {each for each in gone if role_of(self._held[each].kind) == authority.compacted}
         for order_id in gone:
             del self._held[order_id]
         self._void -= gone
         self._named -= gone
         self._acted -= gone
-        return bool(gone)
+        return frozenset(gone)
 
     def _hold(self, order: Order, authority: Authority) -> None:
         self._held[order.id] = order
@@ -142,6 +147,12 @@ class OrderSet:
             self._judged[order.record] = order.id
         else:
             self._void.add(order.id)
+
+    def forget(self, order_id: bytes) -> None:
+        """A compaction left this order out before a restart; unless it was signed anew since."""
+        if order_id in self._void:
+            del self._held[order_id]
+            self._void.discard(order_id)
 
     def restore_acted(self, order_id: bytes) -> None:
         """This resume acted before a restart."""
@@ -163,11 +174,11 @@ class OrderSet:
         self._named |= fresh
         self._judged.pop(self.beacon, None)
         self._judged[record] = b""
-        digest = root_of(sorted(ids))
-        self._lists.pop(digest, None)
-        self._lists[digest] = ids
-        if len(self._lists) > LISTS_MAX:
-            del self._lists[next(iter(self._lists))]
+        self._lists[root_of(sorted(ids))] = ids
+        while len(self._lists) > LISTS_MAX:
+            # The list of what is held is the one that leases are made over: it stays.
+            mine = root_of(self.offered())
+            del self._lists[next(each for each in self._lists if each != mine)]
         return fresh
 
     def has_valid_beacon(self, authority: Authority) -> bool:
@@ -180,7 +191,10 @@ class OrderSet:
 
     def listed(self, digest: bytes) -> frozenset[bytes] | None:
         """The ids of a beacon whose Merkle root is `digest`, if it came lately."""
-        return frozenset() if digest == root_of(()) else self._lists.get(digest)
+        if digest == root_of(self.offered()):
+            # Exactly what is held here: no list need have come.
+            return frozenset(self.offered())
+        return self._lists.get(digest)
 
     def missed_by(self, ids: Collection[bytes]) -> frozenset[bytes]:
         """What was named, is held and vouched for, and is not among `ids`."""

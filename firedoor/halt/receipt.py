@@ -16,12 +16,19 @@ from nacl.signing import SigningKey, VerifyKey
 
 from firedoor.errors import Malformed, Untrusted
 from firedoor.identity import FleetId, PeerId
-from firedoor.limits import RECEIPT_BYTES_MAX
+from firedoor.limits import ENDPOINTS_MAX, RECEIPT_BYTES_MAX
 from firedoor.trust.signing import sign, signed_bytes
 from firedoor.wire.codec import decode, encode
 from firedoor.wire.messages import Digest
 
 Millis = Annotated[int, Meta(ge=0)]
+
+
+# Two live instances overlap by more than a clock that is set right while an agent restarts.
+OVERLAP_MS = 2000
+
+# Starts of one agent that are told apart.
+INSTANCES_MAX = 4
 
 
 class Had(Enum):
@@ -111,22 +118,24 @@ def read_receipt(record: bytes, fleet: FleetId) -> Receipt:
 class ReceiptBook:
     """The newest receipt of each endpoint for each order, and who has two live instances.
 
-    A later start of an agent is another instance; but one that speaks again after a newer one has
-    spoken lives beside it: the identity was copied.
+    Each start of an agent is another instance, and the times that its receipts name are a span. Two
+    spans of one identity that overlap are no restart: the identity was copied.
     """
 
-    __slots__ = ("_by_order", "_instances", "clones")
+    __slots__ = ("_by_order", "_spans", "clones")
 
     def __init__(self) -> None:
         self._by_order: dict[bytes, dict[PeerId, Receipt]] = {}
-        self._instances: dict[PeerId, list[bytes]] = {}
+        self._spans: dict[PeerId, dict[bytes, tuple[int, int]]] = {}
         self.clones: set[PeerId] = set()
 
     def take(self, receipt: Receipt) -> bool:
-        """Whether it says something new."""
-        self._see(receipt)
+        """Whether it says something new; above ENDPOINTS_MAX endpoints of an order nothing does."""
         book = self._by_order.setdefault(receipt.order, {})
         known = book.get(receipt.endpoint)
+        if known is None and len(book) >= ENDPOINTS_MAX:
+            return False
+        self._see(receipt)
         is_news = known is None or (receipt.is_enforced and not known.is_enforced)
         if is_news:
             book[receipt.endpoint] = receipt
@@ -146,9 +155,13 @@ class ReceiptBook:
         return [self._by_order[order][peer] for order in orders for peer in self._by_order[order]]
 
     def _see(self, receipt: Receipt) -> None:
-        seen = self._instances.setdefault(receipt.endpoint, [])
-        if receipt.instance not in seen:
-            seen.append(receipt.instance)
-            del seen[:-2]
-        elif seen[-1] != receipt.instance:
+        spans = self._spans.setdefault(receipt.endpoint, {})
+        moments = (receipt.recorded_at, max(receipt.recorded_at, receipt.enforced_at))
+        first, last = spans.pop(receipt.instance, moments)
+        mine = (min(first, moments[0]), max(last, moments[1]))
+        others = spans.values()
+        if any(max(mine[0], each[0]) + OVERLAP_MS < min(mine[1], each[1]) for each in others):
             self.clones.add(receipt.endpoint)
+        spans[receipt.instance] = mine
+        while len(spans) > INSTANCES_MAX:
+            del spans[next(iter(spans))]

@@ -70,16 +70,16 @@ class Fetching:
         host = self._host
         log("no-room", level="error", manifest=manifest[:12], why=str(error), do="free disk space")
         self.no_room[manifest] = str(error)
-        is_whole = host.node.holdings.is_whole(manifest)
+        is_whole = host.node.sharing.holdings.is_whole(manifest)
         # Half a release that blocks the disk would keep out orders and all other releases.
-        pieces = frozenset() if is_whole else host.node.holdings.of_none_but(manifest)
+        pieces = frozenset() if is_whole else host.node.sharing.holdings.of_none_but(manifest)
         host.apply(host.node.forget_pieces(manifest, host.clock.now()))
         host.start(asyncio.to_thread(host.store.remove_all, pieces))
         host.program.on_no_room(manifest)
 
     async def _fetch_pieces(self, fetch: Fetch) -> None:
         host, manifest = self._host, fetch.manifest
-        pieces = host.node.holdings.pieces_of(manifest)
+        pieces = host.node.sharing.holdings.pieces_of(manifest)
         start, end = pieces.range_of(fetch.first, fetch.last)
         wanted = [(pieces.digests[at], pieces.sizes[at]) for at in range(fetch.first, fetch.last)]
         address, port = host.lines.address_of(fetch.peer)
@@ -121,7 +121,7 @@ class Fetching:
     def _received(self, manifest: str, kind: str, count: int) -> None:
         node = self._host.node
         self.counters.received[kind] += count
-        subject = node.subjects.get(manifest)
-        if subject is not None and not node.brake.permits(Gate.FETCH, subject):
+        subject = node.gates.subjects.get(manifest)
+        if subject is not None and not node.gates.brake.permits(Gate.FETCH, subject):
             self.counters.covered_bytes += count
             self.counters.covered_last_at = self._host.clock.now()

@@ -24,6 +24,7 @@ from firedoor.effects import (
     Keep,
     KeepActed,
     KeepBeacon,
+    KeepForgotten,
     Send,
     SignLease,
     Tell,
@@ -42,7 +43,7 @@ from firedoor.runtime.fetching import Fetching
 from firedoor.runtime.lines import Lines
 from firedoor.runtime.logs import log, log_facts
 from firedoor.runtime.multicast import Multicast
-from firedoor.runtime.order_log import ACTED, BEACON, ORDER, OrderLog
+from firedoor.runtime.order_log import ACTED, BEACON, FORGOTTEN, ORDER, OrderLog
 from firedoor.runtime.peer_client import PeerClient
 from firedoor.runtime.piece_store import PieceStore
 from firedoor.runtime.transfers import Transfers
@@ -164,11 +165,15 @@ class Host:
         self.apply(self.node.trust(authority, now))
         if not self.trusted.is_set():
             kept = self.log
-            self.apply(self.node.restore(kept.orders, kept.acted, kept.beacon, now))
+            self.apply(
+                self.node.restore(
+                    kept.orders, kept.acted, kept.beacon, forgotten=kept.forgotten, now=now
+                )
+            )
             self.trusted.set()
         # Past its dates metadata starts nothing, but what it names can still be halted.
         for entry in (*self.catalogue.releases, *self.catalogue.dateless):
-            if entry.manifest not in self.node.subjects:
+            if entry.manifest not in self.node.gates.subjects:
                 self.apply(self.node.learn(entry.manifest, subject_of(entry), now))
 
     async def learn_held(self, manifest: str) -> None:
@@ -211,6 +216,8 @@ class Host:
                 self.start(self._append(ACTED, order))
                 # What was halted may move from now on.
                 self.program.on_cut()
+            case KeepForgotten(order):
+                self.start(self._append(FORGOTTEN, order))
             case DrawNonce():
                 self._divergence = self.clock.divergence()
                 now = self.clock.now()
@@ -300,7 +307,7 @@ class Host:
             self.store.make_sure_of_room(sum(pieces.sizes[at] for at in have.missing()))
         except NoRoom as error:
             # Held for a moment: a half that an earlier run left is let go of as well.
-            self.node.holdings.hold(pieces, have)
+            self.node.sharing.holdings.hold(pieces, have)
             self.fetching.give_up(entry.manifest, error)
             return
         self.apply(self.node.want(pieces, have, now))

@@ -24,6 +24,7 @@ _HEAD = struct.Struct(">III")
 ORDER = b"o"
 BEACON = b"b"
 ACTED = b"a"
+FORGOTTEN = b"f"
 
 
 class OrderLog:
@@ -41,6 +42,7 @@ class OrderLog:
         self.orders: list[bytes] = []
         self.acted: list[bytes] = []
         self.beacon = b""
+        self.forgotten: frozenset[bytes] = frozenset()
         flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -87,8 +89,10 @@ class OrderLog:
         elif self._end < len(data):
             cut = len(data) - self._end
             log("order-log-cut", level="warning", file=self.path, bytes=cut, why="a torn write")
+        gone = {body[1:] for body in bodies if body[:1] == FORGOTTEN}
         for body in bodies:
             self._take(body[:1], body[1:])
+        self.forgotten = frozenset(gone)
 
     def _put_aside(self, data: bytes, bodies: list[bytes]) -> None:
         aside = self.path.with_suffix(".damaged")
@@ -105,7 +109,7 @@ class OrderLog:
             self.orders.append(record)
         elif kind == ACTED:
             self.acted.append(record)
-        else:
+        elif kind == BEACON:
             self.beacon = record
 
 

@@ -270,7 +270,8 @@ class PeerApi:
         for at in range(0, len(view), GATE_BYTES):
             portion = view[at : at + GATE_BYTES]
             await self._budget.take(len(portion))
-            if transfer.is_cut or not self._backend.permits(transfer.manifest):
+            may = self._backend.permits(transfer.manifest) and not self._backend.refuses(peer)
+            if transfer.is_cut or not may:
                 transfer.reset()
                 raise ConnectionResetError("halted")
             await response.write(portion)

@@ -83,7 +83,7 @@ def status_of(host: Host) -> Table:
         "is_origin": settings.is_origin,
         "is_reconciled": node.is_reconciled,
         "is_trust_fresh": bool(host.catalogue.authority and host.catalogue.authority.is_fresh),
-        "releases": [_release(host, manifest) for manifest in sorted(node.subjects)],
+        "releases": [_release(host, manifest) for manifest in sorted(node.gates.subjects)],
         "orders": [_order(host, order_id) for order_id in node.orders.ids()],
         "order_set": node.orders.digest().hex(),
         "lease": _lease(host),
@@ -110,8 +110,8 @@ def _lease(host: Host) -> Table:
 
 
 def _release(host: Host, manifest: str) -> Table:
-    subject = host.node.subjects[manifest]
-    have, total = host.node.holdings.progress(manifest)
+    subject = host.node.gates.subjects[manifest]
+    have, total = host.node.sharing.holdings.progress(manifest)
     entry = host.catalogue.entry(manifest)
     return {
         "product": subject.product,
@@ -119,7 +119,7 @@ def _release(host: Host, manifest: str) -> Table:
         "manifest": manifest,
         "content": subject.content.hex(),
         "counter": entry.counter if entry else 0,
-        "level": host.node.brake.level(subject),
+        "level": host.node.gates.brake.level(subject),
         "pieces_have": have,
         "pieces_total": total,
     }

@@ -118,7 +118,7 @@ class Authority:
     """Who may sign what in a fleet. `is_fresh`: the metadata that says so is within its dates.
 
     `snapshot_version` is 0 where no snapshot vouches for it. `survivors`: the ids that a compaction
-    keeps of the orders whose keys count no more, in hex; None: this metadata compacts nothing.
+    keeps of the role `compacted`'s orders whose keys count no more, in hex; None: there is none.
     """
 
     fleet: FleetId
@@ -128,6 +128,7 @@ class Authority:
     root_version: int = 0
     snapshot_version: int = 0
     survivors: frozenset[str] | None = None
+    compacted: str = ""
 
 
 def register() -> None:
@@ -179,22 +180,27 @@ def authority_of(
         for name, role in delegations.roles.items()
     }
     is_fresh = now < targets.signed.expires.timestamp()
+    role, survivors = _survivors(targets.signed.unrecognized_fields.get(SURVIVORS))
     return Authority(
         fleet,
         targets.signed.version,
         roles,
         is_fresh,
         root_version=root.signed.version,
-        survivors=_survivors(targets.signed.unrecognized_fields.get(SURVIVORS)),
+        survivors=survivors,
+        compacted=role,
     )
 
 
-def _survivors(field: object) -> frozenset[str] | None:
+def _survivors(field: object) -> tuple[str, frozenset[str] | None]:
     if field is None:
-        return None
-    if not isinstance(field, list) or not all(isinstance(each, str) for each in field):
-        raise Malformed(SURVIVORS, wanted="a list of order ids", got=type(field).__name__)
-    return frozenset(field)
+        return "", None
+    if not isinstance(field, dict) or set(field) != {"role", "ids"}:
+        raise Malformed(SURVIVORS, wanted="a role and ids", got=type(field).__name__)
+    role, ids = field["role"], field["ids"]
+    if not isinstance(role, str) or not isinstance(ids, list):
+        raise Malformed(SURVIVORS, wanted="a role and a list of ids", got="other types")
+    return role, frozenset(map(str, ids))
 
 
 def _role_keys(what: str, threshold: int, keyids: list[str], keys: Mapping[str, Key]) -> RoleKeys:

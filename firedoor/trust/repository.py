@@ -209,7 +209,7 @@ def rotate_delegation(
     delegations.keys = {keyid: key for keyid, key in held.items() if keyid in used}
     signed.unrecognized_fields.pop(SURVIVORS, None)
     if survivors is not None:
-        signed.unrecognized_fields[SURVIVORS] = list(survivors)
+        signed.unrecognized_fields[SURVIVORS] = {"role": role, "ids": list(survivors)}
     signed.version += 1
     signed.expires = expires
     result: Metadata[Targets] = signed_by(Metadata(signed), signers)

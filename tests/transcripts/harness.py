@@ -197,7 +197,7 @@ class World:
         gates = [gate.name.lower() for gate in Gate if node.permits(gate, manifest)]
         self._lines.append(f"may {', '.join(gates) or 'nothing'}")
         held = [self._orders[each] for each in node.orders.ids()]
-        force = [self._orders[halt.id] for halt in node.brake.halts]
+        force = [self._orders[halt.id] for halt in node.gates.brake.halts]
         self._lines.append(f"holds {', '.join(held) or 'no order'}; in force {', '.join(force)}")
 
     def _start(self, name: str, release: str) -> None:

@@ -106,12 +106,26 @@ def test_the_book_keeps_the_first_record_and_the_first_enforcement() -> None:
     assert [each.record for each in book.of(ORDER).values()] == [enforced]
 
 
-def test_a_restart_is_no_clone_and_two_live_instances_are() -> None:
+def spoke(book: ReceiptBook, *words: tuple[int, int]) -> None:
+    """Instance and moment in seconds of receipts, each of a halt of its own."""
+    for instance, moment in words:
+        said = replace(
+            payload(order=bytes([moment]) * 32, instance=instance), recorded_at=moment * 1000
+        )
+        book.take(read_receipt(seal_receipt(said, fleet=FLEET, seed=SEEDS[0]), FLEET))
+
+
+def test_a_restart_is_no_clone_however_often_old_receipts_are_said_again() -> None:
     book = ReceiptBook()
-    for instance in (1, 2, 2):
-        book.take(read_receipt(receipt(SEEDS[0], instance=instance), FLEET))
+    spoke(book, (1, 10), (1, 20), (2, 30), (2, 40), (1, 10), (1, 20), (2, 30))
     assert book.clones == set()
-    book.take(read_receipt(receipt(SEEDS[0], instance=1), FLEET))
+
+
+def test_two_instances_that_speak_in_turns_are_clones() -> None:
+    book = ReceiptBook()
+    spoke(book, (1, 10), (2, 11), (1, 20))
+    assert book.clones == set()
+    spoke(book, (2, 21))
     assert book.clones == {id_of(SEEDS[0])}
 
 
