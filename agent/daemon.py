@@ -62,6 +62,7 @@ class AgentDaemon:
         self.installers: list[Installer] = []
         self.make_installers: Callable[[Journal], list[Installer]] = lambda _: []
         self._hindrance = ""
+        self._guarded_at = 0
         self.receipts = ReceiptWriter(
             host,
             seed,
@@ -176,11 +177,13 @@ class AgentDaemon:
                 log("journal-unusable", level="error", why=str(error), do="free space, or mend it")
             await asyncio.sleep(JOURNAL_AGAIN_S)
         self._hindrance = ""
+        self._guarded_at = 0
         self.changed()
         try:
             async with asyncio.TaskGroup() as group:
                 for installer in self.installers:
                     group.create_task(installer.run())
+                group.create_task(self._keep_heeding(journal))
         finally:
             journal.close()
 
@@ -238,10 +241,20 @@ class AgentDaemon:
             for installer in [*self.installers]:
                 await asyncio.to_thread(installer.keep_tombstones)
 
+    async def _keep_heeding(self, journal: Journal) -> None:
+        """The guard also steps back while this agent runs, when a program is started anew."""
+        while True:
+            await asyncio.sleep(LOOK_AROUND_S)
+            self._heed_guard(journal)
+
     def _heed_guard(self, journal: Journal) -> None:
         """What the boot guard took back, because it did not stay up, is not installed again."""
         path = Path(self._settings.state).expanduser() / "guard.json"
         try:
+            changed_at = path.stat().st_mtime_ns if path.exists() else 0
+            if changed_at == self._guarded_at:
+                return
+            self._guarded_at = changed_at
             table = json.loads(path.read_bytes()) if path.exists() else {}
             steps = [row["last"] for row in table.values() if "last" in row]
             contents = [journal.content_of(str(each["from"])) for each in steps]

@@ -5,7 +5,7 @@
 * At most one step for each activation, to a version that ran well here and that no halt denies. In
   any doubt it changes nothing and says why.
 * It needs the standard library alone and no network, trusts only files of trusted owners that
-  nobody else can write, and touches nothing outside a product's root.
+  nobody else can write, and touches nothing but a product's root and its own memory.
 
 It reads what the agent has recorded: the order log, the copies of halts beside each product
 (tombstones), and the journal. Orders were verified before they were recorded; it verifies none.
@@ -21,6 +21,7 @@ import sys
 import time
 import tomllib
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -218,59 +219,77 @@ def _release(row: tuple[Any, ...]) -> Release:
 
 
 class Memory:
-    """What the guard itself remembers: starts since an activation, and steps it took."""
+    """What the guard itself remembers: starts since an activation, and the step it took last."""
 
-    def __init__(self, path: Path, data: bytes) -> None:
-        self._path = path
+    def __init__(self, state: Path, data: bytes) -> None:
+        self._state = state
         try:
-            self.table: dict[str, dict[str, Any]] = json.loads(data) if data else {}
+            read = json.loads(data) if data else {}
         except ValueError:
-            self.table = {}
+            read = {}
+        rows = read.items() if isinstance(read, dict) else ()
+        self.table: dict[str, dict[str, Any]] = {
+            name: row for name, row in rows if isinstance(row, dict)
+        }
 
-    def starts(self, product: Product, now: float, within_s: float) -> int:
-        """Count this start; how many there were within the span of this activation."""
-        row = self.table.get(product.name, {})
+    def count(self, product: Product, now: float, within_s: float) -> int:
+        """Count this start; how many there were within the span of this activation, before it."""
+        row = self.table.setdefault(product.name, {})
         activated = [product.active, product.activated_ns]
-        if row.get("activated") != activated:
-            row = {"activated": activated, "starts": [], "stepped": row.get("stepped", [])}
-        age = now - product.activated_ns / 1e9
-        if 0 <= age <= within_s:
-            row["starts"] = [*row["starts"], now][-100:]
-        self.table[product.name] = row
-        return len(row["starts"])
+        if row.get("activated") != activated or not isinstance(row.get("starts"), int):
+            row |= {"activated": activated, "starts": 0}
+        before = int(row["starts"])
+        if 0 <= now - product.activated_ns / 1e9 <= within_s:
+            row["starts"] = before + 1
+        return before
 
-    def has_stepped(self, product: Product) -> bool:
-        """Whether it stepped back from this very activation before."""
-        row = self.table.get(product.name, {})
-        return [product.active, product.activated_ns] in row.get("stepped", [])
+    def has_landed(self, product: Product) -> bool:
+        """Whether what is current is where its own last step led to."""
+        last = self.table.get(product.name, {}).get("last")
+        return isinstance(last, dict) and last.get("to") == product.active
 
     def note_step(self, step: Step) -> None:
         """Remember a step before it is taken."""
-        row = self.table[step.product.name]
-        activated = [step.product.active, step.product.activated_ns]
-        row["stepped"] = [*row.get("stepped", []), activated][-20:]
-        row["last"] = {"from": step.product.active, "why": step.why, "is_halted": step.is_halted}
+        row = self.table.setdefault(step.product.name, {})
+        row["last"] = {
+            "from": step.product.active,
+            "to": step.to,
+            "why": step.why,
+            "is_halted": step.is_halted,
+        }
 
     def save(self) -> None:
-        """Make it durable."""
-        fresh = self._path.with_suffix(".new")
-        descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        """Make it durable. The folder is another user's, so nothing that lies there is followed."""
+        folder = os.open(self._state, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0))
         try:
-            os.write(descriptor, json.dumps(self.table).encode())
-            os.fsync(descriptor)
-            if os.name == "posix":
+            with suppress(FileNotFoundError):
+                os.unlink("guard.new", dir_fd=folder)
+            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0)
+            descriptor = os.open("guard.new", flags, 0o600, dir_fd=folder)
+            try:
+                os.write(descriptor, json.dumps(self.table).encode())
+                os.fsync(descriptor)
                 # The agent, another user, reads it.
-                owner = self._path.parent.stat()
+                owner = os.fstat(folder)
                 os.fchown(descriptor, owner.st_uid, owner.st_gid)
+            finally:
+                os.close(descriptor)
+            os.replace("guard.new", "guard.json", src_dir_fd=folder, dst_dir_fd=folder)
+            os.fsync(folder)
         finally:
-            os.close(descriptor)
-        fresh.replace(self._path)
-        _sync(self._path.parent)
+            os.close(folder)
 
 
-def take(step: Step) -> None:
-    """Throw the switch, and put a halted version aside; each durable before the next."""
+def take(step: Step, files: Files) -> None:
+    """Throw the switch, and put a halted version aside; each durable before the next.
+
+    Raises:
+        DoubtError: the folder for what is put aside is a link, or somebody else's.
+    """
     root, product = step.product.root, step.product
+    files.check(root / "versions")
+    if (root / "quarantine").exists():
+        files.check(root / "quarantine")
     fresh = root / ".current-guard"
     fresh.unlink(missing_ok=True)
     fresh.symlink_to(Path("versions") / f"{product.releases[step.to].version}-{step.to}")
@@ -309,8 +328,10 @@ def main(words: list[str]) -> int:
     arguments = parser.parse_args(words)
     try:
         _guard(arguments)
-    except (DoubtError, OSError, sqlite3.Error, ValueError, KeyError) as doubt:
-        _say(f"in doubt, so nothing is changed: {doubt}")
+    # The outermost loop of a program that a machine's start waits for: whatever it is, it must not
+    # keep the machine from starting.
+    except Exception as doubt:  # noqa: BLE001  # as said above
+        _say(f"in doubt, so nothing is changed: {doubt!r}")
     return 0
 
 
@@ -324,10 +345,13 @@ def _guard(arguments: argparse.Namespace) -> None:
     settings = tomllib.loads(files.read(arguments.config).decode())
     state = Path(settings["state"]).expanduser()
     files.check(state)
-    fleet = sha256(Path(settings["fleet_root"]).expanduser().read_bytes()).hexdigest()[:32]
+    fleet = sha256(files.read(Path(settings["fleet_root"]).expanduser())).hexdigest()[:32]
     log = files.read(state / "orders.log")
-    memory = Memory(state / "guard.json", files.read(state / "guard.json"))
+    memory = Memory(state, files.read(state / "guard.json"))
     files.check(state / "journal.db")
+    for more in ("journal.db-wal", "journal.db-shm"):
+        if (state / more).exists():
+            files.check(state / more)
     limits = settings.get("guard", {})
     journal = sqlite3.connect(f"file:{state / 'journal.db'}?mode=ro", uri=True)
     try:
@@ -339,8 +363,9 @@ def _guard(arguments: argparse.Namespace) -> None:
                 files.check(root)
                 product = read_product(name, root, journal)
                 halts = read_orders(fleet, log, _tombstones(files, root)).in_force()
-                _guard_one(product, halts, memory, limits, is_dry=arguments.dry_run)
-            except (DoubtError, OSError) as doubt:
+                _guard_one(product, halts, memory, limits, (files, arguments))
+            # One product's odd facts must not keep the others unguarded.
+            except (DoubtError, OSError, sqlite3.Error, ValueError, KeyError, TypeError) as doubt:
                 _say(f"{name}: in doubt, so nothing is changed: {doubt}")
     finally:
         journal.close()
@@ -349,23 +374,29 @@ def _guard(arguments: argparse.Namespace) -> None:
 
 
 def _guard_one(
-    product: Product, halts: list[Halt], memory: Memory, limits: dict[str, Any], *, is_dry: bool
+    product: Product,
+    halts: list[Halt],
+    memory: Memory,
+    limits: dict[str, Any],
+    run: tuple[Files, argparse.Namespace],
 ) -> None:
-    within_s = float(limits.get("within_s", WITHIN_S))
-    starts = memory.starts(product, time.time(), within_s)
-    # The start that is about to happen has not failed yet.
-    step = decide(product, halts, starts - 1, int(limits.get("crashes", CRASHES)))
+    files, arguments = run
+    starts = 0
+    # At boot all are looked at and none is started; who starts one product names it.
+    if arguments.product:
+        starts = memory.count(product, time.time(), float(limits.get("within_s", WITHIN_S)))
+    step = decide(product, halts, starts, int(limits.get("crashes", CRASHES)))
     if isinstance(step, str):
         _say(f"{product.name}: {step}")
-    elif memory.has_stepped(product):
-        _say(f"{product.name}: {step.why}, but one step was taken from this activation already")
-    elif is_dry:
+    elif memory.has_landed(product) and not step.is_halted:
+        _say(f"{product.name}: {step.why}, but this is where the guard's own last step led to")
+    elif arguments.dry_run:
         to = product.releases[step.to].version
         _say(f"{product.name}: {step.why}; would step back to {to}")
     else:
         memory.note_step(step)
         memory.save()
-        take(step)
+        take(step, files)
         _say(f"{product.name}: {step.why}; stepped back to {product.releases[step.to].version}")
 
 

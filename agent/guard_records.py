@@ -1,9 +1,11 @@
 """What the boot guard reads of orders: the log's frames, and msgpack, by the standard library.
 
-The orders were verified before they were recorded, so no signature is looked at here. The rules by
-which they are in force are those of halt/orderset.py.
+The orders were verified before they were recorded, so no signature is looked at here. Which of them
+are in force follows halt/orderset.py but for thresholds, which stand in metadata that is not read
+here: an order of which any key is left counts.
 """
 
+import re
 import struct
 import zlib
 from collections.abc import Iterable, Iterator
@@ -12,6 +14,7 @@ from hashlib import sha256
 from typing import Any
 
 LEVEL_IN_DOUBT = 4
+LEVEL_MAX = 7
 
 _HEAD = struct.Struct(">III")
 _DEPTH_MAX = 8
@@ -37,14 +40,18 @@ class Orders:
     """What the log and the tombstones hold."""
 
     halts: dict[bytes, Halt] = field(default_factory=dict)
-    lifts: dict[bytes, frozenset[bytes]] = field(default_factory=dict)
+    lifts: dict[bytes, tuple[frozenset[bytes], frozenset[str]]] = field(default_factory=dict)
     revokes: dict[bytes, tuple[str, frozenset[bytes]]] = field(default_factory=dict)
     acted: set[bytes] = field(default_factory=set)
+    forgotten: set[bytes] = field(default_factory=set)
 
     def in_force(self) -> list[Halt]:
         """The halts that nothing lifts."""
-        lifted = {each for key, ids in self.lifts.items() if key in self.acted for each in ids}
         revokes = [each for key, each in self.revokes.items() if key in self.acted]
+        lifted: set[bytes] = set()
+        for key, (ids, keyids) in self.lifts.items():
+            gone = {keyid for keyid, survivors in revokes if key not in survivors}
+            lifted |= ids if key in self.acted and keyids - gone else set()
         alive = []
         for halt in self.halts.values():
             gone = {keyid for keyid, survivors in revokes if halt.id not in survivors}
@@ -62,8 +69,15 @@ def read_orders(fleet: str, log: bytes, tombstones: Iterable[bytes]) -> Orders:
             _take(orders, fleet, body[1:])
         elif body[:1] == b"a":
             orders.acted.add(body[1:])
+        elif body[:1] == b"f":
+            # A compaction has left it out; one that comes after this was signed anew.
+            orders.halts.pop(body[1:], None)
+            orders.forgotten.add(body[1:])
+    held = set(orders.halts)
     for record in tombstones:
         _take(orders, fleet, record)
+    for order_id in orders.forgotten - held:
+        orders.halts.pop(order_id, None)
     return orders
 
 
@@ -89,10 +103,11 @@ def _take(orders: Orders, fleet: str, record: bytes) -> None:
         keyids = frozenset(each["keyid"] for each in envelope["signatures"])
         said = unpack(payload)
         if kind == "halt":
+            _check_halt(said)
             facts = (said["scope"], int(said["level"]), frozenset(said["contents"]))
             orders.halts[order_id] = Halt(order_id, *facts, keyids)
         elif kind == "resume":
-            orders.lifts[order_id] = frozenset(said["halts"])
+            orders.lifts[order_id] = (frozenset(said["halts"]), keyids)
         elif kind == "revoke":
             orders.revokes[order_id] = (said["keyid"], frozenset(said["survivors"]))
     except (DoubtError, KeyError, TypeError, ValueError):
@@ -100,6 +115,21 @@ def _take(orders: Orders, fleet: str, record: bytes) -> None:
         doubt_id = sha256(record).digest()
         facts = ("everything", LEVEL_IN_DOUBT, frozenset[bytes]())
         orders.halts[doubt_id] = Halt(doubt_id, *facts, frozenset({"?"}))
+
+
+_HALT_FIELDS = {"version", "nonce", "scope", "level", "issued_at", "reason", "contents"}
+_SCOPE = re.compile(
+    r"everything|digest:[0-9a-f]{64}|(?:publisher|site):[^:#=]+|[^:#=]+(?:#[0-9]+\.\.[0-9]+|==.+)?"
+)
+
+
+def _check_halt(said: Any) -> None:  # noqa: ANN401  # whatever was signed
+    """Nothing, if this version understands all of it, as halt/order.py asks."""
+    is_known = set(said) == _HALT_FIELDS and said["version"] == 1
+    if not is_known or not 1 <= said["level"] <= LEVEL_MAX:
+        raise DoubtError("a halt of another version")
+    if _SCOPE.fullmatch(said["scope"]) is None:
+        raise DoubtError("a halt of an unknown scope")
 
 
 def unpack(data: bytes) -> Any:  # noqa: ANN401  # whatever the bytes say

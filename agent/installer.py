@@ -84,6 +84,7 @@ class Installer:
         self._life = Life(journal, product, on_change)
         self._is_settled = False
         self._stuck: set[str] = set()
+        self._told: dict[str, tuple[int, int]] = {}
         self._leaves_at: dict[str, Instant] = {}
         self._dice = Dice(host.clock.seed())
         self._tombstones = Tombstones(Path(settings.root).expanduser())
@@ -132,6 +133,8 @@ class Installer:
             await self._resume()
             self._is_settled = True
         await self._obey()
+        for _, staged in self._handler.staged():
+            self._tell_guard(staged)
         why = self._host.fetching.no_room.pop(self._life.manifest, None)
         if why is not None:
             self._say(why)
@@ -337,7 +340,8 @@ class Installer:
     def _floor(self) -> int:
         """The lowest counter that the publisher lets this product step back to."""
         listed = self._host.catalogue.releases
-        return max((each.floor for each in listed if each.product == self._product), default=0)
+        floors = [each.floor for each in listed if each.product == self._product]
+        return max([self._journal.floor_of(self._product), *floors])
 
     def _tidy(self) -> None:
         """Remove every version that nothing leads back to."""
@@ -348,10 +352,12 @@ class Installer:
                 self._handler.unstage(version, manifest)
 
     def _tell_guard(self, manifest: str) -> None:
+        """Keep what the guard goes by up to date: a newer release changes what one key may do."""
         subject = self._host.node.gates.subjects.get(manifest)
-        if subject is not None:
-            newest = self._host.node.gates.brake.newest(self._product)
-            self._journal.know_release(manifest, subject, newest=newest, floor=self._floor())
+        newest, floor = self._host.node.gates.brake.newest(self._product), self._floor()
+        if subject is not None and self._told.get(manifest) != (newest, floor):
+            self._journal.know_release(manifest, subject, newest=newest, floor=floor)
+            self._told[manifest] = (newest, floor)
 
     async def _heed_tombstones(self) -> None:
         """Admit the halts that lie beside the product: the state folder may be an older one."""
@@ -363,7 +369,10 @@ class Installer:
 
     def keep_tombstones(self) -> None:
         """Have the halts in force lie beside the product; blocking."""
-        self._tombstones.keep(self._host.node.gates.brake.halts, self._host.node.orders.ids())
+        self._tombstones.keep(
+            self._host.node.gates.brake.halts,
+            {*self._host.node.orders.ids(), *self._host.node.forgotten},
+        )
 
     async def _learn_what_is_here(self) -> None:
         """Make what is on this disk known to the brake, by name, content and every file."""

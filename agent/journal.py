@@ -99,7 +99,17 @@ class Journal:
         files = b"".join(sorted(subject.files))
         facts = (subject.product, subject.version, subject.content, files, subject.counter)
         row = (manifest, *facts, newest, floor)
-        self._rows("INSERT OR REPLACE INTO releases VALUES (?, ?, ?, ?, ?, ?, ?, ?)", row)
+        self._rows(
+            "INSERT INTO releases VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (manifest) DO UPDATE"
+            " SET files = max(files, excluded.files), counter = max(counter, excluded.counter),"
+            " newest = max(newest, excluded.newest), floor = max(floor, excluded.floor)",
+            row,
+        )
+
+    def floor_of(self, product: str) -> int:
+        """The highest floor that was ever known of a product; raises as `read`."""
+        query = "SELECT coalesce(max(floor), 0) FROM releases WHERE product = ?"
+        return int(self._rows(query, (product,))[0][0])
 
     def content_of(self, manifest: str) -> bytes | None:
         """The content digest of a release that `know_release` noted; raises as `read`."""

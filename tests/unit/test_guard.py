@@ -6,7 +6,9 @@ import shutil
 import sys
 import time
 from collections.abc import Callable
+from hashlib import sha256
 from pathlib import Path
+from types import SimpleNamespace
 
 import msgpack
 import pytest
@@ -15,15 +17,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent import guard, guard_records
+from agent.daemon import AgentDaemon
 from agent.guard_records import DoubtError, read_orders, unpack
+from agent.journal import Journal
+from firedoor.dice import Dice
 from firedoor.halt.envelope import seal
 from firedoor.halt.order import HaltPayload, ResumePayload, RevokePayload
 from firedoor.identity import FleetId
+from firedoor.runtime.clocks import Clock
 from firedoor.runtime.key_files import read_key_file
-from firedoor.runtime.order_log import ACTED, ORDER, OrderLog
+from firedoor.runtime.order_log import ACTED, FORGOTTEN, ORDER, OrderLog
+from firedoor.runtime.settings import read_agent
 from firedoor.trust.keys import key_of
 from tests.unit.endpoint import PRODUCT, Endpoint
-from tests.unit.origin_bench import Bench
+from tests.unit.origin_bench import Bench, release
 
 pytestmark = pytest.mark.slow
 
@@ -162,6 +169,11 @@ def run(home: Path, *words: str) -> int:
     return guard.main(["--config", str(home / "agent.toml"), *words])
 
 
+def start(home: Path) -> int:
+    """A managed program is about to start."""
+    return run(home, "--product", PRODUCT)
+
+
 def current(home: Path) -> str:
     return (home / "root" / "current").readlink().name.partition("-")[0]
 
@@ -220,10 +232,16 @@ def test_a_dry_run_says_what_it_would_do_and_does_nothing(
 
 def test_three_starts_that_came_to_nothing_take_a_version_back(home: Path) -> None:
     for _ in range(3):
-        run(home)
+        start(home)
         assert current(home) == "2.0"
-    run(home)
+    start(home)
     assert current(home) == "1.0"
+
+
+def test_a_look_at_boot_is_no_start(home: Path) -> None:
+    for _ in range(8):
+        run(home)
+    assert current(home) == "2.0"
 
 
 def test_starts_long_after_the_activation_count_for_nothing(home: Path) -> None:
@@ -231,13 +249,13 @@ def test_starts_long_after_the_activation_count_for_nothing(home: Path) -> None:
     past = time.time() - 3600
     os.utime(switch, (past, past), follow_symlinks=False)
     for _ in range(8):
-        run(home)
+        start(home)
     assert current(home) == "2.0"
 
 
 def test_it_never_steps_twice_from_one_activation_nor_below_the_last_good_one(home: Path) -> None:
     for _ in range(12):
-        run(home)
+        start(home)
     assert current(home) == "1.0"
 
 
@@ -245,9 +263,69 @@ def test_the_agent_does_not_install_again_what_the_guard_took_back(
     bench: Bench, home: Path
 ) -> None:
     for _ in range(4):
-        run(home)
-    table = (home / "state" / "guard.json").read_text("utf-8")
-    assert '"is_halted": false' in table
+        start(home)
+    assert current(home) == "1.0"
+    journal = Journal(home / "state" / "journal.db")
+    host = SimpleNamespace(clock=Clock(), node=None)
+    settings = read_agent(home / "agent.toml")
+    daemon = AgentDaemon(host, settings, Dice(1), bytes(32))  # type: ignore[arg-type]  # only heeds
+    daemon._heed_guard(journal)
+    bad = read_manifest_content(bench, "2.0")
+    assert bad in journal.failed()
+    journal.close()
+
+
+def read_manifest_content(bench: Bench, version: str) -> bytes:
+    return release(bench.store, version, f"content of {version}".encode()).content
+
+
+def test_a_link_in_the_state_folder_is_not_followed(bench: Bench, home: Path) -> None:
+    victim = home / "victim"
+    victim.write_text("precious", "utf-8")
+    (home / "state" / "guard.new").symlink_to(victim)
+    record_halt(bench, home, f"{PRODUCT}==2.0", 7)
+    run(home)
+    assert victim.read_text("utf-8") == "precious"
+    assert not (home / "state" / "guard.json").is_symlink()
+    assert current(home) == "1.0"
+
+
+@pytest.mark.parametrize(
+    "junk", ["[]", "7", '{"app": 3}', '{"app": {"last": 5, "starts": []}}', "{"]
+)
+def test_a_memory_that_is_junk_ends_nothing(home: Path, junk: str) -> None:
+    (home / "state" / "guard.json").write_text(junk, "utf-8")
+    assert start(home) == 0
+    assert current(home) == "2.0"
+
+
+def test_a_step_that_was_cut_off_is_taken_at_the_next_start(bench: Bench, home: Path) -> None:
+    record_halt(bench, home, f"{PRODUCT}==2.0", 7)
+    (home / "root" / "quarantine").symlink_to("/tmp")
+    run(home)
+    assert current(home) == "2.0"
+    (home / "root" / "quarantine").unlink()
+    run(home)
+    assert current(home) == "1.0"
+
+
+def test_what_a_compaction_has_left_out_counts_no_more(bench: Bench, home: Path) -> None:
+    record_halt(bench, home, f"{PRODUCT}==2.0", 7)
+    fleet = sha256((bench.fleet / "root.json").read_bytes()).hexdigest()[:32]
+    data = (home / "state" / "orders.log").read_bytes()
+    [order] = read_orders(fleet, data, ()).halts
+    log = OrderLog(home / "state" / "orders.log")
+    log.append(FORGOTTEN, order)
+    log.close()
+    run(home)
+    assert current(home) == "2.0"
+
+
+@pytest.mark.parametrize("scope", ["digest:zz", "app#1..y", "ring:canary"])
+def test_a_halt_that_is_not_understood_is_one_of_everything_at_level_4(scope: str) -> None:
+    payload = HaltPayload(1, bytes(16), scope, 7, 0, "")
+    [halt] = read_orders(FLEET, b"", [sealed("halt", payload, HALT)[1]]).in_force()
+    assert (halt.scope, halt.level) == ("everything", 4)
 
 
 def lose_the_good_version(home: Path) -> None:
