@@ -32,7 +32,7 @@ ORDERS_SAID_MAX = 64
 # An unchanged endpoint still says so, so that status can tell silence from sameness.
 HEALTH_EVERY_S = 30.0
 
-# Word of one event from a whole site is spread over this long; receipts go at once.
+# Word of one event from a whole site is spread over this long.
 HEALTH_SPREAD_S = 1.0
 
 # The copies beside the products follow an order within this.

@@ -17,7 +17,7 @@ RESUMED_IDS_MAX = 16
 
 # Orders of a revoked key that survive it: a revocation must stay below ORDER_BYTES_MAX, and a key
 # with more orders in force is turned by compaction instead.
-SURVIVORS_MAX = 64
+SURVIVORS_MAX = 48
 
 # Signatures under one order: thresholds in practice are 1 to 3; 8 leaves room for rotation.
 SIGNATURES_MAX = 8

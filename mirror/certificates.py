@@ -1,5 +1,6 @@
 """The origin's certificate of one halt: roster and receipts of the moment, signed."""
 
+import asyncio
 from collections.abc import Iterable
 
 from firedoor.errors import Unavailable
@@ -17,7 +18,7 @@ from mirror.origin import Origin
 _LAST_MAX = 200
 
 
-def certificate_of(
+async def certificate_of(
     host: Host,
     origin: Origin,
     book: ReceiptBook,
@@ -33,10 +34,12 @@ def certificate_of(
     halt = host.node.orders.get(order)
     if not isinstance(halt, Halt):
         raise Unavailable(f"certificate of {order.hex()[:12]}", why="no such halt is held here")
+    # While a halt spreads nothing here may wait for a disk, or for whoever is being enrolled.
+    enrolled, roots = await asyncio.to_thread(lambda: (origin.enrolled(), origin.later_roots()))
     heard = {report.id: (report, seen) for report, seen in reports}
     expected = [
         _expected(each, heard.get(each.id))
-        for each in origin.enrolled()
+        for each in enrolled
         if not host.node.refuses(PeerId(each.id))
     ]
     ids = {PeerId(each.id) for each in expected}
@@ -49,7 +52,7 @@ def certificate_of(
     )
     file = CertificateFile(
         FORMAT,
-        origin.later_roots(),
+        roots,
         host.catalogue.top_file("targets"),
         halt.record,
         origin.sign(statement, "certificate"),

@@ -164,11 +164,13 @@ class MirrorDaemon:
             # It is published all the same; the next sync announces it.
             self._sync_wanted.set()
 
-    def certificate(self, order: bytes) -> bytes:
+    async def certificate(self, order: bytes) -> bytes:
         """At the origin: the certificate of a halt as it stands; raises as `certificate_of`."""
         assert self._origin is not None
         heard = self._endpoints.heard()
-        return certificate_of(self._host, self._origin, self.desk.book, order=order, reports=heard)
+        return await certificate_of(
+            self._host, self._origin, self.desk.book, order=order, reports=heard
+        )
 
     def _in_force(self) -> frozenset[bytes]:
         return frozenset(halt.id for halt in self._host.node.orders.in_force())

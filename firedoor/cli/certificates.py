@@ -121,7 +121,9 @@ async def _halt_id(client: PeerClient, address: tuple[str, int], text: str) -> s
     halts = [row for row in rows if row["kind"] in {"halt", "drill"}]
     found = [row for row in halts if row["id"].startswith(text)]
     if not text:
-        found = sorted(found, key=lambda row: int(row["issued_at"]))[-1:]
+        found = sorted(
+            (row for row in found if row["is_in_force"]), key=lambda row: int(row["issued_at"])
+        )[-1:]
     if len(found) != 1:
         raise Malformed("halt id", wanted="the beginning of exactly one", got=f"{len(found)}")
     return str(found[0]["id"])

@@ -1,7 +1,7 @@
 """Orders that take several signatures, gathered on one machine or by file on several.
 
-Whoever signs sees what it is first. A part-signed order is a file; it never reaches a peer before
-it is whole, for peers refuse it.
+What is signed is shown, and with `--sign-only` nothing has happened yet when it is. A part-signed
+order is a file; it never reaches a peer before it is whole, for peers refuse it.
 """
 
 from collections.abc import Awaitable, Callable
@@ -117,4 +117,7 @@ def _signed(envelope: Envelope, keys: list[KeyFile]) -> Envelope:
     signatures = {each.keyid: each for each in envelope.signatures}
     for key in keys:
         signatures[key.keyid] = Signature(key.keyid, sign(key.signing_seed, message))
-    return replace(envelope, signatures=tuple(signatures.values()))
+    whole = replace(envelope, signatures=tuple(signatures.values()))
+    # Peers would refuse it after all have signed.
+    decode(Envelope, encode(whole), what=envelope.kind, limit=ORDER_BYTES_MAX)
+    return whole

@@ -90,17 +90,20 @@ def lines_of(status: dict[str, Any]) -> list[str]:
 
 
 def bound_of(status: dict[str, Any]) -> list[str]:
-    """What time bound holds for machines that a halt does not reach."""
+    """What time bound holds for machines that a halt does not reach, and who is banned."""
     lease = status.get("lease")
     if not lease:
         return []
     start, move = lease["start_s"], lease["move_s"]
     lines = [
         f"leases here: {start:g} s to start an install or activation, {move:g} s to move pieces",
-        f"  so {start:g} s after the origin logged a halt nobody can newly activate what it covers",
+        f"  so {start:g} s after the origin logged a halt no machine with these terms can newly",
+        "  activate what it covers; a certificate has the bound of each",
     ]
-    bans = [row["peer"][:12] for row in status["orders"] if row["kind"] == "ban"]
-    return [*lines, *([f"banned, unless lifted: {', '.join(bans)}"] if bans else [])]
+    lifted = {each for row in status["orders"] if row["kind"] == "resume" for each in row["halts"]}
+    bans = [row for row in status["orders"] if row["kind"] == "ban" and row["id"] not in lifted]
+    names = ", ".join(row["peer"][:12] for row in bans)
+    return [*lines, *([f"banned: {names}"] if bans else [])]
 
 
 def drills_of(status: dict[str, Any], now: float) -> list[str]:

@@ -90,7 +90,7 @@ class Known:
 
 
 class Lease:
-    """The lease of one node. `is_exempt`: it is the origin, which holds what it signs."""
+    """The lease of one node. `why`: why there is none, or why the last answer gave none."""
 
     __slots__ = ("_asked_at", "_nonce", "_not_before", "_since", "_sought_until", "terms", "why")
 
@@ -116,7 +116,7 @@ class Lease:
         self._nonce, self._not_before = None, Instant(0.0)
 
     def void(self, why: str) -> None:
-        """What was granted counts no more: clocks disagree, or this machine may be a copy."""
+        """What was granted counts no more."""
         self._since, self._nonce, self.why = None, None, why
 
     def is_live(self, span: Span, now: Instant) -> bool:

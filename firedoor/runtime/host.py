@@ -282,8 +282,6 @@ class Host:
         if line is not None:
             line.socket.close()
 
-    # --- conversations -------------------------------------------------------------------------
-
     # --- pieces --------------------------------------------------------------------------------
 
     async def acquire(self, entry: ReleaseEntry, get: Get) -> None:

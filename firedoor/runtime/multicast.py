@@ -1,7 +1,8 @@
 """Halts by LAN multicast: one datagram reaches whoever's connections are down.
 
-* A node that has just admitted a halt says it within 50 ms, and again 50, 150 and 350 ms later,
-  unless it has heard two copies from others by then (Trickle): a thousand endpoints send a few.
+* A node that has just admitted a halt says it within 50 ms, and again after pauses of 50, 150 and
+  350 ms, unless it has heard two copies from others by then (Trickle): a thousand endpoints send a
+  few.
 * Nothing is ever answered, and at most 50 datagrams a second are verified: a flood costs little,
   and the connections carry the same bytes all the while.
 * It is a hint of another kind than mDNS: what comes proves itself, whoever sent it.

@@ -1,7 +1,7 @@
 """Signs of life on standing connections, and when one counts as dead.
 
-* One way: a mirror beats each second on all its connections, endpoints every ten to each other. A
-  second in both directions would cost 207 bytes a second of IP for each (halt.md, Paths).
+* One way: a mirror beats each second to endpoints and to mirrors below it, endpoints every ten to
+  each other. In both directions it would cost 207 bytes a second of IP (halt.md, Paths).
 * A peer that should beat is dead after three beats of silence, or three times the round trip that
   its dial took. Who only listens is found dead by the kernel, which has beats to deliver.
 * Time in which this program itself stood still is nobody's silence.

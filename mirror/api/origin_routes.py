@@ -84,7 +84,7 @@ class Daemon(Protocol):
     async def repository_changed(self) -> None:
         """A release or other keys were taken in."""
 
-    def certificate(self, order: bytes) -> bytes:
+    async def certificate(self, order: bytes) -> bytes:
         """The certificate of a halt."""
 
 
@@ -180,7 +180,7 @@ class OriginApi:
         """The certificate of a halt, as it stands."""
         _require(request, Role.OPERATOR)
         order = bytes.fromhex(request.match_info["order"])
-        return web.Response(body=self._daemon.certificate(order))
+        return web.Response(body=await self._daemon.certificate(order))
 
     async def token(self, request: web.Request) -> web.Response:
         """A new enrolment secret."""

@@ -5,6 +5,7 @@ hands it one halt after another, and SIGKILL comes between 0 and MOMENT_S after 
 """
 
 import asyncio
+import fcntl
 import os
 import signal
 import time
@@ -38,8 +39,8 @@ GROWS, SHRINKS = 1.2, 0.95
 # From a start to the first answer on the port.
 START_S = 20.0
 
-# An order set has an end; before it the endpoint begins anew.
-ORDERS_OF_ONE_LIFE = 400
+# A key's share of the order set has an end; before it all begins anew.
+KILLS_OF_ONE_FLEET = 400
 
 PRODUCT = "load"
 
@@ -60,50 +61,54 @@ def hunt(folder: Path, *, times: int, seed: int) -> dict[str, Any]:
 async def _hunt(
     folder: Path, fork: ForkServer, mailbox: Mailbox, *, times: int, dice: Random
 ) -> dict[str, Any]:
-    site = Site(folder / "site", mdns=())
-    site.folder.mkdir()
-    kills = acknowledged = lost = torn = 0
-    moment_s = MOMENT_S
-    try:
-        origin = f"127.0.0.1:{free_port()}"
-        await site.init(origin, f"127.0.0.1:{free_port()}")
-        await site.start("origin")
-        tree = site.folder / "tree"
-        tree.mkdir()
-        (tree / "file").write_bytes(b"content")
-        await site.firedoor("publish", PRODUCT, "1", str(tree), "--fleet", str(site.fleet))
-        key = read_key_file(site.fleet / "keys" / "halt-1.key", str)
-        life = 0
-        while kills < times:
-            life += 1
-            victim = await _enrolled(site, origin, life)
-            promised: set[bytes] = set()
-            for _ in range(min(times - kills, ORDERS_OF_ONE_LIFE)):
-                span_s = moment_s * dice.random()
-                fresh = await _one_kill(victim, fork, mailbox, key=key, span_s=span_s)
-                moment_s = min(MOMENT_S_MAX, moment_s * (SHRINKS if fresh else GROWS))
-                promised |= fresh
-                kills += 1
-                kept, is_torn = _on_disk(victim)
-                lost += len(promised - kept)
-                torn += is_torn
-            acknowledged += len(promised)
-            await site.kill("origin")
-            is_halted = bool(promised)
-            lost += await _undenied(victim, fork, mailbox, site, is_halted=is_halted)
-            await site.start("origin")
-    finally:
-        fork.end_all()
-        await site.close()
-    return {"kills": kills, "acknowledged": acknowledged, "torn_ends": torn, "lost": lost}
+    found = {"kills": 0, "acknowledged": 0, "torn_ends": 0, "lost": 0}
+    life = 0
+    while found["kills"] < times:
+        life += 1
+        count = min(times - found["kills"], KILLS_OF_ONE_FLEET)
+        site = Site(folder / f"site-{life}", mdns=())
+        site.folder.mkdir()
+        try:
+            more = await _one_fleet(site, fork, mailbox, times=count, dice=dice)
+        finally:
+            fork.end_all()
+            await site.close()
+        found = {name: found[name] + more[name] for name in found}
+    return found
 
 
-async def _enrolled(site: Site, origin: str, life: int) -> Program:
-    """One more endpoint, with its state folder."""
-    home = site.folder / f"victim-{life}"
+async def _one_fleet(
+    site: Site, fork: ForkServer, mailbox: Mailbox, *, times: int, dice: Random
+) -> dict[str, int]:
+    origin, moment_s = f"127.0.0.1:{free_port()}", MOMENT_S
+    await site.init(origin, f"127.0.0.1:{free_port()}")
+    await site.start("origin")
+    tree = site.folder / "tree"
+    tree.mkdir()
+    (tree / "file").write_bytes(b"content")
+    await site.firedoor("publish", PRODUCT, "1", str(tree), "--fleet", str(site.fleet))
+    key = read_key_file(site.fleet / "keys" / "halt-1.key", str)
+    victim = await _enrolled(site, origin)
+    promised: set[bytes] = set()
+    lost = torn = 0
+    for _ in range(times):
+        span_s = moment_s * dice.random()
+        fresh = await _one_kill(victim, fork, mailbox, key=key, span_s=span_s)
+        moment_s = min(MOMENT_S_MAX, moment_s * (SHRINKS if fresh else GROWS))
+        promised |= fresh
+        kept, is_torn = _on_disk(victim)
+        lost += len(promised - kept)
+        torn += is_torn
+    await site.kill("origin")
+    lost += await _undenied(victim, fork, mailbox, site, is_halted=bool(promised))
+    return {"kills": times, "acknowledged": len(promised), "torn_ends": torn, "lost": lost}
+
+
+async def _enrolled(site: Site, origin: str) -> Program:
+    """An endpoint, with its state folder."""
     options = {"mirrors": [origin]}
     address = f"127.0.0.1:{free_port()}"
-    program = Program(f"victim-{life}", Role.AGENT, address, home, options=options)
+    program = Program("victim", Role.AGENT, address, site.folder / "victim", options=options)
     await site.add(program)
     return program
 
@@ -120,7 +125,7 @@ async def _one_kill(
     ended.cancel()
     with suppress(asyncio.CancelledError, FiredoorError):
         await ended
-    await asyncio.to_thread(_wait_for_end, pid)
+    await asyncio.to_thread(_wait_for_end, pid, victim.folder / "state")
     return promised
 
 
@@ -154,15 +159,18 @@ async def _hand_over(victim: Program, key: KeyFile, promised: set[bytes]) -> Non
         await client.close()
 
 
-def _wait_for_end(pid: int) -> None:
-    """Until the killed process holds its files no more; its parent reaps it at the end."""
+def _wait_for_end(pid: int, state: Path) -> None:
+    """Until the killed process holds its folder no more: a thread may still wait for a disk."""
     deadline = time.monotonic() + START_S
-    while time.monotonic() < deadline:
-        state = Path(f"/proc/{pid}/stat")
-        if not state.exists() or state.read_text("utf-8").rpartition(")")[2].split()[0] == "Z":
-            return
-        time.sleep(0.001)
-    raise SystemExit("the endpoint does not end")
+    with (state / "lock").open("a+", encoding="ascii") as file:
+        while time.monotonic() < deadline:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                time.sleep(0.001)
+            else:
+                return
+    raise SystemExit(f"process {pid} does not end")
 
 
 def _on_disk(victim: Program) -> tuple[set[bytes], bool]:
@@ -191,4 +199,4 @@ async def _undenied(
         return int(is_halted and levels != [4])
     finally:
         os.kill(pid, signal.SIGKILL)
-        await asyncio.to_thread(_wait_for_end, pid)
+        await asyncio.to_thread(_wait_for_end, pid, victim.folder / "state")

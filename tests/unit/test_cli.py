@@ -528,7 +528,7 @@ def test_named_addresses_come_before_all_others(fleet: Path) -> None:
 def test_status_says_what_bound_holds_and_what_was_drilled() -> None:
     drill = {"kind": "drill", "scope": "app==1", "level": 6, "issued_at": 1000}
     old = drill | {"level": 7, "issued_at": 1000 - 31 * 86400}
-    ban = {"kind": "ban", "peer": "0f" * 16}
+    ban = {"kind": "ban", "peer": "0f" * 16, "id": "ab"}
     lease = {"start_s": 30.0, "move_s": 3600.0}
     shown = table(orders=[drill, old, ban], lease=lease)
     assert any("30 s after the origin" in line for line in status.bound_of(shown))
