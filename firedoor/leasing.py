@@ -47,7 +47,8 @@ class Leasing:
         self._is_origin = is_origin
         # An endpoint's own nonce waits for nobody; the origin's bound is between two signatures.
         is_batching = role is Role.MIRROR and not is_origin
-        self._relay = NonceRelay(BATCH_SPAN if is_batching else Span(0.0))
+        window = BATCH_SPAN if is_batching else Span(0.0)
+        self._relay = NonceRelay(window, terms.patience)
         self.lease = Lease(terms)
         self.missed: frozenset[bytes] = frozenset()
 

@@ -413,6 +413,8 @@ class Node:
                 self._count(error)
                 effects += self._to_operator(sender, OrderRefused(str(error)[:400]))
                 effects += self._sessions[sender].sync.refuse(error)
+                if self._sessions[sender].sync.is_spent:
+                    break  # The rest would cost a verification each, for nobody.
         return effects
 
     def take_beacon(self, record: bytes, sender: PeerId | None, now: Instant) -> list[Effect]:
@@ -427,11 +429,11 @@ class Node:
             if sender is not None:
                 self._sessions[sender].sync.has_untrusted |= isinstance(error, Untrusted)
             return [Tell("beacon-refused", (("peer", sender or ""), ("why", str(error))))]
-        # One that names nothing new may list less, after a compaction: that is for those above to
-        # say. A neighbour's may be an old one.
-        is_from_above = sender is None or self._sessions[sender].is_upstream
-        is_settled = record == self.orders.beacon or (self.has_valid_beacon() and not is_from_above)
-        if not fresh and is_settled:
+        # One that names nothing new may list less, after a compaction, if those above say so.
+        is_above = sender is None or self._sessions[sender].is_upstream
+        is_valid = self.orders.has_valid_beacon(self._keys())
+        is_settled = is_valid and not (is_above and self.orders.is_list_new)
+        if not fresh and (is_settled or record == self.orders.beacon):
             return []
         self.orders.beacon = record
         told = self._sessions.values()
@@ -466,10 +468,6 @@ class Node:
         The others are obeyed as well, but whoever never knew their keys cannot hold them.
         """
         return tuple(each for each in self.orders.offered() if each in self.durable)
-
-    def has_valid_beacon(self) -> bool:
-        """Whether the last beacon is signed by a key that still counts; False: there is none."""
-        return self.orders.has_valid_beacon(self._keys())
 
     def _name(self, record: bytes, authority: Authority) -> frozenset[bytes]:
         fresh = self.orders.name(record, authority)

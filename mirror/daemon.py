@@ -253,7 +253,9 @@ class MirrorDaemon:
         """Name what is recorded here, unless the last beacon does so."""
         assert self._origin is not None
         node, ids = self._host.node, self._host.node.recorded_ids()
-        if ids == self._named and (node.has_valid_beacon() or not ids):
+        authority = self._host.catalogue.authority
+        is_valid = authority is not None and node.orders.has_valid_beacon(authority)
+        if ids == self._named and (is_valid or not ids):
             return
         self._named = ids
         self._host.apply(

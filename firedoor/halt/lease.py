@@ -26,9 +26,10 @@ from firedoor.units import Instant, Span, after, between
 from firedoor.wire.codec import decode
 from firedoor.wire.messages import Digest
 
-# A nonce that was not answered is given up for a new one: a thin line that is full of pieces takes
-# some seconds.
+# A nonce that was not answered is given up for a new one, later where lines are thin: one that is
+# full of pieces takes some seconds, and an answer to a nonce that was given up counts for nothing.
 ASK_AGAIN_SPAN = Span(3.0)
+ASK_AGAIN_SPAN_MAX = Span(10.0)
 
 # A refused answer is asked for anew this soon: newer metadata or orders are on their way.
 REFUSED_SPAN = Span(0.5)
@@ -48,6 +49,11 @@ class LeaseTerms:
     def renewal(self) -> Span:
         """The age at which a node that has work asks for the next one."""
         return Span(self.start / 3)
+
+    @property
+    def patience(self) -> Span:
+        """How long an answer may take before it is asked for anew."""
+        return Span(min(ASK_AGAIN_SPAN_MAX, max(ASK_AGAIN_SPAN, self.start / 60)))
 
 
 # Source: halt.md. The start of the first is the bound that a partition gives after a halt.
@@ -160,7 +166,7 @@ class Lease:
         if not has_work and now > self._sought_until:
             return None
         if self._nonce is not None:
-            return after(self._asked_at, ASK_AGAIN_SPAN)
+            return after(self._asked_at, self.terms.patience)
         renewal = after(self._since, self.terms.renewal) if self._since is not None else now
         return max(renewal, self._not_before)
 

@@ -21,8 +21,9 @@ BATCH_SPAN = Span(0.1)
 
 
 class NonceRelay:
-    """The open batches of one node. `window`: how long a batch is open for others to join.
+    """The open batches of one node.
 
+    `window`: how long a batch is open for others to join; `patience`: how long its answer may take;
     `is_urgent`: whether somebody waits for the batch that was flushed last.
     """
 
@@ -31,6 +32,7 @@ class NonceRelay:
         "_flushed_at",
         "_gone",
         "_is_waited_for",
+        "_patience",
         "_sent",
         "_sent_at",
         "_waiting",
@@ -38,8 +40,9 @@ class NonceRelay:
         "is_urgent",
     )
 
-    def __init__(self, window: Span) -> None:
+    def __init__(self, window: Span, patience: Span = ASK_AGAIN_SPAN) -> None:
         self._window = window
+        self._patience = patience
         self._waiting: dict[PeerId, bytes] = {}
         self._due: Instant | None = None
         self._sent: dict[PeerId, bytes] = {}
@@ -109,7 +112,7 @@ class NonceRelay:
         """When `flush` is due; None: nobody asks."""
         if self._due is None:
             return None
-        unanswered = after(self._sent_at, ASK_AGAIN_SPAN) if self._sent else self._due
+        unanswered = after(self._sent_at, self._patience) if self._sent else self._due
         # No two batches within one window: so the origin's signatures have their bound.
         apart = after(self._flushed_at, BATCH_SPAN) if self._flushed_at is not None else self._due
         return max(self._due, unanswered, apart)

@@ -56,6 +56,7 @@ class OrderSet:
         "_thresholds",
         "_void",
         "beacon",
+        "is_list_new",
     )
 
     def __init__(self) -> None:
@@ -69,6 +70,8 @@ class OrderSet:
         self._acted: set[bytes] = set()
         self._void: set[bytes] = set()
         self.beacon = b""
+        # Of the beacon that was named last: whether no such list was known lately.
+        self.is_list_new = False
 
     def admit(self, record: bytes, authority: Authority) -> tuple[Admission, Order]:
         """Verify `record` and add it to the set.
@@ -174,7 +177,9 @@ class OrderSet:
         self._named |= fresh
         self._judged.pop(self.beacon, None)
         self._judged[record] = b""
-        self._lists[root_of(sorted(ids))] = ids
+        digest = root_of(sorted(ids))
+        self.is_list_new = digest not in self._lists
+        self._lists[digest] = ids
         while len(self._lists) > LISTS_MAX:
             # The list of what is held is the one that leases are made over: it stays.
             mine = root_of(self.offered())

@@ -84,13 +84,18 @@ class OrderSync:
         missing = send_orders(self.peer.id, orders.records_but(ids))
         return [*missing, Send(self.peer.id, OrdersDone())]
 
+    @property
+    def is_spent(self) -> bool:
+        """Whether too many orders of this peer were refused to hear more of it."""
+        # After a rotation a mirror may send a whole set that our metadata is too old for.
+        limit = ORDERS_MAX if self.peer.role is Role.MIRROR else REFUSALS_MAX
+        return self.refused >= limit
+
     def refuse(self, error: Refused) -> list[Effect]:
         """An order from this peer was refused; one too many ends the conversation."""
         self.refused += 1
         self.has_untrusted |= isinstance(error, Untrusted)
-        # After a rotation a mirror may send a whole set that our metadata is too old for.
-        limit = ORDERS_MAX if self.peer.role is Role.MIRROR else REFUSALS_MAX
-        if self.refused == limit:
+        if self.is_spent:
             return [Drop(self.peer.id, "it sent too many orders that were refused")]
         facts = (("peer", self.peer.id), ("why", str(error)))
         # One line a conversation; the node's counter has them all.

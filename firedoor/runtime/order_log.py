@@ -26,6 +26,9 @@ BEACON = b"b"
 ACTED = b"a"
 FORGOTTEN = b"f"
 
+# Beacons in a log before a start leaves the old ones out: a year of orders has some.
+BEACONS_MAX = 64
+
 
 class OrderLog:
     """One log file; blocking, so callers use a thread.
@@ -86,6 +89,13 @@ class OrderLog:
             raise Malformed(str(self.path), wanted="whole records", got=got)
         if is_damaged:
             self._put_aside(data, bodies)
+        elif sum(body[:1] == BEACON for body in bodies) > BEACONS_MAX:
+            # Only the last one counts; a relay that sends old ones in turns must not fill the disk.
+            last = max(at for at, body in enumerate(bodies) if body[:1] == BEACON)
+            bodies = [body for at, body in enumerate(bodies) if body[:1] != BEACON or at == last]
+            whole = b"".join(map(_frame, bodies))
+            durable_write(self.path, whole, 0o600)
+            self._end = len(whole)
         elif self._end < len(data):
             cut = len(data) - self._end
             log("order-log-cut", level="warning", file=self.path, bytes=cut, why="a torn write")

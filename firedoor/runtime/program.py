@@ -18,7 +18,7 @@ from typing import Any
 
 from firedoor import __version__
 from firedoor.errors import FiredoorError, Malformed, Unavailable, sentence_of
-from firedoor.halt.lease import STANDARD, LeaseTerms
+from firedoor.halt.lease import STANDARD, THIN_WAN, LeaseTerms
 from firedoor.identity import FleetId, Peer, PeerId, Role
 from firedoor.limits import BATCH_BYTES, REQUESTS_MAX, REQUESTS_PER_PEER_MAX
 from firedoor.node_settings import NodeSettings
@@ -169,7 +169,8 @@ def make_host(
         # Who a peer is stands in its certificate; a settings file that says otherwise is a mistake.
         raise Malformed("site in the settings", wanted=f"{person.peer.site}, as enrolled", got=site)
     catalogue = Catalogue(state / "metadata", root=root, fleet=fleet, clock=clock)
-    client = PeerClient(person.credentials, clock, Budget(limits.receive_bytes_per_s))
+    budget = Budget(limits.receive_bytes_per_s)
+    client = PeerClient(person.credentials, clock, budget, is_thin=lease is THIN_WAN)
     settings = NodeSettings(
         me=PeerId(person.peer.id),
         role=person.peer.role,

@@ -270,3 +270,20 @@ def test_a_renewal_waits_for_those_of_the_site_until_something_urgent_takes_it_a
     assert relay.flush(Instant(5.0)) is None
     relay.take(peer(2), bytes(32), Instant(5.0), patience=ZERO)
     assert relay.flush(Instant(5.1)) == root_of([NONCE, bytes(32)])
+
+
+def test_a_child_that_hangs_up_costs_the_others_of_its_batch_nothing() -> None:
+    relay = NonceRelay(ZERO)
+    nonces = asked(relay, 3)
+    root = relay.flush(Instant(0.0))
+    assert root is not None
+    relay.forget(peer(1))
+    signed = climb(root, ())
+    answered = dict(relay.answered(signed, ()))
+    assert set(answered) == {peer(0), peer(2)}
+    assert all(climb(nonces[each], path) == signed for each, path in answered.items())
+
+
+def test_thin_lines_have_longer_to_answer() -> None:
+    spans = [terms.patience for terms in (STANDARD, THIN_WAN, AIR_GAPPED)]
+    assert spans == [3.0, 10.0, 10.0]

@@ -103,3 +103,21 @@ def test_a_folder_in_its_place_is_said(tmp_path: Path) -> None:
     (tmp_path / "orders.log").mkdir()
     with pytest.raises(Unavailable, match=r"orders\.log"):
         OrderLog(tmp_path / "orders.log")
+
+
+def test_a_start_leaves_out_beacons_that_others_have_replaced(tmp_path: Path) -> None:
+    log = OrderLog(tmp_path / "orders.log")
+    log.append(ORDER, b"first")
+    for number in range(100):
+        log.append(BEACON, b"beacon %d" % number)
+    log.append(ACTED, b"acted")
+    log.close()
+    size = (tmp_path / "orders.log").stat().st_size
+    again = OrderLog(tmp_path / "orders.log")
+    assert (again.orders, again.acted, again.beacon) == ([b"first"], [b"acted"], b"beacon 99")
+    assert (tmp_path / "orders.log").stat().st_size < size // 10
+    again.append(ORDER, b"second")
+    again.close()
+    last = OrderLog(tmp_path / "orders.log")
+    assert (last.orders, last.beacon) == ([b"first", b"second"], b"beacon 99")
+    last.close()
