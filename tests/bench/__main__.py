@@ -13,6 +13,9 @@ a halt closed the sender's brake, beside an nginx that is killed. Needs root, fo
 `python -m tests.bench halt [--agents N] [--loss P] [--rounds K] [--beside serf,nats] [--json]`:
 from a signed halt to the last of N endpoints, beside a bare star of as many processes. `--loss`
 drops P of a hundred packets and needs root; `--json` leaves out the table for people.
+
+`python -m tests.bench idle [--agents N] [--seconds S]`: bytes a second of WAN and LAN, and CPU, of
+a site with a mirror and N endpoints (8) where nothing happens. Needs root, ip, tc and nft.
 """
 
 import argparse
@@ -33,7 +36,7 @@ from firedoor.cli.site import Program, Site, free_port, version_of
 from firedoor.identity import Role
 from firedoor.runtime.key_files import read_key_file
 from firedoor.runtime.tls import credentials_of
-from tests.bench import cut, halt
+from tests.bench import cut, halt, idle
 from tests.bench.nginx import children_of, find_nginx, nginx_serving
 
 IDLE_S = 10.0
@@ -182,11 +185,12 @@ def by_kind(values: dict[str, float]) -> dict[str, float]:
 
 def measure_halt(folder: Path, arguments: argparse.Namespace) -> None:
     beside = tuple(each for each in arguments.beside.split(",") if each)
-    if arguments.agents < 1 or arguments.rounds < 1 or not set(beside) <= {"serf", "nats"}:
+    agents = 50 if arguments.agents is None else arguments.agents
+    if agents < 1 or arguments.rounds < 1 or not set(beside) <= {"serf", "nats"}:
         raise SystemExit("halt: wanted at least one endpoint and round, beside serf or nats")
     # What was started must end with us, however we are ended.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    plan = halt.Plan(arguments.agents, arguments.rounds, arguments.loss, beside)
+    plan = halt.Plan(agents, arguments.rounds, arguments.loss, beside)
     table = halt.measure(folder, plan)
     if not arguments.json:
         halt.show(table)
@@ -195,12 +199,13 @@ def measure_halt(folder: Path, arguments: argparse.Namespace) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
-    parser.add_argument("bench", choices=["serve", "site", "cut", "halt"])
+    parser.add_argument("bench", choices=["serve", "site", "cut", "halt", "idle"])
     parser.add_argument("--mib", type=int)
     parser.add_argument("--times", type=int, default=3)
     parser.add_argument("--endpoints", type=int, default=8)
     parser.add_argument("--rate", default="10mbit")
-    parser.add_argument("--agents", type=int, default=50)
+    parser.add_argument("--agents", type=int)
+    parser.add_argument("--seconds", type=float)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--loss", type=int, default=0, choices=range(100), metavar="P")
     parser.add_argument("--beside", default="", metavar="serf,nats")
@@ -216,6 +221,10 @@ def main() -> None:
                 )
             times = arguments.times
             print(json.dumps(cut.measure(folder, rate=arguments.rate, times=times, mib=mib)))
+            return
+        if arguments.bench == "idle":
+            agents, seconds = arguments.agents or 8, arguments.seconds or 60.0
+            print(json.dumps(idle.measure(folder, agents=agents, seconds=seconds)))
             return
         if arguments.bench == "halt":
             measure_halt(folder, arguments)

@@ -68,5 +68,9 @@ def end_loss(place: Place) -> None:
 
 
 def _nft(rules: str) -> None:
-    nft = shutil.which("nft") or "/usr/sbin/nft"
-    subprocess.run([nft, "-f", "-"], input=rules, text=True, check=True)
+    subprocess.run([nft_path(), "-f", "-"], input=rules, text=True, check=True)
+
+
+def nft_path() -> str:
+    """Where nft is; a user's PATH need not have it."""
+    return shutil.which("nft") or "/usr/sbin/nft"
