@@ -16,6 +16,10 @@ drops P of a hundred packets and needs root; `--json` leaves out the table for p
 
 `python -m tests.bench idle [--agents N] [--seconds S]`: bytes a second of WAN and LAN, and CPU, of
 a site with a mirror and N endpoints (8) where nothing happens. Needs root, ip, tc and nft.
+
+`python -m tests.bench flood [--agents N] [--per-s R] [--seconds S] [--batch B]`: an honest halt
+while R forged records a second (10,000), B in a frame, come in from enrolled machines. Needs root,
+ip and nft.
 """
 
 import argparse
@@ -36,7 +40,7 @@ from firedoor.cli.site import Program, Site, free_port, version_of
 from firedoor.identity import Role
 from firedoor.runtime.key_files import read_key_file
 from firedoor.runtime.tls import credentials_of
-from tests.bench import cut, halt, idle
+from tests.bench import cut, flood, halt, idle
 from tests.bench.nginx import children_of, find_nginx, nginx_serving
 
 IDLE_S = 10.0
@@ -199,13 +203,15 @@ def measure_halt(folder: Path, arguments: argparse.Namespace) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
-    parser.add_argument("bench", choices=["serve", "site", "cut", "halt", "idle"])
+    parser.add_argument("bench", choices=["serve", "site", "cut", "halt", "idle", "flood"])
     parser.add_argument("--mib", type=int)
     parser.add_argument("--times", type=int, default=3)
     parser.add_argument("--endpoints", type=int, default=8)
     parser.add_argument("--rate", default="10mbit")
     parser.add_argument("--agents", type=int)
     parser.add_argument("--seconds", type=float)
+    parser.add_argument("--per-s", type=int, default=10_000)
+    parser.add_argument("--batch", type=int, default=1000)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--loss", type=int, default=0, choices=range(100), metavar="P")
     parser.add_argument("--beside", default="", metavar="serf,nats")
@@ -225,6 +231,10 @@ def main() -> None:
         if arguments.bench == "idle":
             agents, seconds = arguments.agents or 8, arguments.seconds or 60.0
             print(json.dumps(idle.measure(folder, agents=agents, seconds=seconds)))
+            return
+        if arguments.bench == "flood":
+            what = flood.Flood(arguments.per_s, arguments.seconds or 20.0, arguments.batch)
+            print(json.dumps(flood.measure(folder, agents=arguments.agents or 16, flood=what)))
             return
         if arguments.bench == "halt":
             measure_halt(folder, arguments)

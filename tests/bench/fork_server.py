@@ -33,7 +33,7 @@ from firedoor.halt.order import Halt
 from firedoor.identity import PeerId
 from firedoor.trust.keys import register
 from firedoor.wire.messages import Message, Recorded, decode_message, encode_message
-from tests.bench import nats, star
+from tests.bench import attacker, nats, star
 from tests.bench.mailbox import Voice
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -101,6 +101,7 @@ KINDS: dict[str, Callable[[Order], None]] = {
     "star-server": star.run_server,
     "star-client": star.run_client,
     "nats": nats.run_subscriber,
+    "attacker": attacker.run_attacker,
 }
 
 

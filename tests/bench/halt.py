@@ -16,6 +16,7 @@ Beside it in the same run: a bare star (star.py), and, where they are installed,
 """
 
 import asyncio
+import json
 import os
 import resource
 import socket
@@ -190,18 +191,19 @@ def _table(rounds: Sequence[Round], agents: int) -> dict[str, Any]:
 
 
 async def _begin(
-    site: Site, plan: Plan, place: Place, *, fork: ForkServer, mailbox: Mailbox
+    site: Site, plan: Plan, place: Place, *, fork: ForkServer, mailbox: Mailbox, spare: int = 0
 ) -> Fleet:
-    """A fleet whose endpoints all run version 1, and rest."""
+    """A fleet whose endpoints all run version 1, and rest. `spare`: so many identities more."""
     address = f"127.0.0.1:{free_port()}"
     origin = await site.init(address, f"127.0.0.1:{free_port()}")
     settings = origin.folder / "settings.toml"
     text = settings.read_text("utf-8")
     listen = address.replace("127.0.0.1", place.listen)
     text = text.replace(f'listen = "{address}"', f'listen = "{listen}"', 1)
+    text = text.replace("mdns = []", f"mdns = {json.dumps(site.mdns)}", 1)
     limits = toml({"limits": {"send_bytes_per_s": SEND_BYTES_PER_S}})
     settings.write_text(text + limits, "utf-8")
-    await asyncio.to_thread(_enrol, site, plan.agents, address)
+    await asyncio.to_thread(_enrol, site, plan.agents + spare, address)
     await site.start("origin")
     await _publish(site, "1", FIRST_PAYLOAD)
     process = site.programs["origin"].process
@@ -250,6 +252,7 @@ def _enrol(site: Site, agents: int, origin: str) -> None:
                 "listen": f"127.0.0.1:{port}",
                 "site": SITE,
                 "mirrors": [origin],
+                "mdns": site.mdns,
                 "products": {PRODUCT: {"root": str(home / "root"), "settle_s": 0.0}},
             }
             (home / "settings.toml").write_text(toml(settings), "utf-8")

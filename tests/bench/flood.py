@@ -1,0 +1,133 @@
+"""An honest halt while enrolled machines flood its mirror with forged records.
+
+* The attackers have valid certificates of the role agent. A forged record names a real halt key
+  and carries a signature that this key never made; many go in one frame, and a conversation that
+  is ended for its refusals is opened anew at once.
+* Beside that comes junk by UDP to the group where halts are said; all endpoints hear it.
+* Attackers, origin and endpoints share this machine's cores, so that what the attackers burn
+  themselves (a handshake for each conversation) slows the honest ones as well.
+
+Times are as in halt.py, pooled over all halts of a kind. The origin is the endpoints' mirror here.
+"""
+
+import asyncio
+import subprocess
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from firedoor.cli.site import Site
+from tests.bench import halt
+from tests.bench.distribution import row_of, since
+from tests.bench.fork_server import ForkServer
+from tests.bench.loss import enter_namespace
+from tests.bench.mailbox import Mailbox
+
+ATTACKERS = 2
+
+# Halts of each kind; one alone gives no more than `agents` times.
+HALTS = 5
+PAUSE_S = 1.0
+
+# For the attackers to get going, and their conversations to be ended for the first time.
+WARM_S = 3.0
+
+
+@dataclass(frozen=True, slots=True)
+class Flood:
+    """What the attackers send together. `batch`: records in one frame."""
+
+    per_s: int
+    seconds: float
+    batch: int
+
+
+def measure(folder: Path, *, agents: int, flood: Flood) -> dict[str, Any]:
+    """All figures; no process and no namespace is left."""
+    place = enter_namespace(0)
+    subprocess.run(["ip", "route", "add", "224.0.0.0/4", "dev", "lo"], check=True)
+    mailbox = Mailbox(folder / "mailbox")
+    site = Site(folder / "site", mdns=("127.0.0.1",))
+    site.folder.mkdir()
+    plan = halt.Plan(agents, HALTS, 0, ())
+    with ForkServer(folder / "log") as fork:
+
+        async def story() -> dict[str, Any]:
+            try:
+                fleet = await halt._begin(
+                    site, plan, place, fork=fork, mailbox=mailbox, spare=ATTACKERS
+                )
+                return await _flooded(fleet, flood)
+            except BaseException:
+                mailbox.close()
+                halt._show_log(folder / "log")
+                raise
+            finally:
+                fork.end_all()
+                await site.close()
+
+        return asyncio.run(story())
+
+
+async def _flooded(fleet: halt.Fleet, flood: Flood) -> dict[str, Any]:
+    await halt._round(fleet, f"{halt.PRODUCT}==1")  # The first is cold.
+    await halt._steady(fleet)
+    quiet = await _halts(fleet)
+    before, cpu, began = rss_mb(fleet.origin), halt.cpu_of(fleet.origin), time.monotonic()
+    for index in range(ATTACKERS):
+        _start_attacker(fleet, index, flood)
+    await asyncio.sleep(WARM_S)
+    flooded = await _halts(fleet)
+    left = max(0.0, began + flood.seconds - time.monotonic()) + halt.STEP_S
+    said = await asyncio.to_thread(fleet.mailbox.wait, "flooded", "-", ATTACKERS, left)
+    used = (halt.cpu_of(fleet.origin) - cpu) / (time.monotonic() - began)
+    status = await fleet.site.status("origin") or {}
+    calm, storm = row_of(quiet), row_of(flooded)
+    return {
+        "agents": len(fleet.pids),
+        "forged_per_s_sent": round(sum(sent / span for sent, _, span in said.values())),
+        "forged_in_frame": flood.batch,
+        "conversations": int(sum(talks for _, talks, _ in said.values())),
+        "refused": status.get("refusals"),
+        "recorded": {"wanted": HALTS * len(fleet.pids), "quiet": len(quiet), "flood": len(flooded)},
+        "quiet_recorded_ms": calm,
+        "flood_recorded_ms": storm,
+        "ratio_p99": round(storm["p99"] / calm["p99"], 2) if calm and storm else None,
+        "origin_cpu_share": round(used, 2),
+        "rss_mb_before": before,
+        "rss_mb_after": rss_mb(fleet.origin),
+    }
+
+
+def _start_attacker(fleet: halt.Fleet, number: int, flood: Flood) -> None:
+    index = len(fleet.pids) + number
+    identity = halt._home(fleet.site.folder.parent, index) / "identity.key"
+    fleet.fork.fork(
+        "attacker",
+        number,
+        mailbox=str(fleet.mailbox.path),
+        key=str(identity),
+        keyid=fleet.key.keyid,
+        port=fleet.port,
+        per_s=flood.per_s / ATTACKERS,
+        seconds=flood.seconds,
+        batch=flood.batch,
+    )
+
+
+async def _halts(fleet: halt.Fleet) -> list[float]:
+    """How long each endpoint took to record each of some halts, in seconds."""
+    spans: list[float] = []
+    for _ in range(HALTS):
+        done = await halt._halt(fleet, f"{halt.PRODUCT}==1")
+        spans += since(done.begin, done.times, 1)
+        await asyncio.sleep(PAUSE_S)
+    return spans
+
+
+def rss_mb(pid: int) -> float:
+    """Resident memory of a process."""
+    lines = Path(f"/proc/{pid}/status").read_text("utf-8").splitlines()
+    kb = next(int(line.split()[1]) for line in lines if line.startswith("VmRSS"))
+    return round(kb / 1024, 1)
