@@ -20,6 +20,13 @@ a site with a mirror and N endpoints (8) where nothing happens. Needs root, ip, 
 `python -m tests.bench flood [--agents N] [--per-s R] [--seconds S] [--batch B]`: an honest halt
 while R forged records a second (10,000), B in a frame, come in from enrolled machines. Needs root,
 ip and nft.
+
+`python -m tests.bench partition [--agents N] [--rounds K]`: the last activation of a halted product
+at N endpoints (20) that were cut off from the origin just before, some with wrong clocks; a round
+(1) takes a minute. Needs root, ip and nft.
+
+`python -m tests.bench thin [--sites N] [--rate 256kbit]`: a halt to N sites (8), each behind a line
+that is full of the release that it halts. Needs root, ip and tc.
 """
 
 import argparse
@@ -40,7 +47,7 @@ from firedoor.cli.site import Program, Site, free_port, version_of
 from firedoor.identity import Role
 from firedoor.runtime.key_files import read_key_file
 from firedoor.runtime.tls import credentials_of
-from tests.bench import cut, flood, halt, idle
+from tests.bench import cut, flood, halt, idle, partition, thin
 from tests.bench.nginx import children_of, find_nginx, nginx_serving
 
 IDLE_S = 10.0
@@ -190,51 +197,76 @@ def by_kind(values: dict[str, float]) -> dict[str, float]:
 def measure_halt(folder: Path, arguments: argparse.Namespace) -> None:
     beside = tuple(each for each in arguments.beside.split(",") if each)
     agents = 50 if arguments.agents is None else arguments.agents
-    if agents < 1 or arguments.rounds < 1 or not set(beside) <= {"serf", "nats"}:
+    rounds = 5 if arguments.rounds is None else arguments.rounds
+    if agents < 1 or rounds < 1 or not set(beside) <= {"serf", "nats"}:
         raise SystemExit("halt: wanted at least one endpoint and round, beside serf or nats")
-    # What was started must end with us, however we are ended.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    plan = halt.Plan(agents, arguments.rounds, arguments.loss, beside)
+    plan = halt.Plan(agents, rounds, arguments.loss, beside)
     table = halt.measure(folder, plan)
     if not arguments.json:
         halt.show(table)
     print(json.dumps(table))
 
 
+def measure_idle(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
+    agents, seconds = arguments.agents or 8, arguments.seconds or 60.0
+    return idle.measure(folder, agents=agents, seconds=seconds)
+
+
+def measure_flood(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
+    what = flood.Flood(arguments.per_s, arguments.seconds or 20.0, arguments.batch)
+    return flood.measure(folder, agents=arguments.agents or 16, flood=what)
+
+
+def measure_partition(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
+    agents, rounds = arguments.agents or 20, arguments.rounds or 1
+    return partition.measure(folder, agents=agents, rounds=rounds)
+
+
+def measure_thin(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
+    return thin.measure(folder, sites=arguments.sites, rate=arguments.rate or "256kbit")
+
+
+def measure_cut(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
+    if os.geteuid() != 0 or not shutil.which("ip") or not shutil.which("tc"):
+        raise SystemExit("cut makes network namespaces: it wants root, ip and tc (iproute2)")
+    rate, mib = arguments.rate or "10mbit", arguments.mib or 8
+    return cut.measure(folder, rate=rate, times=arguments.times, mib=mib)
+
+
+# Those that need nothing but their arguments.
+SMALL = {
+    "cut": measure_cut,
+    "idle": measure_idle,
+    "flood": measure_flood,
+    "partition": measure_partition,
+    "thin": measure_thin,
+}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
-    parser.add_argument("bench", choices=["serve", "site", "cut", "halt", "idle", "flood"])
+    parser.add_argument("bench", choices=["serve", "site", "halt", *SMALL])
     parser.add_argument("--mib", type=int)
     parser.add_argument("--times", type=int, default=3)
     parser.add_argument("--endpoints", type=int, default=8)
-    parser.add_argument("--rate", default="10mbit")
+    parser.add_argument("--rate")
+    parser.add_argument("--sites", type=int, default=8)
     parser.add_argument("--agents", type=int)
     parser.add_argument("--seconds", type=float)
     parser.add_argument("--per-s", type=int, default=10_000)
     parser.add_argument("--batch", type=int, default=1000)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int)
     parser.add_argument("--loss", type=int, default=0, choices=range(100), metavar="P")
     parser.add_argument("--beside", default="", metavar="serf,nats")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
-    mib = arguments.mib or (8 if arguments.bench == "cut" else 256)
+    # What was started must end with us, however we are ended.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    mib = arguments.mib or 256
     with tempfile.TemporaryDirectory(prefix="firedoor-bench-") as name:
         folder = Path(name)
-        if arguments.bench == "cut":
-            if os.geteuid() != 0 or not shutil.which("ip") or not shutil.which("tc"):
-                raise SystemExit(
-                    "cut makes network namespaces: it wants root, ip and tc (iproute2)"
-                )
-            times = arguments.times
-            print(json.dumps(cut.measure(folder, rate=arguments.rate, times=times, mib=mib)))
-            return
-        if arguments.bench == "idle":
-            agents, seconds = arguments.agents or 8, arguments.seconds or 60.0
-            print(json.dumps(idle.measure(folder, agents=agents, seconds=seconds)))
-            return
-        if arguments.bench == "flood":
-            what = flood.Flood(arguments.per_s, arguments.seconds or 20.0, arguments.batch)
-            print(json.dumps(flood.measure(folder, agents=arguments.agents or 16, flood=what)))
+        if arguments.bench in SMALL:
+            print(json.dumps(SMALL[arguments.bench](folder, arguments)))
             return
         if arguments.bench == "halt":
             measure_halt(folder, arguments)

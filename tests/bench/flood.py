@@ -50,14 +50,12 @@ def measure(folder: Path, *, agents: int, flood: Flood) -> dict[str, Any]:
     mailbox = Mailbox(folder / "mailbox")
     site = Site(folder / "site", mdns=("127.0.0.1",))
     site.folder.mkdir()
-    plan = halt.Plan(agents, HALTS, 0, ())
+    plan = halt.Plan(agents, HALTS, 0, (), spare=ATTACKERS)
     with ForkServer(folder / "log") as fork:
 
         async def story() -> dict[str, Any]:
             try:
-                fleet = await halt._begin(
-                    site, plan, place, fork=fork, mailbox=mailbox, spare=ATTACKERS
-                )
+                fleet = await halt._begin(site, plan, place, fork=fork, mailbox=mailbox)
                 return await _flooded(fleet, flood)
             except BaseException:
                 mailbox.close()

@@ -35,6 +35,7 @@ from firedoor.trust.keys import register
 from firedoor.wire.messages import Message, Recorded, decode_message, encode_message
 from tests.bench import attacker, nats, star
 from tests.bench.mailbox import Voice
+from tests.bench.restless import be_restless
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -96,8 +97,19 @@ def run_agent(order: Order) -> None:
         agent_program._start(arguments)
 
 
+def run_restless(order: Order) -> None:
+    """The same endpoint, which never rests and whose clocks lie: see restless.py."""
+
+    def tell(word: str, label: str, at: float) -> None:
+        VOICES[0].tell(word, label, at)
+
+    clock = {name: order[name] for name in ("wall_s", "jump_s", "jumps")}
+    be_restless(lambda: run_agent(order), tell, clock)
+
+
 KINDS: dict[str, Callable[[Order], None]] = {
     "agent": run_agent,
+    "restless": run_restless,
     "star-server": star.run_server,
     "star-client": star.run_client,
     "nats": nats.run_subscriber,

@@ -21,7 +21,7 @@ import os
 import resource
 import socket
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
@@ -78,12 +78,19 @@ FIRST_PORT = 12_000
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What is to be measured. `rounds`: warm ones, after a cold one."""
+    """What is to be measured. `rounds`: warm ones, after a cold one.
+
+    `spare`: so many identities more, for machines that are started later or never; `kind`, `facts`:
+    what the fork server makes of each endpoint, and what it is told besides, by index.
+    """
 
     agents: int
     rounds: int
     loss: int
     beside: tuple[str, ...]
+    spare: int = 0
+    kind: str = "agent"
+    facts: Callable[[int], dict[str, object]] = lambda _: {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,9 +198,9 @@ def _table(rounds: Sequence[Round], agents: int) -> dict[str, Any]:
 
 
 async def _begin(
-    site: Site, plan: Plan, place: Place, *, fork: ForkServer, mailbox: Mailbox, spare: int = 0
+    site: Site, plan: Plan, place: Place, *, fork: ForkServer, mailbox: Mailbox
 ) -> Fleet:
-    """A fleet whose endpoints all run version 1, and rest. `spare`: so many identities more."""
+    """A fleet whose endpoints all run version 1, and rest."""
     address = f"127.0.0.1:{free_port()}"
     origin = await site.init(address, f"127.0.0.1:{free_port()}")
     settings = origin.folder / "settings.toml"
@@ -203,14 +210,14 @@ async def _begin(
     text = text.replace("mdns = []", f"mdns = {json.dumps(site.mdns)}", 1)
     limits = toml({"limits": {"send_bytes_per_s": SEND_BYTES_PER_S}})
     settings.write_text(text + limits, "utf-8")
-    await asyncio.to_thread(_enrol, site, plan.agents + spare, address)
+    await asyncio.to_thread(_enrol, site, plan.agents + plan.spare, address)
     await site.start("origin")
     await _publish(site, "1", FIRST_PAYLOAD)
     process = site.programs["origin"].process
     assert process is not None
     key = read_key_file(site.fleet / "keys" / "halt-1.key", str)
     fleet = Fleet(site, fork, mailbox, place, key, process.pid)
-    await asyncio.to_thread(_start_agents, fleet, plan.agents)
+    await asyncio.to_thread(_start_agents, fleet, plan)
     return fleet
 
 
@@ -263,11 +270,13 @@ def _enrol(site: Site, agents: int, origin: str) -> None:
         enrolments.close()
 
 
-def _start_agents(fleet: Fleet, agents: int) -> None:
-    mailbox, span_s = fleet.mailbox, STEP_S + STEP_EACH_S * agents
+def _start_agents(fleet: Fleet, plan: Plan) -> None:
+    agents, mailbox = plan.agents, fleet.mailbox
+    span_s = STEP_S + STEP_EACH_S * agents
     for index in range(agents):
         config = str(fleet.site.programs[_name(index)].folder / "settings.toml")
-        pid = fleet.fork.fork("agent", index, config=config, mailbox=str(mailbox.path))
+        facts = {"config": config, "mailbox": str(mailbox.path), **plan.facts(index)}
+        pid = fleet.fork.fork(plan.kind, index, **facts)
         fleet.pids.append(pid)
         mailbox.wait("ready", "1", index - STARTING_MAX, STEP_S)
     ready = mailbox.wait("ready", "1", agents, span_s)

@@ -23,6 +23,19 @@ table ip firedoor_bench {{
 """
 
 
+_PARTITION = """\
+table ip firedoor_cut {{
+  chain input {{
+    type filter hook input priority 0;
+    ip saddr {operator} accept
+    ip daddr {operator} accept
+    tcp dport {port} drop
+    tcp sport {port} drop
+  }}
+}}
+"""
+
+
 @dataclass(frozen=True, slots=True)
 class Place:
     """Where servers listen, and where the operator, whose packets are never lost, dials them."""
@@ -65,6 +78,16 @@ def end_loss(place: Place) -> None:
     if place.loss:
         # Declared first: deleting what is not there would be an error.
         _nft("table ip firedoor_bench\ndelete table ip firedoor_bench\n")
+
+
+def begin_partition(place: Place, port: int) -> None:
+    """Drop all packets but the operator's to and from the server at `port`."""
+    _nft(_PARTITION.format(operator=place.operator, port=port))
+
+
+def end_partition() -> None:
+    """Let everything through again."""
+    _nft("table ip firedoor_cut\ndelete table ip firedoor_cut\n")
 
 
 def _nft(rules: str) -> None:

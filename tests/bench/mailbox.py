@@ -52,6 +52,12 @@ class Mailbox:
         with self._changed:
             return dict(self._heard.get((word, label), {}))
 
+    def all_heard(self, word: str) -> dict[str, dict[int, Times]]:
+        """Who has said this word by now, by label and index."""
+        with self._changed:
+            pairs = [(key[1], dict(said)) for key, said in self._heard.items() if key[0] == word]
+        return dict(pairs)
+
     def wait(self, word: str, label: str, count: int, span_s: float) -> dict[int, Times]:
         """The same once `count` have said it, or at the end of `span_s` with fewer.
 

@@ -29,6 +29,9 @@ ENROL_PORT = 7444
 NETWORK = "10.77.1"
 MIB = 1 << 20
 
+# What a shaped line lets through at once, and how long a packet may wait before it.
+QUEUE = ("burst", "64k", "latency", "100ms")
+
 # One step of a story; a passing one takes a few seconds.
 STEP_S = 45.0
 
@@ -70,10 +73,13 @@ class Lab:
         """Step back and delete every namespace, with whatever still runs in it."""
         self._stack.close()
 
-    def host(self, name: str, *, rate: str = "") -> tuple[tuple[str, ...], str]:
+    def host(
+        self, name: str, *, rate: str = "", queue: Sequence[str] = QUEUE
+    ) -> tuple[tuple[str, ...], str]:
         """One more machine; the command prefix that runs there and its address.
 
-        `rate`: what its line carries each way, as tc spells it, such as `10mbit`.
+        `rate`: what its line carries each way, as tc spells it, such as `10mbit`; `queue`: what
+        waits before it, as tc's tbf spells it.
         """
         self._hosts += 1
         space, port = f"{self._tag}-{name}", f"port{self._hosts}"
@@ -87,7 +93,7 @@ class Lab:
         _run("ip", "-n", space, "link", "set", "eth0", "up")
         _run("ip", "-n", space, "route", "add", "224.0.0.0/4", "dev", "eth0")
         if rate:
-            shape = ("root", "tbf", "rate", rate, "burst", "64k", "latency", "100ms")
+            shape = ("root", "tbf", "rate", rate, *queue)
             _run("tc", "-n", space, "qdisc", "add", "dev", "eth0", *shape)
             _run("tc", "-n", self._switch, "qdisc", "add", "dev", port, *shape)
         return ("ip", "netns", "exec", space), address

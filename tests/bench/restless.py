@@ -1,0 +1,107 @@
+"""An endpoint that switches between two releases for as long as it may, with clocks that lie.
+
+For partition.py. It overrides what the installer plans, never what it may do: each switch goes
+through staging, the gates and the lease as any other.
+"""
+
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from unittest.mock import patch
+
+from agent import program as agent_program
+from agent.handlers.files import FilesHandler
+from agent.installer import Installer
+from agent.plan import Offer
+from firedoor.errors import FiredoorError
+from firedoor.halt.brake import Gate
+from firedoor.runtime.clocks import Clock
+from firedoor.runtime.trust_client import ReleaseEntry
+from firedoor.units import Instant, Span, UnixTime
+
+# How often each endpoint switches; a release that has just been checked would rest for longer.
+SWITCH_EACH_S = 0.25
+
+Tell = Callable[[str, str, float], None]
+
+
+class CrookedClock(Clock):
+    """A wall clock that is `wall_s` ahead, and a boot-time clock that jumps now and then.
+
+    `jumps`: a file with one byte for each jump by `jump_s` so far.
+    """
+
+    wall_s = 0
+    jump_s = 0.0
+    jumps = Path()
+
+    def now(self) -> Instant:
+        return Instant(super().now() + self.jump_s * self.jumps.stat().st_size)
+
+    def unix(self) -> UnixTime:
+        return UnixTime(super().unix() + self.wall_s)
+
+    def unix_ms(self) -> int:
+        return super().unix_ms() + 1000 * self.wall_s
+
+    def divergence(self) -> Span:
+        return Span(time.time() + self.wall_s - self.now())
+
+
+class Restless(Installer):
+    """The installer, whose plan is always the other release that is whole here."""
+
+    _switches = 0
+    tell: Tell
+
+    def _choose(self) -> Offer | None:
+        node, active = self._host.node, self._handler.active()
+        for entry in self._host.catalogue.releases:
+            is_other = entry.product == self._product and entry.manifest in node.subjects
+            is_other &= active is not None and active[1] != entry.manifest
+            is_ready = is_other and node.holdings.is_whole(entry.manifest)
+            if is_ready and node.permits(Gate.INSTALL, entry.manifest):
+                content = node.subjects[entry.manifest].content
+                return Offer(entry.product, entry.version, entry.counter, entry.manifest, content)
+        return super()._choose()
+
+    async def _round(self) -> float:
+        return min(await super()._round(), SWITCH_EACH_S)
+
+    def _activate(self, entry: ReleaseEntry) -> None:
+        self._switches += 1
+        SWITCHED.clear()
+        try:
+            super()._activate(entry)
+        except FiredoorError:
+            # It was switched, and then doubt undid it in the same turn of the loop.
+            if SWITCHED:
+                Restless.tell("undone", f"{self._switches}", SWITCHED[0])
+            raise
+        Restless.tell("activated", f"{self._switches}", SWITCHED[0])
+
+
+# When the last switch was made, by the machine's true clock.
+SWITCHED: list[float] = []
+
+
+class StampedHandler(FilesHandler):
+    """Notes when it has switched."""
+
+    def activate(self, version: str, manifest_id: str) -> None:
+        super().activate(version, manifest_id)
+        SWITCHED.append(time.clock_gettime(time.CLOCK_BOOTTIME))
+
+
+def be_restless(run: Callable[[], None], tell: Tell, clock: dict[str, str | int | float]) -> None:
+    """Run an endpoint so, with the `wall_s`, `jump_s` and `jumps` of `clock`."""
+    CrookedClock.wall_s, CrookedClock.jump_s = int(clock["wall_s"]), float(clock["jump_s"])
+    CrookedClock.jumps = Path(os.fspath(str(clock["jumps"])))
+    Restless.tell = staticmethod(tell)
+    with (
+        patch.object(agent_program, "Clock", CrookedClock),
+        patch.object(agent_program, "Installer", Restless),
+        patch.object(agent_program, "FilesHandler", StampedHandler),
+    ):
+        run()
