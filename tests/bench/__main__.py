@@ -25,8 +25,9 @@ ip and nft.
 at N endpoints (20) that were cut off from the origin just before, some with wrong clocks; a round
 (1) takes a minute. Needs root, ip and nft.
 
-`python -m tests.bench thin [--sites N] [--rate 256kbit]`: a halt to N sites (8), each behind a line
-that is full of the release that it halts. Needs root, ip and tc.
+`python -m tests.bench thin [--sites N] [--rate 256kbit] [--latency 400ms]`: a halt to N sites (8),
+each behind a line that is full of the release that it halts, with a queue of so long before it.
+Needs root, ip and tc.
 """
 
 import argparse
@@ -223,7 +224,8 @@ def measure_partition(folder: Path, arguments: argparse.Namespace) -> dict[str, 
 
 
 def measure_thin(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
-    return thin.measure(folder, sites=arguments.sites, rate=arguments.rate or "256kbit")
+    rate, latency = arguments.rate or "256kbit", arguments.latency
+    return thin.measure(folder, sites=arguments.sites, rate=rate, latency=latency)
 
 
 def measure_cut(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
@@ -251,6 +253,7 @@ def main() -> None:
     parser.add_argument("--endpoints", type=int, default=8)
     parser.add_argument("--rate")
     parser.add_argument("--sites", type=int, default=8)
+    parser.add_argument("--latency", default="400ms")
     parser.add_argument("--agents", type=int)
     parser.add_argument("--seconds", type=float)
     parser.add_argument("--per-s", type=int, default=10_000)

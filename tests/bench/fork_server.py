@@ -103,8 +103,7 @@ def run_restless(order: Order) -> None:
     def tell(word: str, label: str, at: float) -> None:
         VOICES[0].tell(word, label, at)
 
-    clock = {name: order[name] for name in ("wall_s", "jump_s", "jumps")}
-    be_restless(lambda: run_agent(order), tell, clock)
+    be_restless(lambda: run_agent(order), tell, order)
 
 
 KINDS: dict[str, Callable[[Order], None]] = {

@@ -32,27 +32,37 @@ SETTLE_S = 75.0
 # In front of each IP packet on a cable; Linux counts it with the bytes of an interface.
 ETHERNET_BYTES = 14
 
+# Who talks, in both directions; the first rule that fits counts.
 _COUNTERS = """\
-table ip firedoor_bench {{
+table inet firedoor_bench {{
+  chain parts {{
+    ip saddr {mirror} counter accept comment "mirror"
+    ip daddr {mirror} counter accept comment "mirror"
+    udp dport 5353 counter accept comment "mdns"
+    meta l4proto tcp counter accept comment "endpoints"
+    counter accept comment "other"
+  }}
   chain input {{
     type filter hook input priority 0;
-    ip saddr {mirror} counter
+    iif eth0 jump parts
   }}
   chain output {{
     type filter hook output priority 0;
-    ip daddr {mirror} counter
+    oif eth0 jump parts
   }}
 }}
 """
 
+Parts = dict[str, int]
+
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """All counters at one moment. `lan`, `cpu`: by name of the program."""
+    """All counters at one moment. `lan`, `parts`, `cpu`: by name of the program."""
 
     at: float
-    wan: int
     lan: Mapping[str, int]
+    parts: Mapping[str, Parts]
     cpu: Mapping[str, float]
 
 
@@ -66,7 +76,8 @@ def measure(folder: Path, *, agents: int, seconds: float) -> dict[str, Any]:
         await site.start_all(names)
         await site.publish(PRODUCT, "1", PAYLOAD_BYTES)
         await site.until_running(PRODUCT, "1", names)
-        _count_wan(site)
+        for name in ("origin", *names):
+            _count(site, name)
         await asyncio.sleep(SETTLE_S)
         before = _read(site)
         await asyncio.sleep(seconds)
@@ -80,12 +91,18 @@ def _table(before: Reading, after: Reading, names: list[str]) -> dict[str, Any]:
     span = after.at - before.at
     lan = [(after.lan[name] - before.lan[name]) / span for name in names]
     cpu = {name: (after.cpu[name] - before.cpu[name]) / span for name in after.cpu}
+
+    def rates(name: str) -> dict[str, float]:
+        early, late = before.parts[name], after.parts[name]
+        return {part: round((late[part] - early[part]) / span, 1) for part in late}
+
     return {
         "agents": len(names),
         "seconds": round(span, 1),
-        "wan_bytes_per_s": round((after.wan - before.wan) / span, 1),
+        "wan_bytes_per_s": rates("origin")["mirror"],
         "lan_bytes_per_s": round(mean(lan), 1),
         "lan_bytes_per_s_max": round(max(lan), 1),
+        "lan_bytes_per_s_of_one": rates(names[0]),
         "agent_cpu_share": round(mean(cpu[name] for name in names), 5),
         "agent_cpu_share_max": round(max(cpu[name] for name in names), 5),
         "mirror_cpu_share": round(cpu["mirror"], 5),
@@ -93,28 +110,30 @@ def _table(before: Reading, after: Reading, names: list[str]) -> dict[str, Any]:
     }
 
 
-def _count_wan(site: LabSite) -> None:
+def _count(site: LabSite, name: str) -> None:
     mirror, _ = split_address(site.programs["mirror"].address)
-    rules = _COUNTERS.format(mirror=mirror)
-    nft = [*site.programs["origin"].prefix, nft_path(), "-f", "-"]
-    subprocess.run(nft, input=rules, text=True, check=True)
+    nft = [*site.programs[name].prefix, nft_path(), "-f", "-"]
+    subprocess.run(nft, input=_COUNTERS.format(mirror=mirror), text=True, check=True)
 
 
 def _read(site: LabSite) -> Reading:
     running = {each.name: each.process.pid for each in site.programs.values() if each.process}
     return Reading(
         time.monotonic(),
-        _wan(site.programs["origin"].prefix),
         {name: _lan(site.programs[name].prefix) for name in running},
+        {name: _parts(site.programs[name].prefix) for name in running if name != "mirror"},
         {name: cpu_of(pid) for name, pid in running.items()},
     )
 
 
-def _wan(prefix: tuple[str, ...]) -> int:
-    listed = json.loads(_said(*prefix, nft_path(), "-j", "list", "table", "ip", "firedoor_bench"))
-    rules = [each["rule"] for each in listed["nftables"] if "rule" in each]
-    counters = [part["counter"] for rule in rules for part in rule["expr"] if "counter" in part]
-    return sum(each["bytes"] for each in counters)
+def _parts(prefix: tuple[str, ...]) -> Parts:
+    table = ("list", "table", "inet", "firedoor_bench")
+    listed = json.loads(_said(*prefix, nft_path(), "-j", *table))
+    parts: Parts = {}
+    for rule in (each["rule"] for each in listed["nftables"] if "comment" in each.get("rule", {})):
+        (counter,) = (each["counter"] for each in rule["expr"] if "counter" in each)
+        parts[rule["comment"]] = parts.get(rule["comment"], 0) + counter["bytes"]
+    return parts
 
 
 def _lan(prefix: tuple[str, ...]) -> int:

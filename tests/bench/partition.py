@@ -1,6 +1,6 @@
 """The last activation of a halted product at endpoints that a partition keeps from hearing it.
 
-* All endpoints switch between two releases that they hold, four times a second, as long as the
+* All endpoints switch between two releases that they hold, over and over, as long as the
   gates and their leases let them; nothing of what they may do is changed (restless.py).
 * Then all packets between them and the origin are dropped, they among themselves go on talking,
   and the product is halted at the origin. T0 is when the halt is durable there.
@@ -45,6 +45,9 @@ SLACK_S = 0.5
 BOUND_S = STANDARD.start + SLACK_S
 WATCH_S = STANDARD.start + 5.0
 
+# Of all endpoints together; what two cores bear beside the rest.
+SWITCHES_PER_S = 80.0
+
 # The youngest lease is no older than this when its endpoint is cut off.
 FRESH_S = 0.5
 
@@ -69,7 +72,9 @@ def measure(folder: Path, *, agents: int, rounds: int) -> dict[str, Any]:
     jumps = folder / "jumps"
     jumps.touch()
     kind = "restless"
-    plan = halt.Plan(agents, rounds, 0, (), kind=kind, facts=lambda each: _facts(each, jumps))
+    plan = halt.Plan(
+        agents, rounds, 0, (), kind=kind, facts=lambda index: _facts(index, jumps, agents)
+    )
     site = Site(folder / "site", mdns=())
     site.folder.mkdir()
     with ForkServer(folder / "log") as fork:
@@ -93,13 +98,14 @@ def measure(folder: Path, *, agents: int, rounds: int) -> dict[str, Any]:
         return asyncio.run(story())
 
 
-def _facts(index: int, jumps: Path) -> dict[str, object]:
+def _facts(index: int, jumps: Path, agents: int) -> dict[str, object]:
     kind = _kind(index)
     sign = 1 if index // len(KINDS) % 2 else -1
     return {
         "wall_s": WALL_S.get(kind, 0),
         "jump_s": sign * JUMP_S if kind == "boot-jump" else 0.0,
         "jumps": str(jumps),
+        "each_s": agents / SWITCHES_PER_S,
     }
 
 

@@ -4,10 +4,10 @@ For partition.py. It overrides what the installer plans, never what it may do: e
 through staging, the gates and the lease as any other.
 """
 
-import os
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 from unittest.mock import patch
 
 from agent import program as agent_program
@@ -19,9 +19,6 @@ from firedoor.halt.brake import Gate
 from firedoor.runtime.clocks import Clock
 from firedoor.runtime.trust_client import ReleaseEntry
 from firedoor.units import Instant, Span, UnixTime
-
-# How often each endpoint switches; a release that has just been checked would rest for longer.
-SWITCH_EACH_S = 0.25
 
 Tell = Callable[[str, str, float], None]
 
@@ -50,8 +47,12 @@ class CrookedClock(Clock):
 
 
 class Restless(Installer):
-    """The installer, whose plan is always the other release that is whole here."""
+    """The installer, whose plan is always the other release that is whole here.
 
+    `each_s`: how often it looks at its plan, at the least.
+    """
+
+    each_s = 0.25
     _switches = 0
     tell: Tell
 
@@ -67,7 +68,7 @@ class Restless(Installer):
         return super()._choose()
 
     async def _round(self) -> float:
-        return min(await super()._round(), SWITCH_EACH_S)
+        return min(await super()._round(), Restless.each_s)
 
     def _activate(self, entry: ReleaseEntry) -> None:
         self._switches += 1
@@ -94,10 +95,11 @@ class StampedHandler(FilesHandler):
         SWITCHED.append(time.clock_gettime(time.CLOCK_BOOTTIME))
 
 
-def be_restless(run: Callable[[], None], tell: Tell, clock: dict[str, str | int | float]) -> None:
-    """Run an endpoint so, with the `wall_s`, `jump_s` and `jumps` of `clock`."""
-    CrookedClock.wall_s, CrookedClock.jump_s = int(clock["wall_s"]), float(clock["jump_s"])
-    CrookedClock.jumps = Path(os.fspath(str(clock["jumps"])))
+def be_restless(run: Callable[[], None], tell: Tell, facts: dict[str, Any]) -> None:
+    """Run an endpoint so, with the `wall_s`, `jump_s`, `jumps` and `each_s` of `facts`."""
+    CrookedClock.wall_s, CrookedClock.jump_s = facts["wall_s"], facts["jump_s"]
+    CrookedClock.jumps = Path(facts["jumps"])
+    Restless.each_s = facts["each_s"]
     Restless.tell = staticmethod(tell)
     with (
         patch.object(agent_program, "Clock", CrookedClock),

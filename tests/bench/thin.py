@@ -1,17 +1,19 @@
 """A halt to sites whose thin lines are full of the very release that it halts.
 
 * Each site is one mirror on a machine of its own (a network namespace), behind a shaped line whose
-  queue holds LATENCY at its rate, as a router's does. There is no other path, and no mDNS.
+  queue holds `latency` at its rate, as a router's does. There is no other path, and no mDNS.
 * The origin's line is not shaped. T0 is when the signed order exists; the harness hands it to the
   origin as `firedoor halt` does. Times are CLOCK_BOOTTIME of this machine.
 * `queued_bytes` lay in a line's queue towards its site just before T0, packets of both
-  conversations and of pieces together: an order waits for what lies before it.
+  conversations and of pieces together: an order waits for what lies before it. `line_use` is the
+  share of a line's rate that was used in the seconds before; `full`: the lines that were full.
 """
 
 import asyncio
+import json
 import os
-import re
 import subprocess
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -28,15 +30,15 @@ from firedoor.runtime.peer_client import PeerClient
 from firedoor.runtime.settings import split_address
 from firedoor.runtime.tls import credentials_of
 from tests.bench.distribution import row_of
-from tests.live.lab import ENROL_PORT, PORT, Lab, LabSite, Table
+from tests.live.lab import ENROL_PORT, PORT, Lab, LabSite, Table, release_of
 
 PRODUCT = "kiosk"
 RELEASE_MIB = 8
 BURST = "4k"
-LATENCY = "400ms"
-
 # Every line has carried so much by then, and its sender has found the line's pace.
 UNDER_WAY_S = 10.0
+WINDOW_S = 4.0
+FULL_SHARE = 0.9
 SATURATED_BYTES = 64 << 10
 
 # An order that is not there by then counts as late by this much.
@@ -44,13 +46,24 @@ WATCH_S = 8.0
 STEP_S = 240.0
 
 
+@dataclass(frozen=True, slots=True)
+class Queue:
+    """Of one line: bytes that wait, bytes and drops so far, bytes a second that it carries."""
+
+    waiting: int
+    sent: int
+    dropped: int
+    rate: int
+
+
 class ThinLab:
     """A fleet on thin lines. `ports`: the switch's end of each site's line."""
 
-    def __init__(self, lab: Lab, folder: Path, rate: str) -> None:
+    def __init__(self, lab: Lab, folder: Path, *, rate: str, latency: str) -> None:
         self.lab = lab
         self.site = LabSite(folder, lab)
         self.rate = rate
+        self.latency = latency
         self.ports: list[str] = []
         self.names: list[str] = []
 
@@ -65,32 +78,28 @@ class ThinLab:
         await asyncio.gather(*(self.site.start(name) for name in self.names))
 
     def _program(self, name: str, upstream: str) -> Program:
-        queue = ("burst", BURST, "latency", LATENCY)
+        queue = ("burst", BURST, "latency", self.latency)
         prefix, address = self.lab.host(name, rate=self.rate, queue=queue)
         self.ports.append(f"port{self.lab._hosts}")
         options: Table = {"upstream": [upstream], "lease": "thin-wan", "mdns": []}
         folder = self.site.folder / name
         return Program(name, Role.MIRROR, f"{address}:{PORT}", folder, prefix, options)
 
-    def queued(self) -> list[tuple[int, int]]:
-        """Bytes that wait in front of each line towards its site, and packets dropped there."""
-        command = ["tc", "-n", self.lab._switch, "-s", "qdisc", "show", "dev"]
+    def look(self) -> list[Queue]:
+        """What is in front of each line towards its site."""
+        command = ["tc", "-n", self.lab._switch, "-s", "-j", "qdisc", "show", "dev"]
         found = []
         for port in self.ports:
             said = subprocess.run([*command, port], check=True, capture_output=True, text=True)
-            backlog = re.search(r"backlog (\d+)(K?)b", said.stdout)
-            dropped = re.search(r"dropped (\d+)", said.stdout)
-            assert backlog is not None
-            assert dropped is not None
-            kilo = 1024 if backlog[2] else 1
-            found.append((int(backlog[1]) * kilo, int(dropped[1])))
+            (row,) = json.loads(said.stdout)
+            found.append(Queue(row["backlog"], row["bytes"], row["drops"], row["options"]["rate"]))
         return found
 
 
-def measure(folder: Path, *, sites: int, rate: str) -> dict[str, Any]:
+def measure(folder: Path, *, sites: int, rate: str, latency: str) -> dict[str, Any]:
     """All figures; no process and no namespace is left."""
     with Lab() as lab:
-        thin = ThinLab(lab, folder, rate)
+        thin = ThinLab(lab, folder, rate=rate, latency=latency)
 
         async def story() -> dict[str, Any]:
             try:
@@ -115,28 +124,33 @@ async def _halted(thin: ThinLab) -> dict[str, Any]:
         return status is not None and status["bytes"]["sent"] >= SATURATED_BYTES * sites
 
     await site.until("all lines are under way", is_under_way, STEP_S)
-    await asyncio.sleep(UNDER_WAY_S)
-    queued = thin.queued()
+    await asyncio.sleep(UNDER_WAY_S - WINDOW_S)
+    early, began = thin.look(), Clock().now()
+    await asyncio.sleep(WINDOW_S)
+    late, span = thin.look(), Clock().now() - began
+    use = [(b.sent - a.sent) / span / b.rate for a, b in zip(early, late, strict=True)]
     begin, order = await _halt(site)
     await asyncio.sleep(WATCH_S)
-    after = thin.queued()
     statuses = await site.until_all(
         "all have recorded the halt", thin.names, lambda each: _row(each, order) is not None
     )
-    rows = [row for each in statuses.values() if (row := _row(each, order)) is not None]
-    held = [each["releases"][0] for each in statuses.values() if each["releases"]]
+    rows = [row for name in thin.names if (row := _row(statuses[name], order)) is not None]
+    recorded = [row["recorded_at"] - begin for row in rows]
+    full = [span for span, share in zip(recorded, use, strict=True) if share >= FULL_SHARE]
     return {
         "sites": sites,
         "rate": thin.rate,
+        "latency": thin.latency,
         "closed_ms": row_of([row["closed_at"] - begin for row in rows]),
-        "recorded_ms": row_of([row["recorded_at"] - begin for row in rows]),
+        "recorded_ms": row_of(recorded),
+        "full": {"sites": len(full), "recorded_ms": row_of(full)},
+        "line_use": {"median": round(median(use), 2), "min": round(min(use), 2)},
         "queued_bytes": {
-            "median": median(size for size, _ in queued),
-            "max": max(size for size, _ in queued),
+            "median": median(each.waiting for each in late),
+            "max": max(each.waiting for each in late),
         },
-        "lines_with_drops_before": sum(dropped > 0 for _, dropped in queued),
-        "packets_dropped": sum(dropped for _, dropped in after),
-        "whole": sum(row["pieces_have"] == row["pieces_total"] for row in held),
+        "lines_with_drops": sum(each.dropped > 0 for each in late),
+        "sites_with_all_of_it": sum(_is_whole(statuses[name]) for name in thin.names),
     }
 
 
@@ -154,6 +168,11 @@ async def _halt(site: LabSite) -> tuple[float, str]:
     finally:
         await client.close()
     return begin, order_id.hex()
+
+
+def _is_whole(status: Table) -> bool:
+    row = release_of(status, PRODUCT)
+    return bool(row) and row["pieces_have"] == row["pieces_total"]
 
 
 def _row(status: Table, order: str) -> Table | None:
