@@ -102,6 +102,7 @@ def _table(before: Reading, after: Reading, names: list[str]) -> dict[str, Any]:
         "wan_bytes_per_s": rates("origin")["mirror"],
         "lan_bytes_per_s": round(mean(lan), 1),
         "lan_bytes_per_s_max": round(max(lan), 1),
+        "lan_bytes_per_s_without_arp": round(mean(sum(rates(name).values()) for name in names), 1),
         "lan_bytes_per_s_of_one": rates(names[0]),
         "agent_cpu_share": round(mean(cpu[name] for name in names), 5),
         "agent_cpu_share_max": round(max(cpu[name] for name in names), 5),

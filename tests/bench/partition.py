@@ -4,9 +4,10 @@
   gates and their leases let them; nothing of what they may do is changed (restless.py).
 * Then all packets between them and the origin are dropped, they among themselves go on talking,
   and the product is halted at the origin. T0 is when the halt is durable there.
-* A quarter has right clocks, a quarter's wall clock is a year ahead, a quarter's a year behind, and
-  with a quarter the boot-time clock jumps by 20 s, forwards or backwards, 5 s after T0. What
-  python-tuf reads is the machine's own clock, so that metadata's dates keep nobody from switching.
+* A fifth has right clocks, a fifth's wall clock is a year ahead, a fifth's a year behind, and of a
+  fifth the boot-time clock jumps by 20 s, forwards or backwards, 5 s after T0. What python-tuf
+  reads is the machine's own clock, so that metadata's dates keep nobody from switching.
+* The last fifth stands still (SIGSTOP) from 5 s after T0 until its lease has run out.
 * It is cut when the youngest lease is fresh, so that the whole span of a lease is seen.
 
 `activations_undone` were taken back in the same turn of the loop: the lease ran out meanwhile.
@@ -14,6 +15,7 @@
 
 import asyncio
 import os
+import signal
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,12 +39,14 @@ from tests.bench.mailbox import Mailbox
 YEAR_S = 365 * 86_400
 JUMP_S = 20.0
 JUMP_AFTER_S = 5.0
-KINDS = ("right", "year-ahead", "year-behind", "boot-jump")
+FROZEN = "frozen"
+KINDS = ("right", "year-ahead", "year-behind", "boot-jump", FROZEN)
 WALL_S = {"year-ahead": YEAR_S, "year-behind": -YEAR_S}
 
 # halt.md, H6: what a switch that was let through may still take.
 SLACK_S = 0.5
 BOUND_S = STANDARD.start + SLACK_S
+THAW_S = BOUND_S + 0.5
 WATCH_S = STANDARD.start + 5.0
 
 # Of all endpoints together; what two cores bear beside the rest.
@@ -128,6 +132,14 @@ async def _round(fleet: halt.Fleet, place: Place, jumps: Path) -> Late:
     await asyncio.sleep(JUMP_AFTER_S)
     with jumps.open("ab") as file:
         file.write(b"+")
+    frozen = [pid for index, pid in enumerate(fleet.pids) if _kind(index) == FROZEN]
+    for pid in frozen:
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        await asyncio.sleep(begin + THAW_S - Clock().now())
+    finally:
+        for pid in frozen:
+            os.kill(pid, signal.SIGCONT)
     await asyncio.sleep(begin + WATCH_S - Clock().now())
     late = _late(fleet.mailbox, begin)
     end_partition()
