@@ -59,11 +59,11 @@ class Restless(Installer):
     def _choose(self) -> Offer | None:
         node, active = self._host.node, self._handler.active()
         for entry in self._host.catalogue.releases:
-            is_other = entry.product == self._product and entry.manifest in node.subjects
+            is_other = entry.product == self._product and entry.manifest in node.gates.subjects
             is_other &= active is not None and active[1] != entry.manifest
-            is_ready = is_other and node.holdings.is_whole(entry.manifest)
+            is_ready = is_other and node.sharing.holdings.is_whole(entry.manifest)
             if is_ready and node.permits(Gate.INSTALL, entry.manifest):
-                content = node.subjects[entry.manifest].content
+                content = node.gates.subjects[entry.manifest].content
                 return Offer(entry.product, entry.version, entry.counter, entry.manifest, content)
         return super()._choose()
 
