@@ -7,6 +7,8 @@
 * A round begins once the machine is steady: what endpoints do all day belongs to the figures, what
   they do only after a start or an order does not.
 * `cpu_s` is what the origin and all endpoints used from T0 to the last record, idle work included.
+* `certificate` is one more halt's: how long after T0 it says that all have enforced it, and how
+  long its check with no network takes.
 * `rss_mb` is the sum of Pss of the origin, the fork server and all endpoints.
 * `covered_bytes_after_t0_plus_1s` is an upper bound: an endpoint where a halted byte came later
   than that counts with all that came after its brake had closed. Null under loss, where the fetch
@@ -27,11 +29,14 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from firedoor.cli.certificates import checked
 from firedoor.cli.handing import give
 from firedoor.cli.site import Program, Site, free_port, toml
+from firedoor.halt.certificate import Standing
 from firedoor.halt.envelope import seal
 from firedoor.halt.order import HaltPayload
 from firedoor.identity import FleetId, Role
+from firedoor.limits import CERTIFICATE_BYTES_MAX
 from firedoor.runtime.certificates import id_of_request, issue, make_request
 from firedoor.runtime.clocks import Clock
 from firedoor.runtime.key_files import KeyFile, read_key_file, write_key_file
@@ -68,6 +73,9 @@ STEADY_S = 60.0
 # The origin gives pieces this slowly, so that a release is in mid-transfer when it is halted.
 SEND_BYTES_PER_S = 1 << 20
 PAYLOAD_BYTES = 8 << 20
+# How often the certificate is asked for while it fills.
+LOOK_S = 0.1
+
 FIRST_PAYLOAD = b"a small product"
 UNDER_WAY_BYTES = 1 << 20
 LATE_S = 1.0
@@ -164,8 +172,11 @@ async def _firedoor(
         rounds = [await _round(fleet, f"{PRODUCT}==1") for _ in range(plan.rounds + 1)]
         end_loss(place)
         memory = sum(map(pss_mb, [fleet.origin, fork.pid, *fleet.pids]))
+        await _steady(fleet)
+        certificate = await _certificate(fleet)
         covered = None if place.loss else await _covered(fleet)
         return _table(rounds, plan.agents) | {
+            "certificate": certificate,
             "covered_bytes_after_t0_plus_1s": covered,
             "rss_mb": round(memory, 1),
         }
@@ -316,6 +327,37 @@ async def _halt(fleet: Fleet, scope: str) -> Round:
         name = order_id.hex()
         enforced = await asyncio.to_thread(fleet.mailbox.wait, "enforced", name, agents, ROUND_S)
         return Round(begin, times, enforced, used)
+    finally:
+        await client.close()
+
+
+async def _certificate(fleet: Fleet) -> dict[str, Any]:
+    """When the origin's certificate says that all have enforced a halt, and what a check takes."""
+    key = read_key_file(fleet.site.fleet / "keys" / "operator.key", str)
+    client = PeerClient(credentials_of(key), Clock(), Budget(0))
+    root = (fleet.site.fleet / "root.json").read_bytes()
+    keys = {fleet.key.keyid: fleet.key.signing_seed}
+    payload = HaltPayload(1, os.urandom(16), f"{PRODUCT}==1", 4, Clock().unix(), "it is bad")
+    order_id, order = seal("halt", payload, fleet=FleetId(fleet.key.fleet), keys=keys)
+    begin, path = Clock().now(), f"/v1/certificate/{order_id.hex()}"
+    try:
+        address = (fleet.place.operator, fleet.port)
+        await give(client, address, order, order_id)
+        while True:
+            data = await client.get(*address, path, role=Role.MIRROR, limit=CERTIFICATE_BYTES_MAX)
+            checking = time.perf_counter()
+            found = checked(data, root)
+            verified_ms = (time.perf_counter() - checking) * 1000
+            enforced, span = found.count(Standing.ENFORCED), Clock().now() - begin
+            if enforced == len(fleet.pids) or span > ROUND_S:
+                return {
+                    "expected": len(found.rows),
+                    "enforced": enforced,
+                    "after_t0_ms": round(span * 1000, 1),
+                    "verify_ms": round(verified_ms, 1),
+                    "bytes": len(data),
+                }
+            await asyncio.sleep(LOOK_S)
     finally:
         await client.close()
 
