@@ -10,7 +10,9 @@ def main() -> int:
         # The guard needs the standard library alone, whatever is broken in the rest.
         from agent.guard import main as guard  # noqa: PLC0415  # as said above
 
-        return guard([word for word in sys.argv[1:] if word != "guard"])
+        words = sys.argv[1:]
+        words.remove("guard")
+        return guard(words)
     from agent.program import main as run  # noqa: PLC0415  # as said above
 
     return run()

@@ -16,6 +16,7 @@ from blake3 import blake3
 from hypothesis import given
 from hypothesis import strategies as st
 
+from agent import __main__ as program
 from agent import guard, guard_records
 from agent.daemon import AgentDaemon
 from agent.guard_records import DoubtError, read_orders, unpack
@@ -363,3 +364,17 @@ def test_in_doubt_nothing_is_changed(
     assert (home / "root" / "current").readlink() == before
     said = capsys.readouterr().out
     assert "doubt" in said or "nothing good" in said
+
+
+def test_the_program_tells_its_guard_from_a_release_of_that_name(
+    home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = str(home / "agent.toml")
+    for words in (["guard", "--config", config], ["--config", config, "guard"]):
+        monkeypatch.setattr(sys, "argv", ["firedoor-agent", *words, "--dry-run"])
+        assert program.main() == 0
+        assert "may start" in capsys.readouterr().out
+    words = ["--config", str(home / "nowhere.toml"), "fetch", "guard", "--out", str(home / "out")]
+    monkeypatch.setattr(sys, "argv", ["firedoor-agent", *words])
+    assert program.main() == 1
+    assert "nowhere.toml" in capsys.readouterr().err
