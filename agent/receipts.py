@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable, Iterable
 
 from firedoor.dice import Dice
-from firedoor.halt.order import Halt
+from firedoor.halt.order import LEVEL_NARROW, Halt
 from firedoor.halt.receipt import Had, ReceiptPayload, seal_receipt
 from firedoor.halt.scope import Subject
 from firedoor.identity import PeerId
@@ -145,8 +145,10 @@ class ReceiptWriter:
     def _note(self, halt: Halt, *, is_enforced: bool) -> None:
         now, known = self._host.clock.unix_ms(), self._said.get(halt.id)
         had = self._found.get(halt.id, Had.NOTHING)
-        if is_enforced and had is Had.ACTIVE and self._had(halt) is not Had.ACTIVE:
-            had = Had.ROLLED_BACK
+        if is_enforced and had is Had.ACTIVE:
+            is_left = self._had(halt) is not Had.ACTIVE
+            kept = Had.STILL_RUNS if halt.level >= LEVEL_NARROW and not halt.is_drill else had
+            had = Had.ROLLED_BACK if is_left else kept
         self._said[halt.id] = ReceiptPayload(
             version=1,
             order=halt.id,

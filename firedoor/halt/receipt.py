@@ -32,13 +32,17 @@ INSTANCES_MAX = 4
 
 
 class Had(Enum):
-    """What of the halted an endpoint had when it recorded the halt, or what became of it."""
+    """What of the halted an endpoint had when it recorded the halt, or what became of it.
+
+    STILL_RUNS: it should have been left, and there is nothing good to go back to.
+    """
 
     NOTHING = "nothing"
     PIECES = "pieces"
     INSTALLED = "installed"
     ACTIVE = "active"
     ROLLED_BACK = "rolled back"
+    STILL_RUNS = "still runs"
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +81,7 @@ class Receipt:
     @property
     def is_enforced(self) -> bool:
         """Whether all was done that the halt asks for there."""
-        return self.enforced_at > 0
+        return self.enforced_at > 0 and self.had is not Had.STILL_RUNS
 
 
 def seal_receipt(payload: ReceiptPayload, *, fleet: FleetId, seed: bytes) -> bytes:
@@ -136,7 +140,7 @@ class ReceiptBook:
         if known is None and len(book) >= ENDPOINTS_MAX:
             return False
         self._see(receipt)
-        is_news = known is None or (receipt.is_enforced and not known.is_enforced)
+        is_news = known is None or (receipt.enforced_at > 0 and not known.enforced_at)
         if is_news:
             book[receipt.endpoint] = receipt
         return is_news

@@ -52,6 +52,26 @@ def test_a_halt_has_a_certificate_that_verifies_offline_and_a_hook_that_ran(tmp_
     tell(tmp_path, story)
 
 
+def test_a_machine_with_nothing_to_go_back_to_says_that_the_halted_still_runs(
+    tmp_path: Path,
+) -> None:
+    async def story(site: LabSite) -> None:
+        await site.begin()
+        [only] = await site.enrol(1, ["kiosk"])
+        await site.start(only)
+        await site.publish("kiosk", "1.0", MIB // 4)
+        await site.until_running("kiosk", "1.0", [only])
+        words = ["kiosk==1.0", "--level", "6", "--reason", "crashes", *keys(site, "halt", 1)]
+        await site.firedoor("halt", *words, "--to", site.programs["mirror"].address)
+        operator = str(site.fleet / "keys" / "operator.key")
+        said = await site.firedoor("certificate", "--key", operator, "--wait", "4", "--json")
+        table = json.loads(said)
+        assert (table["recorded"], table["enforced"]) == (1, 0)
+        assert [row["had"] for row in table["endpoints"]] == ["still runs"]
+
+    tell(tmp_path, story)
+
+
 def test_a_drill_is_recorded_by_all_and_stops_nothing(tmp_path: Path) -> None:
     async def story(site: LabSite) -> None:
         await site.begin()

@@ -95,6 +95,11 @@ def test_what_is_no_receipt_is_refused() -> None:
         read_receipt(seal_receipt(strange, fleet=FLEET, seed=SEEDS[0]), FLEET)
 
 
+def test_what_still_runs_is_not_enforced() -> None:
+    said = payload(enforced_at=NOW, had=Had.STILL_RUNS)
+    assert not read_receipt(seal_receipt(said, fleet=FLEET, seed=SEEDS[0]), FLEET).is_enforced
+
+
 # --- the book -----------------------------------------------------------------------------------
 
 
