@@ -1,7 +1,7 @@
 """Signs of life on standing connections, and when one counts as dead.
 
-* One way: a mirror beats each second to endpoints and to mirrors below it, endpoints every ten to
-  each other. In both directions it would cost 207 bytes a second of IP (halt.md, Paths).
+* One way: a mirror beats each second to endpoints and to mirrors below it; of two endpoints the one
+  that was dialled, each ten. In both directions a second costs 207 bytes of IP (halt.md, Paths).
 * A peer that should beat is dead after three beats of silence, or three times the round trip that
   its dial took. Who only listens is found dead by the kernel, which has beats to deliver.
 * Time in which this program itself stood still is nobody's silence.
@@ -63,11 +63,10 @@ def beat_of(sender: Role, receiver: Role, *, is_dialler: bool) -> Span | None:
     roles = {sender, receiver}
     if Role.OPERATOR in roles:
         return None
-    if roles == {Role.AGENT}:
-        return NEIGHBOUR_BEAT
-    if roles == {Role.MIRROR}:
-        # The one that was dialled is nearer to the origin.
-        return None if is_dialler else MIRROR_BEAT
+    if len(roles) == 1:
+        # The one that was dialled; of two mirrors it is nearer to the origin.
+        beat = NEIGHBOUR_BEAT if sender is Role.AGENT else MIRROR_BEAT
+        return None if is_dialler else beat
     return MIRROR_BEAT if sender is Role.MIRROR else None
 
 

@@ -17,7 +17,7 @@ START = Instant(100.0)
         (Role.AGENT, Role.MIRROR, True, None),
         (Role.MIRROR, Role.MIRROR, False, MIRROR_BEAT),
         (Role.MIRROR, Role.MIRROR, True, None),
-        (Role.AGENT, Role.AGENT, True, NEIGHBOUR_BEAT),
+        (Role.AGENT, Role.AGENT, True, None),
         (Role.AGENT, Role.AGENT, False, NEIGHBOUR_BEAT),
         (Role.MIRROR, Role.OPERATOR, False, None),
     ],
