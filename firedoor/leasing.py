@@ -70,10 +70,11 @@ class Leasing:
     def ask(self, nonce: bytes, now: Instant) -> None:
         """The host has drawn `nonce` just now."""
         self.lease.ask(nonce, now)
-        # An endpoint's own goes up at once; a mirror's renewal can wait for those of its site.
-        can_wait = self._role is Role.MIRROR and not self.lease.is_urgent(now)
+        # An endpoint's own leaves at once, and says whether a mirror's batch may wait with it.
+        is_urgent = self.lease.is_urgent(now)
+        can_wait = self._role is Role.MIRROR and not is_urgent
         patience = self.lease.terms.renewal if can_wait else Span(0.0)
-        self._relay.take(self._me, nonce, now, patience=patience)
+        self._relay.take(self._me, nonce, now, patience=patience, is_urgent=is_urgent)
 
     def asked(
         self, peer: PeerId, message: LeaseAsked, sessions: Iterable[Session], now: Instant
@@ -83,7 +84,8 @@ class Leasing:
             # A renewal can wait for those of the whole site; the origin's signatures have a bound.
             can_wait = not (self._is_origin or message.is_urgent)
             patience = self.lease.terms.renewal if can_wait else Span(0.0)
-            self._relay.take(peer, message.nonce, now, patience=patience)
+            nonce, is_urgent = message.nonce, message.is_urgent
+            self._relay.take(peer, nonce, now, patience=patience, is_urgent=is_urgent)
 
     def opened(self, session: Session) -> None:
         """Orders are in step with a peer: what is open can be asked there."""

@@ -52,10 +52,15 @@ class NonceRelay:
         self._is_waited_for = False
         self.is_urgent = False
 
-    def take(self, peer: PeerId, nonce: bytes, now: Instant, *, patience: Span) -> None:
-        """`peer` asks. `patience`: how long it can wait for others to ask too."""
+    def take(
+        self, peer: PeerId, nonce: bytes, now: Instant, *, patience: Span, is_urgent: bool = True
+    ) -> None:
+        """`peer` asks. `patience`: how long it can wait here for others to ask too.
+
+        `is_urgent`: something waits for the answer, so that no batch further up should wait either.
+        """
         self._waiting[peer] = nonce
-        self._is_waited_for |= not patience
+        self._is_waited_for |= is_urgent
         due = after(now, max(self._window, patience))
         self._due = due if self._due is None else min(self._due, due)
 

@@ -287,3 +287,15 @@ def test_a_child_that_hangs_up_costs_the_others_of_its_batch_nothing() -> None:
 def test_thin_lines_have_longer_to_answer() -> None:
     spans = [terms.patience for terms in (STANDARD, THIN_WAN, AIR_GAPPED)]
     assert spans == [3.0, 10.0, 10.0]
+
+
+def test_a_batch_is_urgent_if_any_of_its_nonces_is() -> None:
+    relay = NonceRelay(ZERO)
+    relay.take(peer(1), NONCE, Instant(0.0), patience=ZERO, is_urgent=False)
+    relay.flush(Instant(0.0))
+    assert not relay.is_urgent
+    relay.answered(climb(root_of([NONCE]), ()), ())
+    relay.take(peer(1), NONCE, Instant(1.0), patience=ZERO, is_urgent=False)
+    relay.take(peer(2), bytes(32), Instant(1.0), patience=ZERO, is_urgent=True)
+    relay.flush(Instant(1.0))
+    assert relay.is_urgent
