@@ -115,9 +115,10 @@ class OrderSet:
     def judge(self, authority: Authority) -> bool:
         """Count signatures anew by these keys; whether an order has lost its own by it."""
         self._judge, self._judged = authority, {}
-        # What a stolen beacon key has named out of thin air ends with the key; the rest is named
-        # again by the origin's next beacon.
+        # What a stolen beacon key has named out of thin air ends with the key.
         self._named &= set(self._held)
+        if self.has_valid_beacon(authority):
+            self._named |= read_beacon(self.beacon, authority)
         before = set(self._void)
         for known in [*self._held.values()]:
             signers = read_order(known.record, authority, is_recorded=True).signers

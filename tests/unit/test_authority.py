@@ -311,3 +311,16 @@ def test_expired_metadata_compacts_nothing() -> None:
 def test_a_halt_from_the_future_acts_like_any_other() -> None:
     payload = HaltPayload(1, nonce(0), "app", 4, 2**62, "sent by a wrong clock")
     assert Fleet().take(signed("halt", payload, "halt-1")).levels() == (4, 4, 0)
+
+
+def test_what_the_last_beacon_names_stays_named_when_other_keys_turn() -> None:
+    order = halt("app", 4)
+    payload = ResumePayload(1, nonce(7), (order[0],), NOW, "fine")
+    lift = signed("resume", payload, "resume-1", "resume-2")
+    # The beacon overtakes the resume that it names, and a publisher's key turns in between.
+    fleet = Fleet().take(order)
+    beacon = signed("beacon", BeaconPayload(1, tuple(sorted((order[0], lift[0])))), "beacon")[1]
+    fleet.orders.name(beacon, AUTHORITY)
+    fleet.orders.beacon = beacon
+    fleet.orders.judge(replace(AUTHORITY, targets_version=2))
+    assert fleet.take(lift).levels() == (0, 0, 0)

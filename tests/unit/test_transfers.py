@@ -92,7 +92,7 @@ class Fake:
     size: int = 300_000
     refusal: Exception | None = None
     is_denied: bool = False
-    is_banned: bool = False
+    banned_after: int = 1 << 60
     denied_after: int = 1 << 60
     lies: bool = False
     lost: set[int] = field(default_factory=set)
@@ -124,7 +124,7 @@ class Fake:
 
     def refuses(self, peer: Peer) -> bool:
         del peer
-        return self.is_banned
+        return self.sent_bytes >= self.banned_after
 
     def permits(self, manifest: str) -> bool:
         return not self.is_denied and self.sent_bytes < self.denied_after
@@ -250,6 +250,26 @@ def test_a_piece_with_other_bytes_is_untrusted_and_the_one_before_it_is_kept() -
             with pytest.raises(Untrusted):
                 await keep()
             assert kept == [0]
+
+    run(work())
+
+
+def test_a_ban_ends_a_transfer_that_is_under_way() -> None:
+    async def work() -> None:
+        async with site(Fake(banned_after=1)) as made:
+            with pytest.raises(Unavailable):
+                await made.fetch()
+            assert 0 < made.backend.sent_bytes < made.backend.size
+
+    run(work())
+
+
+def test_whoever_is_banned_is_refused_by_name() -> None:
+    async def work() -> None:
+        async with site(Fake(banned_after=0)) as made:
+            with pytest.raises(Refused, match="not banned"):
+                await made.fetch()
+            assert made.backend.asked == []
 
     run(work())
 
