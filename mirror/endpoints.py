@@ -18,6 +18,7 @@ from firedoor.runtime.logs import log
 from firedoor.units import UnixTime
 from firedoor.wire.codec import decode, encode
 from firedoor.wire.messages import Report
+from mirror.claims import opened
 
 _TABLE = """CREATE TABLE IF NOT EXISTS endpoints (
   id TEXT PRIMARY KEY, seen_at INTEGER NOT NULL, report BLOB NOT NULL) STRICT"""
@@ -36,12 +37,8 @@ class Endpoints:
         self._reports: dict[PeerId, tuple[Report, UnixTime]] = {}
         self._senders: dict[PeerId, PeerId] = {}
         self._unsaved: set[PeerId] = set()
-        try:
-            self._base, rows = _opened(str(path))
-        except sqlite3.Error as error:
-            # A mirror must relay orders whatever its disk does; reports come again by themselves.
-            log("reports-not-kept", level="error", why=f"{path}: {error}", do="mend or remove it")
-            self._base, rows = _opened(":memory:")
+        query = "SELECT seen_at, report FROM endpoints"
+        self._base, rows = opened(path, table=_TABLE, query=query)
         for seen_at, data in rows:
             self._load(UnixTime(seen_at), data)
 
@@ -139,19 +136,6 @@ def believable(
 
 def _age(seen_at: UnixTime, now: UnixTime) -> int:
     return max(0, now - seen_at)
-
-
-def _opened(path: str) -> tuple[sqlite3.Connection, list[tuple[int, bytes]]]:
-    base = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
-    try:
-        base.execute("PRAGMA journal_mode = WAL")
-        base.execute("PRAGMA synchronous = FULL")
-        base.execute(_TABLE)
-        rows = base.execute("SELECT seen_at, report FROM endpoints").fetchall()
-    except sqlite3.Error:
-        base.close()
-        raise
-    return base, rows
 
 
 def _row(report: Report, seen_at: UnixTime) -> Row:

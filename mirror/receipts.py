@@ -15,6 +15,7 @@ from firedoor.identity import FleetId, Peer, PeerId, Role
 from firedoor.limits import RECEIPTS_MAX
 from firedoor.runtime.logs import log
 from firedoor.wire.messages import Receipts
+from mirror.claims import opened
 
 # A thousand endpoints that obey at once become a few messages, and a few transactions.
 GATHER_S = 0.05
@@ -31,12 +32,10 @@ class ReceiptDesk:
         self._fleet = fleet
         self._news: list[Receipt] = []
         self._stirred = asyncio.Event()
+        # Whose receipts are kept; None: of every order.
+        self._orders: frozenset[bytes] | None = None
         self.book = ReceiptBook()
-        try:
-            self._base, rows = _opened(str(path))
-        except sqlite3.Error as error:
-            log("receipts-not-kept", level="error", why=f"{path}: {error}", do="mend or remove it")
-            self._base, rows = _opened(":memory:")
+        self._base, rows = opened(path, table=_TABLE, query="SELECT record FROM receipts")
         for (record,) in rows:
             try:
                 self.book.take(read_receipt(record, fleet))
@@ -63,15 +62,9 @@ class ReceiptDesk:
                 self._stirred.set()
 
     def keep_only(self, orders: frozenset[bytes]) -> None:
-        """Forget what is said of other orders, on the disk too."""
+        """Forget what is said of other orders; the disk follows with what comes next."""
         self.book.keep_only(orders)
-        kept = {(one.order,) for one in self.book.all()}
-        try:
-            rows = self._base.execute("SELECT DISTINCT halt FROM receipts").fetchall()
-            gone = [row for row in rows if row not in kept]
-            self._base.executemany("DELETE FROM receipts WHERE halt = ?", gone)
-        except sqlite3.Error as error:
-            log("receipts-not-dropped", level="warning", why=str(error))
+        self._orders = orders
 
     def all(self) -> list[Receipts]:
         """Everything that is known, for an upstream that has just come."""
@@ -92,11 +85,14 @@ class ReceiptDesk:
             await asyncio.to_thread(self._save, news)
 
     def _save(self, news: Iterable[Receipt]) -> None:
-        rows = [(one.order, one.endpoint, one.record) for one in news]
+        rows, orders = [(one.order, one.endpoint, one.record) for one in news], self._orders
         try:
             with self._base:
                 self._base.execute("BEGIN")
                 self._base.executemany("INSERT OR REPLACE INTO receipts VALUES (?, ?, ?)", rows)
+                known = self._base.execute("SELECT DISTINCT halt FROM receipts").fetchall()
+                gone = [row for row in known if orders is not None and row[0] not in orders]
+                self._base.executemany("DELETE FROM receipts WHERE halt = ?", gone)
         except sqlite3.Error as error:
             # Endpoints say them again when they or this mirror come back.
             log("receipts-not-saved", level="error", why=str(error), do="free disk space")
@@ -106,16 +102,3 @@ def _messages(receipts: list[Receipt]) -> list[Receipts]:
     records = [each.record for each in receipts]
     parts = [records[at : at + RECEIPTS_MAX] for at in range(0, len(records), RECEIPTS_MAX)]
     return [Receipts(tuple(part)) for part in parts]
-
-
-def _opened(path: str) -> tuple[sqlite3.Connection, list[tuple[bytes]]]:
-    base = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
-    try:
-        base.execute("PRAGMA journal_mode = WAL")
-        base.execute("PRAGMA synchronous = FULL")
-        base.execute(_TABLE)
-        rows = base.execute("SELECT record FROM receipts").fetchall()
-    except sqlite3.Error:
-        base.close()
-        raise
-    return base, rows
