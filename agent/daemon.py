@@ -13,6 +13,7 @@ from firedoor.dice import Dice
 from firedoor.errors import FiredoorError
 from firedoor.identity import PeerId, Role
 from firedoor.limits import MIRROR_PATIENCE, NEIGHBOURS_DIALLED_MAX
+from firedoor.rosters import span_of_recording
 from firedoor.runtime.asking import FirstContact
 from firedoor.runtime.dialling import Neighbours, keep_dialling
 from firedoor.runtime.discovery import Discovery
@@ -130,7 +131,18 @@ class AgentDaemon:
             self._refresh_wanted.set()
 
     def on_cut(self) -> None:
-        """The brake has changed."""
+        """An order has come. The gates are closed; what rests has nothing to stop in a hurry."""
+        self.receipts.closed()
+        self._tombstones_wanted.set()
+        span = span_of_recording(self.host.node.sessions, self._dice)
+        for installer in self.installers:
+            if installer.is_at_rest:
+                asyncio.get_running_loop().call_later(span, installer.stir)
+            else:
+                installer.stir()
+
+    def on_opened(self) -> None:
+        """More may move here."""
         self.receipts.closed()
         self._tombstones_wanted.set()
         self._stir()
@@ -333,7 +345,7 @@ class AgentDaemon:
             except TimeoutError:
                 continue
             # A site whose endpoints all obey at once does not report at once.
-            await asyncio.sleep(HEALTH_SPREAD_S * self._dice.fraction())
+            await asyncio.sleep(HEALTH_SPREAD_S * (0.5 + self._dice.fraction()))
             self._health_wanted.clear()
 
     def report(self) -> Report:

@@ -97,6 +97,11 @@ class Installer:
         self._stirred.set()
         self._ordered.set()
 
+    @property
+    def is_at_rest(self) -> bool:
+        """Whether nothing of this product is under way."""
+        return self._life.phase is Phase.IDLE
+
     def health(self) -> ProductHealth:
         """What this endpoint has of the product now."""
         active = self._handler.active()

@@ -15,17 +15,13 @@ from firedoor.halt.order import LEVEL_NARROW, Halt
 from firedoor.halt.receipt import Had, ReceiptPayload, seal_receipt
 from firedoor.halt.scope import Subject
 from firedoor.identity import PeerId
-from firedoor.rosters import neighbourhood
+from firedoor.rosters import span_of_recording
 from firedoor.runtime.host import Host
 from firedoor.runtime.logs import log
 from firedoor.wire.messages import Receipts
 
 # A hook is a short message to something local; what takes longer is ended.
 HOOK_SPAN_S = 30.0
-
-# A site's receipts are spread over this: a mirror needs a millisecond for each.
-RECEIPT_SPREAD_S = 1.0
-RECEIPT_SPREAD_EACH_S = 0.002
 
 # How often an endpoint looks whether a halt is enforced, where nothing tells.
 LOOK_S = 0.2
@@ -98,8 +94,7 @@ class ReceiptWriter:
 
     async def _follow(self, halt: Halt, hooks: tuple[str, ...]) -> None:
         # The site's cores are busy with recording just now, and receipts are for people.
-        each_s = RECEIPT_SPREAD_EACH_S * neighbourhood(self._host.node.sessions)
-        await asyncio.sleep(min(RECEIPT_SPREAD_S, each_s) * self._dice.fraction())
+        await asyncio.sleep(span_of_recording(self._host.node.sessions, self._dice))
         self._say(halt.id)
         while self._pending():
             await asyncio.sleep(LOOK_S)

@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Iterable
 
+from firedoor.dice import Dice
 from firedoor.effects import Effect, Send
 from firedoor.identity import Role
 from firedoor.limits import ROSTER_MAX
@@ -14,6 +15,10 @@ ROSTER_SPAN = Span(0.2)
 
 # And less often the larger it is: n endpoints cost n times n entries.
 ROSTER_SPAN_EACH = Span(0.01)
+
+# So long takes a site's mirror, on a busy machine, to bring an order to each endpoint of it.
+RECORDING_SPAN_EACH = Span(0.002)
+RECORDING_SPAN_MAX = Span(1.0)
 
 
 class Rosters:
@@ -39,6 +44,15 @@ class Rosters:
         entries = [RosterEntry(one.peer.id, one.host, one.port) for one in agents[:ROSTER_MAX]]
         roster = Roster(tuple(entries))
         return [Send(one.peer.id, roster) for one in agents]
+
+
+def span_of_recording(sessions: Iterable[Session], dice: Dice) -> Span:
+    """A wait in which the endpoints of a site record an order; what is less urgent comes after.
+
+    Up to twice as long, by chance, so that all that comes after is spread as well.
+    """
+    span = min(RECORDING_SPAN_MAX, RECORDING_SPAN_EACH * neighbourhood(sessions))
+    return Span(span * (1 + dice.fraction()))
 
 
 def neighbourhood(sessions: Iterable[Session]) -> int:

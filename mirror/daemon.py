@@ -131,6 +131,10 @@ class MirrorDaemon:
         self._pass_on(self._endpoints.lost(peer, self._host.clock.unix()))
 
     def on_cut(self) -> None:
+        """An order has come; the next look at what to fetch heeds it."""
+        self._sync_wanted.set()
+
+    def on_opened(self) -> None:
         """A resume may let a release move again."""
         self._sync_wanted.set()
         if self._origin is None:

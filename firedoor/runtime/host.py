@@ -2,7 +2,8 @@
 
 Both daemons stand on this. It decides nothing about orders or pieces; what differs between mirror
 and agent comes in by `Program`. Order of work on a halt: the brake is closed and transfers are cut
-before this file awaits anything; the disk comes after.
+before this file awaits anything; what is forwarded leaves; the disk comes after, and what this
+program itself has to undo comes last, for nothing that is halted can move by then.
 """
 
 import asyncio
@@ -29,7 +30,7 @@ from firedoor.effects import (
     SignLease,
     Tell,
 )
-from firedoor.errors import FiredoorError, NoRoom, Unavailable
+from firedoor.errors import FiredoorError, NoRoom
 from firedoor.halt.brake import Gate
 from firedoor.halt.scope import Subject
 from firedoor.identity import PeerId
@@ -43,9 +44,10 @@ from firedoor.runtime.fetching import Fetching
 from firedoor.runtime.lines import Lines
 from firedoor.runtime.logs import log, log_facts
 from firedoor.runtime.multicast import Multicast
-from firedoor.runtime.order_log import ACTED, BEACON, FORGOTTEN, ORDER, OrderLog
+from firedoor.runtime.order_log import ACTED, BEACON, FORGOTTEN, ORDER, Entry, OrderLog
 from firedoor.runtime.peer_client import PeerClient
 from firedoor.runtime.piece_store import PieceStore
+from firedoor.runtime.recorder import Recorder
 from firedoor.runtime.transfers import Transfers
 from firedoor.runtime.trust_client import ReleaseEntry
 from firedoor.units import Instant, Span
@@ -65,9 +67,6 @@ DATES_S = 60.0
 # it, one of them has jumped, or the machine stood still (halt.md, Gates).
 CLOCKS_APART_S = 5.0
 
-# A full disk is looked at again this often while an order waits to be recorded.
-RECORD_AGAIN_S = 1.0
-
 
 class Program(Protocol):
     """What a daemon adds to the host."""
@@ -82,7 +81,10 @@ class Program(Protocol):
         """A standing connection has ended."""
 
     def on_cut(self) -> None:
-        """What may move or run here has changed: by an order, or by having caught up."""
+        """An order has come: less may move or run here."""
+
+    def on_opened(self) -> None:
+        """More may move here: by a resume, a lease, or by having caught up."""
 
     async def on_complete(self, manifest: str) -> None:
         """Every piece of a release is here."""
@@ -126,8 +128,9 @@ class Host:
         self.lines = Lines(self)
         self.program: Program
         self._encoded: tuple[object, bytes] = (None, b"")
+        self._is_cut = self._is_opened = False
         self._stirred = asyncio.Event()
-        self._recording = asyncio.Lock()
+        self._recorder = Recorder(self.log, self.start)
         self._group: asyncio.TaskGroup
         self.trusted = asyncio.Event()
         self.sign_lease: Callable[[bytes], bytes]
@@ -199,25 +202,43 @@ class Host:
     # --- effects -------------------------------------------------------------------------------
 
     def apply(self, effects: list[Effect]) -> None:
-        """Carry out `effects` in order; nothing here waits."""
-        for effect in effects:
-            self._do(effect)
-        self._stirred.set()
+        """Carry out `effects` in order, and what is told last: the disk comes before the log.
 
-    def _do(self, effect: Effect) -> None:  # noqa: C901, PLR0912  # one case an effect, flat
+        Nothing here waits, but for a disk that is quick.
+        """
+        entries: list[Entry] = []
+        for effect in effects:
+            self._do(effect, entries)
+        self._stirred.set()
+        if entries:
+            orders = [effect.order for effect in effects if isinstance(effect, Keep)]
+            is_forwarding = any(isinstance(effect, Send) for effect in effects)
+            self._recorder.keep(
+                entries, lambda: self._recorded(orders), is_forwarding=is_forwarding
+            )
+        for effect in effects:
+            if isinstance(effect, Tell):
+                self._tell(effect)
+        is_cut, self._is_cut = self._is_cut, False
+        is_opened, self._is_opened = self._is_opened, False
+        if is_cut:
+            self.program.on_cut()
+        if is_opened:
+            self.program.on_opened()
+
+    def _do(self, effect: Effect, entries: list[Entry]) -> None:  # noqa: C901, PLR0912  # one case an effect, flat
         match effect:
             case Send(peer, message):
                 self.send(peer, message)
-            case Keep(order, record):
-                self.start(self._record(order, record))
+            case Keep(_, record):
+                entries.append((ORDER, record))
             case KeepBeacon(record):
-                self.start(self._append(BEACON, record))
+                entries.append((BEACON, record))
             case KeepActed(order):
-                self.start(self._append(ACTED, order))
-                # What was halted may move from now on.
-                self.program.on_cut()
+                entries.append((ACTED, order))
+                self._is_opened = True
             case KeepForgotten(order):
-                self.start(self._append(FORGOTTEN, order))
+                entries.append((FORGOTTEN, order))
             case DrawNonce():
                 self._divergence = self.clock.divergence()
                 now = self.clock.now()
@@ -229,7 +250,7 @@ class Host:
                 if self.multicast is not None:
                     self.multicast.spread(order)
                 self.transfers.cut(lambda manifest: not self.node.permits(Gate.SERVE, manifest))
-                self.program.on_cut()
+                self._is_cut = True
             case Fetch():
                 self.fetching.start(effect)
             case Cancel(number):
@@ -238,14 +259,17 @@ class Host:
                 self.drop(peer, why)
             case Complete(manifest):
                 self.start(self.program.on_complete(manifest))
-            case Tell(event, facts):
-                log_facts(event, dict(facts))
-                if event == "peer-synced":
-                    self.program.on_synced(PeerId(str(dict(facts)["peer"])))
-                elif event in {"reconciled", "leased", "lease-lapsed"}:
-                    self.program.on_cut()
+            case Tell():
+                pass
             case _:
                 assert_never(effect)
+
+    def _tell(self, what: Tell) -> None:
+        log_facts(what.event, dict(what.facts))
+        if what.event == "peer-synced":
+            self.program.on_synced(PeerId(str(dict(what.facts)["peer"])))
+        elif what.event in {"reconciled", "leased", "lease-lapsed"}:
+            self._is_opened = True
 
     def send(self, peer: PeerId, message: object) -> None:
         """Queue one message for `peer`; a peer too slow to take it is dropped and comes back."""
@@ -256,24 +280,12 @@ class Host:
         if line is not None and not line.socket.send(self._encoded[1]):
             log("peer-too-slow", peer=peer)
 
-    async def _record(self, order: bytes, record: bytes) -> None:
-        await self._append(ORDER, record)
-        times = self.order_times.setdefault(order.hex(), OrderTimes(self.clock.now()))
-        times.recorded_at = self.clock.now()
-        self.apply(self.node.recorded(order))
-        self.program.on_message(Recorded((order,)), self.settings.me)
-
-    async def _append(self, kind: bytes, record: bytes) -> None:
-        while True:
-            try:
-                async with self._recording:
-                    await asyncio.to_thread(self.log.append, kind, record)
-            except Unavailable as error:
-                # The brake stays closed in memory; only the promise to survive a crash waits.
-                log("order-not-recorded", level="error", why=str(error), do="free disk space")
-                await asyncio.sleep(RECORD_AGAIN_S)
-            else:
-                return
+    def _recorded(self, orders: list[bytes]) -> None:
+        now = self.clock.now()
+        for order in orders:
+            self.order_times.setdefault(order.hex(), OrderTimes(now)).recorded_at = now
+            self.apply(self.node.recorded(order))
+            self.program.on_message(Recorded((order,)), self.settings.me)
 
     def drop(self, peer: PeerId, why: str) -> None:
         """End the conversation with a peer; it may come back, and then syncs anew."""

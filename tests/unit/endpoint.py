@@ -116,6 +116,9 @@ class Endpoint:
     def on_gone(self, peer: PeerId) -> None:
         pass
 
+    def on_opened(self) -> None:
+        self.installer.stir()
+
     def on_cut(self) -> None:
         self.installer.stir()
 

@@ -1,0 +1,104 @@
+"""What becomes of records on a disk that is quick, slow or full."""
+
+import asyncio
+from collections.abc import Coroutine, Iterable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from firedoor.errors import Unavailable
+from firedoor.runtime import recorder
+from firedoor.runtime.order_log import BEACON, ORDER, Entry, OrderLog, read_frames
+from firedoor.runtime.recorder import Recorder
+
+RECORDS: list[Entry] = [(ORDER, b"one"), (BEACON, b"two"), (ORDER, b"three")]
+BODIES = [b"oone", b"btwo", b"othree"]
+
+
+class SlowLog(OrderLog):
+    """A log on a disk that is `full` so many times, and never quick."""
+
+    full = 0
+
+    def append_all(self, entries: Iterable[Entry]) -> None:
+        if self.full:
+            self.full -= 1
+            raise Unavailable("the disk", why="full")
+        super().append_all(entries)
+        self.is_quick = False
+
+
+class Work:
+    """Starts what the recorder hands on, and waits for it."""
+
+    def __init__(self) -> None:
+        self.tasks: list[asyncio.Task[None]] = []
+
+    def __call__(self, work: Coroutine[Any, Any, None]) -> None:
+        self.tasks.append(asyncio.ensure_future(work))
+
+    async def ended(self) -> None:
+        await asyncio.gather(*self.tasks)
+
+
+def _bodies(path: Path) -> list[bytes]:
+    return read_frames(path.read_bytes())[0]
+
+
+def test_a_quick_disk_has_all_records_of_one_moment_before_keep_returns(tmp_path: Path) -> None:
+    async def story() -> None:
+        log, work, heard = OrderLog(tmp_path / "orders.log"), Work(), list[bytes]()
+        Recorder(log, work).keep(RECORDS, lambda: heard.extend(BODIES), is_forwarding=False)
+        assert _bodies(log.path) == BODIES == heard
+        assert not work.tasks
+
+    asyncio.run(story())
+
+
+def test_what_is_forwarded_leaves_before_the_disk_is_written(tmp_path: Path) -> None:
+    async def story() -> None:
+        log, work, said = OrderLog(tmp_path / "orders.log"), Work(), list[str]()
+        asyncio.get_running_loop().call_soon(said.append, "forwarded")
+        Recorder(log, work).keep(RECORDS, lambda: said.append("recorded"), is_forwarding=True)
+        assert _bodies(log.path) == []
+        await asyncio.sleep(0)
+        assert said == ["forwarded", "recorded"]
+        assert _bodies(log.path) == BODIES
+
+    asyncio.run(story())
+
+
+def test_a_slow_disk_is_waited_for_by_a_thread(tmp_path: Path) -> None:
+    async def story() -> None:
+        log, work, said = SlowLog(tmp_path / "orders.log"), Work(), list[str]()
+        keeper = Recorder(log, work)
+        keeper.keep(RECORDS[:1], lambda: said.append("one"), is_forwarding=False)
+        assert said == ["one"]
+        keeper.keep(RECORDS[1:], lambda: said.append("rest"), is_forwarding=False)
+        assert said == ["one"]
+        await work.ended()
+        assert said == ["one", "rest"]
+        assert _bodies(log.path) == BODIES
+
+    asyncio.run(story())
+
+
+def test_records_wait_for_a_full_disk_in_the_order_in_which_they_came(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recorder, "RECORD_AGAIN_S", 0.0)
+
+    async def story() -> None:
+        log, work, said = SlowLog(tmp_path / "orders.log"), Work(), list[str]()
+        log.full = 3
+        keeper = Recorder(log, work)
+        keeper.keep(RECORDS[:1], lambda: said.append("first"), is_forwarding=False)
+        await asyncio.sleep(0)
+        keeper.keep(RECORDS[1:], lambda: said.append("then"), is_forwarding=False)
+        assert said == []
+        await work.ended()
+        assert said == ["first", "then"]
+        assert _bodies(log.path) == BODIES
+
+    asyncio.run(story())
