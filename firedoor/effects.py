@@ -52,6 +52,14 @@ class SignLease:
 
 
 @dataclass(frozen=True, slots=True)
+class AddSignature:
+    """At a witness: sign this record of the origin too, and send it back to `peer`."""
+
+    peer: PeerId
+    record: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class KeepActed:
     """Record durably that this resume has begun to act."""
 
@@ -114,6 +122,7 @@ Effect = (
     | KeepForgotten
     | DrawNonce
     | SignLease
+    | AddSignature
     | Cut
     | Fetch
     | Cancel

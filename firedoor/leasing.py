@@ -77,10 +77,20 @@ class Leasing:
         self._relay.take(self._me, nonce, now, patience=patience, is_urgent=is_urgent)
 
     def asked(
-        self, peer: PeerId, message: LeaseAsked, sessions: Iterable[Session], now: Instant
+        self,
+        peer: PeerId,
+        message: LeaseAsked,
+        sessions: Iterable[Session],
+        now: Instant,
+        *,
+        signs: bool,
     ) -> None:
-        """`peer` wants a lease; it is passed on if that leads anywhere."""
-        if self._is_origin or _upstreams(sessions):
+        """`peer` wants a lease; it is passed on if that leads anywhere.
+
+        `signs`: a beacon key here counts; a second origin's makes leases while none is above it.
+        """
+        if self._is_origin or signs or _upstreams(sessions):
+            self._can_ask = True
             # A renewal can wait for those of the whole site; the origin's signatures have a bound.
             can_wait = not (self._is_origin or message.is_urgent)
             patience = self.lease.terms.renewal if can_wait else Span(0.0)
@@ -125,11 +135,14 @@ class Leasing:
                 effects.append(Send(peer, LeaseGiven(message.record, path)))
         return effects
 
-    def wake(self, sessions: Iterable[Session], now: Instant, *, has_work: bool) -> list[Effect]:
-        """Ask for what is due."""
+    def wake(
+        self, sessions: Iterable[Session], now: Instant, *, has_work: bool, signs: bool
+    ) -> list[Effect]:
+        """Ask for what is due, or have it signed; `signs` as in `asked`."""
         open_ones = [one for one in sessions if one.sync.is_open]
         above = [] if self._is_origin else self._asked_peers(open_ones)
-        self._can_ask = self._is_origin or bool(above)
+        is_signing = self._is_origin or (signs and not above)
+        self._can_ask = is_signing or bool(above)
         if not self._can_ask:
             return []
         if not self._is_origin and self.lease.is_due(now, has_work=has_work):
@@ -137,7 +150,7 @@ class Leasing:
         root = self._relay.flush(now)
         if root is None:
             return []
-        if self._is_origin:
+        if is_signing:
             return [SignLease(climb(root, ()))]
         return [Send(peer, LeaseAsked(root, self._relay.is_urgent)) for peer in above]
 

@@ -10,18 +10,10 @@ It knows no sockets, files, clocks or dice of its own; runtime/host.py drives it
 from collections.abc import Iterable
 from typing import assert_never
 
+from firedoor import answering
+from firedoor.countersigning import Countersigning, is_short, makes_leases_alone
 from firedoor.dice import Dice
-from firedoor.effects import (
-    Cut,
-    Drop,
-    Effect,
-    Keep,
-    KeepActed,
-    KeepBeacon,
-    KeepForgotten,
-    Send,
-    Tell,
-)
+from firedoor.effects import Cut, Drop, Effect, Keep, KeepActed, KeepForgotten, Send, Tell
 from firedoor.errors import Refused, Unavailable, Untrusted
 from firedoor.gates import Gates
 from firedoor.halt.brake import Gate
@@ -30,10 +22,7 @@ from firedoor.halt.scope import Subject
 from firedoor.halt.sync import OrderSync, Reconciliation, send_orders
 from firedoor.identity import Peer, PeerId, Role
 from firedoor.leasing import Leasing
-from firedoor.limits import (
-    INTEREST_MAX,
-    INTERESTS_MAX,
-)
+from firedoor.naming import Naming
 from firedoor.node_settings import NodeSettings
 from firedoor.pieces.inventory import Bits, PieceMap
 from firedoor.rosters import Rosters
@@ -49,12 +38,14 @@ from firedoor.wire.messages import (
     Beat,
     Bitfield,
     CaughtUp,
+    Countersign,
     Have,
     Health,
     Hello,
     Interest,
     LeaseAsked,
     LeaseGiven,
+    Logged,
     Message,
     Obeyed,
     OrderIds,
@@ -64,6 +55,7 @@ from firedoor.wire.messages import (
     Receipts,
     Recorded,
     Roster,
+    Witness,
 )
 
 # Whose keys, when they turn, change what a conversation about orders comes to.
@@ -76,7 +68,8 @@ class Node:
     __slots__ = (
         "_authority",
         "_banned",
-        "_dice",
+        "_countersigning",
+        "_naming",
         "_reconciliation",
         "_rosters",
         "_sessions",
@@ -94,23 +87,22 @@ class Node:
 
     def __init__(self, settings: NodeSettings, dice: Dice, now: Instant) -> None:
         self._settings = settings
-        self._dice = dice
         self._authority: Authority | None = None
         self._banned: frozenset[str] = frozenset()
         self._sessions: dict[PeerId, Session] = {}
         self._rosters = Rosters()
         self._spreading = Spreading(dice)
         # The origin has nobody to catch up with but whoever comes, and each of those syncs first.
+        is_done, has_mirrors = settings.is_origin, settings.has_mirrors
         self._reconciliation = Reconciliation(
-            settings.role,
-            is_done=settings.is_origin,
-            has_mirrors=settings.has_mirrors,
-            now=now,
+            settings.role, is_done=is_done, has_mirrors=has_mirrors, now=now
         )
         self.leasing = Leasing(
             settings.me, settings.role, settings.lease, dice, is_origin=settings.is_origin
         )
         self.orders = OrderSet()
+        self._naming = Naming(self.orders, self._spreading)
+        self._countersigning = Countersigning(is_origin=settings.is_origin)
         self.gates = Gates(settings.role, settings.site, self._reconciliation, self.leasing)
         self.swarm = Swarm(settings.me, dice, settings.places)
         self.sharing = Sharing(self.gates, self.swarm)
@@ -126,7 +118,7 @@ class Node:
         effects: list[Effect] = []
         if old is not None and old.targets_version != authority.targets_version:
             effects += self._follow_turned_keys(old, authority)
-        return [*effects, *self._compact(authority), *self._apply(now)]
+        return [*effects, *self._vouch(), *self._compact(authority), *self._apply(now)]
 
     def _compact(self, authority: Authority) -> list[Effect]:
         gone = self.orders.compact(authority)
@@ -165,18 +157,13 @@ class Node:
         authority = self._keys()
         if beacon:
             try:
-                self._name(beacon, authority)
+                self._naming.restore(beacon, authority)
             except Refused as error:
                 # Its key was turned; the origin's next beacon names all of it again.
                 self._count(error)
-        for record in records:
-            order_id = self.orders.restore(record, authority).id
-            self.durable.add(order_id)
-        for order_id in forgotten:
-            self.orders.forget(order_id)
-            self.forgotten.add(order_id)
-        for order_id in acted:
-            self.orders.restore_acted(order_id)
+        self.durable |= {self.orders.restore(record, authority).id for record in records}
+        self.forgotten |= self.orders.forget_all(forgotten)
+        self.orders.restore_acted(acted)
         return [*self._compact(authority), *self._apply(now)]
 
     def expect_mirror(self, now: Instant) -> None:
@@ -193,7 +180,7 @@ class Node:
         return self._apply(now) if self.gates.learn(manifest, subject) else []
 
     def permits(self, gate: Gate, manifest: str) -> bool:
-        """Whether this release may pass `gate` here and now. An unknown one may not."""
+        """Whether this release may pass `gate` here and now; as `Gates.permits`."""
         return self.gates.permits(gate, manifest)
 
     def refuses(self, peer: PeerId) -> bool:
@@ -238,31 +225,27 @@ class Node:
                 return self._reconcile(session)
             case Beacon(record):
                 return self.take_beacon(record, sender, now)
-            case LeaseAsked() if session.sync.is_open:
-                self.leasing.asked(sender, message, self._sessions.values(), now)
+            case LeaseAsked():
+                self._pass_up(session, message, now)
                 return []
+            case Witness(keyid):
+                return self._countersigning.met(session, keyid, self._keys())
+            case Countersign(record):
+                return self._countersign(session, record, now)
             case LeaseGiven():
                 return self._take_lease(message, sender, now)
-            case Interest(manifests):
-                room = INTERESTS_MAX - len(session.interests)
-                session.interests.update(dict.fromkeys(manifests[:room]))
-                return self.sharing.bitfields(session, manifests)
-            case Bitfield(manifest, bits) if session.sync.is_open:
-                return self.swarm.bitfield(sender, manifest, bits, now)
-            case Have(manifest, pieces) if session.sync.is_open:
-                return self.swarm.have(sender, manifest, pieces, now)
+            case Interest() | Bitfield() | Have():
+                return self.sharing.heard(session, message, now)
             case Roster(entries):
                 if session.peer.role is not Role.MIRROR:
                     return []
                 roster = tuple(PeerId(entry.id) for entry in entries)
                 session.roster = frozenset(roster)
                 return self.swarm.roster(roster, now)
-            case Bitfield() | Have() | LeaseAsked():
-                return []  # Sync before bytes.
-            case (
-                Beat() | Receipts() | Recorded() | Obeyed() | OrderRefused() | Announce() | Health()
-            ):
+            case Beat() | Receipts() | Recorded() | Obeyed() | Logged() | OrderRefused():
                 return []  # The host's own business.
+            case Announce() | Health():
+                return []
             case _:
                 assert_never(message)
 
@@ -275,22 +258,21 @@ class Node:
             Refused: forged, malformed, too large, or too many of its key.
         """
         admission, order = self.orders.admit(record, self._keys())
+        given_by = [self._sessions[sender]] if sender is not None else []
+        for session in given_by:
+            answering.handed(session, order.id)
         if admission is Admission.SIGNED_ANEW:
             return [*self._forward(order.record, sender, now), Keep(order.id, order.record)]
         if admission is Admission.KNOWN:
             self._spreading.heard(record, sender)
-            is_durable = order.id in self.durable
-            return self._to_operator(sender, Recorded((order.id,))) if is_durable else []
+            done = [Recorded((order.id,))] if order.id in self.durable else []
+            said = [effect for each in done for effect in answering.told(given_by, each)]
+            return [*said, *answering.logged(given_by, self.orders, self._keys())]
         cut = self._apply(now)
         forward = self._forward(order.record, sender, now)
         tell = Tell(f"{order.kind}-admitted", (("order", order.id.hex()),))
-        said = self._to_operator(sender, Obeyed((order.id,)))
+        said = answering.told(given_by, Obeyed((order.id,)))
         return [Cut(order.id), *cut, *forward, *said, Keep(order.id, order.record), tell]
-
-    def _to_operator(self, peer: PeerId | None, message: Message) -> list[Effect]:
-        session = self._sessions.get(peer) if peer is not None else None
-        is_operator = session is not None and session.peer.role is Role.OPERATOR
-        return [Send(peer, message)] if is_operator and peer is not None else []
 
     def _forward(self, record: bytes, sender: PeerId | None, now: Instant) -> list[Effect]:
         told = [one for one in self._sessions.values() if one.sync.may_be_told]
@@ -300,8 +282,13 @@ class Node:
     def recorded(self, order_id: bytes) -> list[Effect]:
         """The host has made this order durable; who handed it over waits for that."""
         self.durable.add(order_id)
-        people = [one.peer.id for one in self._sessions.values() if one.peer.role is Role.OPERATOR]
-        return [Send(peer, Recorded((order_id,))) for peer in people]
+        told = answering.told(self._sessions.values(), Recorded((order_id,)))
+        return [*told, *self._vouch()]
+
+    def _vouch(self) -> list[Effect]:
+        if not self._countersigning.is_asked:
+            return []
+        return self._countersigning.due(self.recorded_ids(), self._keys())
 
     # --- pieces --------------------------------------------------------------------------------
 
@@ -335,7 +322,9 @@ class Node:
             effects += self._reconcile(session)
         effects += self._rosters.wake(self._sessions.values(), now)
         has_work = bool(self.swarm.wanted())
-        effects += self.leasing.wake(self._sessions.values(), now, has_work=has_work)
+        effects += self.leasing.wake(
+            self._sessions.values(), now, has_work=has_work, signs=self.is_second_origin
+        )
         if has_work and not self.leasing.covers(Gate.FETCH, now):
             effects.append(Tell("lease-lapsed"))
             for manifest in self.swarm.wanted():
@@ -381,15 +370,15 @@ class Node:
             return []
         self.leasing.opened(session)
         effects: list[Effect] = [Tell("peer-synced", (("peer", peer),))]
+        if self._settings.beacon_key and session.is_upstream:
+            effects.append(Send(peer, Witness(self._settings.beacon_key)))
         effects += [Send(peer, CaughtUp())] if self.is_reconciled else []
         if session.peer.role is Role.OPERATOR:
             return effects
         if self._settings.role is Role.MIRROR and session.peer.role is Role.AGENT:
             self._rosters.stir(self._sessions.values(), now)
         effects += self._reconcile(session)
-        wanted = self.swarm.wanted()
-        parts = [wanted[at : at + INTEREST_MAX] for at in range(0, len(wanted), INTEREST_MAX)]
-        effects += [Send(peer, Interest(part)) for part in parts]
+        effects += self.sharing.interests(peer)
         # Whether its certificate is within its dates is for the giver of pieces to judge: a machine
         # whose own clock is wrong would find nobody current, and pieces prove themselves.
         if session.is_upstream or session.peer.role is Role.AGENT:
@@ -411,35 +400,28 @@ class Node:
                 effects += self.submit(record, sender, now)
             except Refused as error:
                 self._count(error)
-                effects += self._to_operator(sender, OrderRefused(str(error)[:400]))
-                effects += self._sessions[sender].sync.refuse(error)
-                if self._sessions[sender].sync.is_spent:
+                session = self._sessions[sender]
+                effects += answering.told([session], OrderRefused(str(error)[:400]))
+                effects += session.sync.refuse(error)
+                if session.sync.is_spent:
                     break  # The rest would cost a verification each, for nobody.
         return effects
 
     def take_beacon(self, record: bytes, sender: PeerId | None, now: Instant) -> list[Effect]:
         """A beacon came from `sender`, or was just made here."""
-        if self.orders.is_judged(record):
-            self._spreading.heard(record, sender)
-            return []
+        session = self._sessions[sender] if sender is not None else None
+        sessions = self._sessions.values()
         try:
-            fresh = self._name(record, self._keys())
+            if sender is None and is_short(record, self._keys()):
+                return self._countersigning.ask(record, sessions)
+            heard = self._naming.take(record, session, sessions, self._keys(), now)
         except Refused as error:
             self._count(error)
-            if sender is not None:
-                self._sessions[sender].sync.has_untrusted |= isinstance(error, Untrusted)
+            if session is not None:
+                session.sync.has_untrusted |= isinstance(error, Untrusted)
             return [Tell("beacon-refused", (("peer", sender or ""), ("why", str(error))))]
-        # One that names nothing new may list less, after a compaction, if those above say so.
-        is_above = sender is None or self._sessions[sender].is_upstream
-        is_valid = self.orders.has_valid_beacon(self._keys())
-        is_settled = is_valid and not (is_above and self.orders.is_list_new)
-        if not fresh and (is_settled or record == self.orders.beacon):
-            return []
-        self.orders.beacon = record
-        told = self._sessions.values()
-        from_session = self._sessions.get(sender) if sender is not None else None
-        forward = self._spreading.spread(record, Beacon(record), told, from_session, now)
-        return [*self._apply(now), *forward, KeepBeacon(record)]
+        logged = answering.logged(sessions, self.orders, self._keys())
+        return [*(self._apply(now) if heard.is_news else []), *heard.effects, *logged]
 
     def ask_lease(self, nonce: bytes, now: Instant) -> list[Effect]:
         """The host has drawn `nonce`, as `DrawNonce` asked, after it read `now`."""
@@ -447,8 +429,32 @@ class Node:
         return self.wake(now)
 
     def answer(self, record: bytes, now: Instant) -> list[Effect]:
-        """At the origin: what `SignLease` asked for is signed."""
+        """Where leases are signed: what `SignLease` asked for is signed, as far as it is here."""
+        if is_short(record, self._keys()):
+            return self._countersigning.ask(record, self._sessions.values())
         return self._take_lease(LeaseGiven(record, ()), None, now)
+
+    def _countersign(self, session: Session, record: bytes, now: Instant) -> list[Effect]:
+        if self._settings.beacon_key and session.is_upstream:
+            self._countersigning.asked(session.peer.id, record)
+            return self._vouch()
+        whole = self._countersigning.answered(session, record, self._keys())
+        if whole is None:
+            return []
+        is_beacon, signed = whole[0] == "beacon", whole[1]
+        return self.take_beacon(signed, None, now) if is_beacon else self.answer(signed, now)
+
+    @property
+    def is_second_origin(self) -> bool:
+        """Whether a beacon key of this mirror, which is not the origin, counts by itself."""
+        key, authority = self._settings.beacon_key, self._authority
+        is_ready = bool(key) and authority is not None and self.is_reconciled
+        return is_ready and makes_leases_alone(key, self._keys())
+
+    def _pass_up(self, session: Session, message: LeaseAsked, now: Instant) -> None:
+        if session.sync.is_open:  # Sync before anything that moves.
+            sessions, signs = self._sessions.values(), self.is_second_origin
+            self.leasing.asked(session.peer.id, message, sessions, now, signs=signs)
 
     def _take_lease(self, message: LeaseGiven, sender: PeerId | None, now: Instant) -> list[Effect]:
         try:
@@ -468,11 +474,6 @@ class Node:
         The others are obeyed as well, but whoever never knew their keys cannot hold them.
         """
         return tuple(each for each in self.orders.offered() if each in self.durable)
-
-    def _name(self, record: bytes, authority: Authority) -> frozenset[bytes]:
-        fresh = self.orders.name(record, authority)
-        self.orders.beacon = self.orders.beacon or record
-        return fresh
 
     def _apply(self, now: Instant) -> list[Effect]:
         if self._authority is None:

@@ -12,7 +12,8 @@ class NodeSettings:
     """Who this node is.
 
     `port`: where it listens; `has_mirrors`: some are configured; `places`: requests in flight at
-    once; `lease`: how old a lease may be.
+    once; `lease`: how old a lease may be; `beacon_key`: id of the beacon key of this mirror that is
+    not the origin, empty for none.
     """
 
     me: PeerId
@@ -23,3 +24,4 @@ class NodeSettings:
     has_mirrors: bool = True
     places: int = REQUESTS_MAX
     lease: LeaseTerms = STANDARD
+    beacon_key: str = ""

@@ -10,7 +10,8 @@ from firedoor.identity import Peer, PeerId
 class Session:
     """One conversation. `is_upstream`: pieces and metadata come from there.
 
-    `roster`: whom it, a mirror, tells of new orders itself.
+    `roster`: whom it, a mirror, tells of new orders itself; `is_witness`: it holds a beacon key and
+    countersigns; `handed`: what this operator has handed over and was not told to be logged yet.
     """
 
     peer: Peer
@@ -20,3 +21,5 @@ class Session:
     port: int = 0
     roster: frozenset[PeerId] = frozenset()
     interests: dict[str, None] = field(default_factory=dict)
+    is_witness: bool = False
+    handed: set[bytes] = field(default_factory=set)

@@ -10,7 +10,8 @@ from firedoor.effects import Effect, Send
 from firedoor.errors import Unavailable, Untrusted
 from firedoor.gates import Gates
 from firedoor.halt.brake import Gate
-from firedoor.identity import Peer, Role
+from firedoor.identity import Peer, PeerId, Role
+from firedoor.limits import INTEREST_MAX, INTERESTS_MAX
 from firedoor.pieces.inventory import Bits, PieceMap
 from firedoor.session import Session
 from firedoor.swarm.holdings import Holdings
@@ -28,6 +29,22 @@ class Sharing:
         self._gates = gates
         self.holdings = Holdings()
         self.swarm = swarm
+
+    def heard(
+        self, session: Session, message: Interest | Bitfield | Have, now: Instant
+    ) -> list[Effect]:
+        """A peer says what it has, or asks what is here."""
+        match message:
+            case Interest(manifests):
+                room = INTERESTS_MAX - len(session.interests)
+                session.interests.update(dict.fromkeys(manifests[:room]))
+                return self.bitfields(session, manifests)
+            case _ if not session.sync.is_open:
+                return []  # Sync before bytes.
+            case Bitfield(manifest, bits):
+                return self.swarm.bitfield(session.peer.id, manifest, bits, now)
+            case Have(manifest, pieces):
+                return self.swarm.have(session.peer.id, manifest, pieces, now)
 
     def want(
         self, pieces: PieceMap, have: Bits, sessions: Collection[Session], now: Instant
@@ -47,6 +64,12 @@ class Sharing:
             for effect in self.bitfields(session, (pieces.manifest,))
         ]
         return [*ask, *tell, *self.swarm.want(pieces, have, now)]
+
+    def interests(self, peer: PeerId) -> list[Effect]:
+        """All that is wanted here, for a peer that has come."""
+        wanted = self.swarm.wanted()
+        parts = [wanted[at : at + INTEREST_MAX] for at in range(0, len(wanted), INTEREST_MAX)]
+        return [Send(peer, Interest(part)) for part in parts]
 
     def fetched(
         self, manifest: str, pieces: tuple[int, ...], sessions: Iterable[Session]

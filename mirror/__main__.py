@@ -27,6 +27,7 @@ from firedoor.runtime.renewal import Renewal
 from firedoor.runtime.settings import MirrorSettings, read_mirror, split_address
 from firedoor.runtime.tls import enrolment_server_context
 from mirror.api.origin_routes import Forwarder, OriginApi, enrolment_app, forward_routes, routes
+from mirror.beacons import own_signer
 from mirror.daemon import MirrorDaemon, state_folder
 from mirror.endpoints import Endpoints
 from mirror.origin import Origin, renew_origin
@@ -58,6 +59,9 @@ async def _run(settings: MirrorSettings, state: Path) -> None:
     if settings.origin_folder:
         renew_origin(home, _passphrase(settings), clock.unix())
     person = read_identity(home / "identity.key", Role.MIRROR, clock, _passphrase(settings))
+    signer = None
+    if not settings.origin_folder:
+        signer = own_signer(state, FleetId(person.key.fleet))
     host = make_host(
         person,
         state,
@@ -68,6 +72,7 @@ async def _run(settings: MirrorSettings, state: Path) -> None:
         clock=clock,
         is_origin=bool(settings.origin_folder),
         lease=TERMS[settings.lease],
+        beacon_key=signer.keyid if signer is not None else "",
     )
     origin = None
     if settings.origin_folder:
@@ -79,6 +84,7 @@ async def _run(settings: MirrorSettings, state: Path) -> None:
         host,
         upstream=settings.upstream,
         origin=origin,
+        own_signer=signer,
         endpoints=endpoints,
         desk=desk,
         dice=dice,

@@ -55,7 +55,7 @@ async def certificate_of(
         roots,
         host.catalogue.top_file("targets"),
         halt.record,
-        origin.sign(statement, "certificate"),
+        origin.signer.sign(statement, "certificate"),
         tuple(expected),
         tuple(receipts),
         tuple(clones),

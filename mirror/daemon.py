@@ -25,6 +25,7 @@ from firedoor.runtime.settings import split_address
 from firedoor.runtime.trust_client import ReleaseEntry
 from firedoor.wire.codec import encode
 from firedoor.wire.messages import Announce, Health, Message, Receipts, Recorded, Report
+from mirror.beacons import BeaconSigner
 from mirror.certificates import certificate_of
 from mirror.endpoints import Endpoints, believable
 from mirror.origin import Origin
@@ -56,6 +57,7 @@ class MirrorDaemon:
         *,
         upstream: tuple[str, ...],
         origin: Origin | None,
+        own_signer: BeaconSigner | None,
         endpoints: Endpoints,
         desk: ReceiptDesk,
         dice: Dice,
@@ -63,6 +65,7 @@ class MirrorDaemon:
         self._host = host
         self._upstream = upstream
         self._origin = origin
+        self._own_signer = own_signer
         self._dice = dice
         self._sync_wanted = asyncio.Event()
         self._beacon_wanted = asyncio.Event()
@@ -71,6 +74,7 @@ class MirrorDaemon:
         self._is_waiting_for_room = False
         self._named: tuple[bytes, ...] = ()
         host.sign_lease = self._sign_lease
+        host.add_signature = self._vouch
         self._endpoints = endpoints
         self.desk = desk
         self.renewal: Renewal | None = None
@@ -212,9 +216,8 @@ class MirrorDaemon:
         get = self._source()
         await self._host.catalogue.refresh(get, self._announced_targets)
         self._host.believe()
-        if self._origin is not None:
-            # A run was ended between a record and the beacon that names it, or keys were turned.
-            self._sign_beacon()
+        # A run was ended between a record and the beacon that names it, or keys were turned.
+        self._sign_beacon()
         failures = [
             error for error in [await self._try(entry, get) for entry in self._open()] if error
         ]
@@ -254,37 +257,44 @@ class MirrorDaemon:
         return FirstContact(self._host.client, known)
 
     def _sign_beacon(self) -> None:
-        """Name what is recorded here, unless the last beacon does so."""
-        assert self._origin is not None
+        """Where beacons are made: name what is recorded here, unless the last beacon does so."""
+        if self._origin is None and not self._host.node.is_second_origin:
+            return
         node, ids = self._host.node, self._host.node.recorded_ids()
         authority = self._host.catalogue.authority
         is_valid = authority is not None and node.orders.has_valid_beacon(authority)
         if ids == self._named and (is_valid or not ids):
             return
         self._named = ids
-        self._host.apply(
-            node.take_beacon(self._origin.make_beacon(ids), None, self._host.clock.now())
-        )
+        self._host.apply(node.take_beacon(self._signer.beacon(ids), None, self._host.clock.now()))
 
     async def _keep_naming(self) -> None:
         """Name what was recorded, a moment after the orders themselves have left.
 
-        The origin does so in a beacon, every mirror in its mDNS record.
+        Whoever makes beacons does so in one, every mirror in its mDNS record.
         """
         while True:
             await self._beacon_wanted.wait()
             await asyncio.sleep(BEACON_PAUSE_S)
             self._beacon_wanted.clear()
-            if self._origin is not None:
-                self._sign_beacon()
+            self._sign_beacon()
             if self.discovery is not None:
                 await self.discovery.say_orders(self._host.node.orders.digest())
 
+    @property
+    def _signer(self) -> BeaconSigner:
+        """By the beacon key of this mirror; asked for only where there is one."""
+        signer = self._origin.signer if self._origin is not None else self._own_signer
+        assert signer is not None
+        return signer
+
+    def _vouch(self, record: bytes) -> bytes:
+        return self._signer.vouch(record)
+
     def _sign_lease(self, nonces: bytes) -> bytes:
-        assert self._origin is not None
         assert self._host.catalogue.authority is not None
         ids = self._host.node.recorded_ids()
-        return self._origin.make_lease(ids, nonces, self._host.catalogue.authority)
+        return self._signer.lease(ids, nonces, self._host.catalogue.authority)
 
     async def _resign(self) -> None:
         assert self._origin is not None

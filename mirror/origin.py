@@ -23,21 +23,18 @@ from msgspec import Meta
 from tuf.api.metadata import Metadata, Root, Targets
 
 from firedoor.errors import Malformed, Unavailable, Untrusted
-from firedoor.halt.envelope import seal
-from firedoor.halt.lease import LeasePayload
-from firedoor.halt.merkle import root_of
-from firedoor.halt.order import BeaconPayload
-from firedoor.identity import FleetId, Peer, Role
+from firedoor.identity import Peer, Role
 from firedoor.limits import ENROLMENT_BYTES_MAX, MANIFEST_BYTES_MAX, METADATA_BYTES_MAX
 from firedoor.runtime.certificates import OPERATOR_DAYS, id_of_request, issue, make_request
 from firedoor.runtime.files import durable_write, sync_folder
-from firedoor.runtime.key_files import KeyFile, read_key_file, replace_certificate
+from firedoor.runtime.key_files import read_key_file, replace_certificate
 from firedoor.runtime.piece_store import PieceStore
 from firedoor.runtime.renewal import is_past_half
-from firedoor.trust.keys import Authority, NaclSigner
+from firedoor.trust.keys import NaclSigner
 from firedoor.units import UnixTime
 from firedoor.wire.codec import decode, record
 from firedoor.wire.messages import Report
+from mirror.beacons import BeaconSigner
 from mirror.enrolments import Enrolments
 from mirror.metadata import MetadataFolder, check_offer, parse
 from mirror.online_keys import OnlineKeys
@@ -74,7 +71,10 @@ class Published:
 
 
 class Origin:
-    """The origin's folder, its online keys and its state; blocking but for what is `async`."""
+    """The origin's folder, its online keys and its state; blocking but for what is `async`.
+
+    `signer`: by the beacon key that counts now.
+    """
 
     def __init__(
         self,
@@ -91,7 +91,7 @@ class Origin:
         self._store = store
         self._manifests = folder / "targets"
         self._manifests.mkdir(exist_ok=True)
-        self._beacon: KeyFile
+        self.signer: BeaconSigner
         self._ca_seed = read_key_file(folder / "ca.key", passphrase).signing_seed
         self.ca = _read(folder / "ca.pem")
         self.root = _read(folder / "root.json")
@@ -192,7 +192,7 @@ class Origin:
             role: self._keys.of(role, keyids)
             for role, keyids in online_keyids(root, targets).items()
         }
-        self._beacon = keys["beacon"]
+        self.signer = BeaconSigner(keys["beacon"])
         self._metadata.sign_with(
             snapshot=NaclSigner(keys["snapshot"].signing_seed),
             timestamp=NaclSigner(keys["timestamp"].signing_seed),
@@ -206,28 +206,6 @@ class Origin:
         """Sign timestamp and snapshot anew when they are past half their life; whether any was."""
         with self._lock:
             return self._metadata.refresh(self._unix())
-
-    def make_beacon(self, ids: tuple[bytes, ...]) -> bytes:
-        """The signed record that says which orders are durable here."""
-        return self.sign(BeaconPayload(1, ids), "beacon")
-
-    def make_lease(self, ids: tuple[bytes, ...], nonces: bytes, held: Authority) -> bytes:
-        """The signed answer to these nonces: so many orders, these, and metadata as in `held`."""
-        payload = LeasePayload(
-            version=1,
-            root=held.root_version,
-            targets=held.targets_version,
-            snapshot=held.snapshot_version,
-            count=len(ids),
-            orders=root_of(ids),
-            nonces=nonces,
-        )
-        return self.sign(payload, "lease")
-
-    def sign(self, payload: object, kind: str) -> bytes:
-        """A record of this kind by the beacon key, which signs what the origin says online."""
-        keys = {self._beacon.keyid: self._beacon.signing_seed}
-        return seal(kind, payload, fleet=FleetId(self._beacon.fleet), keys=keys)[1]
 
     def later_roots(self) -> tuple[bytes, ...]:
         """Every root after the first, in order: the way from the first to today's."""

@@ -15,6 +15,7 @@ from typing import assert_never
 
 from firedoor.dice import Dice
 from firedoor.effects import (
+    AddSignature,
     Cancel,
     Complete,
     Cut,
@@ -259,7 +260,7 @@ class Site:
                     | KeepForgotten()
                     | Cut()
                     | Drop()
-                    | (DrawNonce() | SignLease())
+                    | (DrawNonce() | SignLease() | AddSignature())
                 ):
                     self._breaches.append(f"a swarm does not make {type(effect).__name__}")
                 case _:

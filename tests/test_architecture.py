@@ -16,7 +16,19 @@ ROOT = Path(__file__).resolve().parents[1]
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 PACKAGES = ("firedoor", "mirror", "agent", "simulator")
 
-NODE = ("node", "node_settings", "session", "gates", "leasing", "rosters", "sharing", "spreading")
+NODE = (
+    "node",
+    "node_settings",
+    "answering",
+    "countersigning",
+    "gates",
+    "leasing",
+    "naming",
+    "rosters",
+    "session",
+    "sharing",
+    "spreading",
+)
 
 # A layer is a name and the modules or packages in it.
 LAYERS = {

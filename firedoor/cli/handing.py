@@ -1,7 +1,7 @@
 """Hand a signed order to one peer, and hear how far it has come.
 
 The operator speaks the peers' own protocol: hello, the order, done; then what became of it comes
-back on the same connection: obeyed, recorded, named by a beacon; or refused, and why.
+back on the same connection: obeyed, recorded, logged by the origin; or refused, and why.
 """
 
 import asyncio
@@ -11,18 +11,14 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 
 from firedoor.cli.common import say
-from firedoor.errors import Denied, FiredoorError, Malformed, Refused, Unavailable
-from firedoor.halt.envelope import Envelope
-from firedoor.halt.order import BeaconPayload
+from firedoor.errors import Denied, FiredoorError, Malformed, Unavailable
 from firedoor.identity import Role
-from firedoor.limits import FRAME_BYTES_MAX
 from firedoor.runtime.peer_client import PeerClient
 from firedoor.runtime.peer_server import Conversation
 from firedoor.runtime.screen import plain
-from firedoor.wire.codec import decode
 from firedoor.wire.messages import (
-    Beacon,
     Hello,
+    Logged,
     Message,
     Obeyed,
     OrderIds,
@@ -61,7 +57,7 @@ class Progress:
         self.recorded_by.append(address)
 
     def logged(self) -> None:
-        """The origin has named it in a beacon."""
+        """Every lease from now on has it."""
         if not self.is_logged:
             say("logged by the origin: the bound of its leases runs from here")
         self.is_logged = True
@@ -200,7 +196,7 @@ async def _hand(
 
 
 async def _hear(socket: Conversation, order_id: bytes, address: str, progress: Progress) -> None:
-    named = recorded = False
+    is_logged = recorded = False
     async for frame in socket.frames():
         match decode_message(frame):
             case Obeyed(ids) if order_id in ids:
@@ -210,19 +206,10 @@ async def _hear(socket: Conversation, order_id: bytes, address: str, progress: P
             case Recorded(ids) if order_id in ids:
                 recorded = True
                 progress.recorded(address)
-            case Beacon(record) if order_id in _named(record):
-                named = True
+            case Logged(ids) if order_id in ids:
+                is_logged = True
             case _:
                 pass
-        if named and recorded:
+        if is_logged and recorded:
             progress.logged()
             return
-
-
-def _named(record: bytes) -> tuple[bytes, ...]:
-    # For display: the peer's TLS identity stands for it here; nodes verify the signature itself.
-    try:
-        envelope = decode(Envelope, record, what="beacon", limit=FRAME_BYTES_MAX)
-        return decode(BeaconPayload, envelope.payload, what="beacon", limit=FRAME_BYTES_MAX).ids
-    except Refused:
-        return ()

@@ -1,5 +1,6 @@
 """`firedoor init` and `firedoor keys list | renew`: a fleet's keys, made, shown, kept current."""
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -8,14 +9,15 @@ from tuf.api.metadata import Metadata, Root, Targets
 from firedoor.cli.common import new_passphrase, open_key, say
 from firedoor.cli.origin import Origin, verified, with_origin
 from firedoor.errors import Malformed
-from firedoor.identity import FleetId, checked_name
+from firedoor.identity import FleetId, Role, checked_name
 from firedoor.limits import SIGNATURES_MAX
 from firedoor.runtime.certificates import make_request
 from firedoor.runtime.clocks import Clock
 from firedoor.runtime.fleet_folder import FleetPlan, make_fleet
-from firedoor.runtime.key_files import KeyFile, replace_certificate
+from firedoor.runtime.key_files import KeyFile, read_key_file, replace_certificate, write_key_file
 from firedoor.runtime.renewal import checked_renewal
 from firedoor.runtime.settings import check_interfaces, split_address
+from firedoor.trust.keys import key_of
 
 # More keys than a role can ever count signatures of are a slip of the finger.
 _KEYS_MAX = 4 * SIGNATURES_MAX
@@ -76,6 +78,33 @@ def list_keys(key: KeyFile) -> None:
             say(f"  {name}: {role.threshold} of {len(role.keyids)} ({ids})")
 
     with_origin(key, work)
+
+
+def make_beacon_key(state: Path) -> None:
+    """Write a mirror's own beacon key beside its identity and print the public half.
+
+    One that is there already is shown again: a second run must not make the first one's useless.
+
+    Raises:
+        Unavailable, Malformed: there is no identity of a mirror, or the folder cannot be written.
+    """
+    identity = read_key_file(state / "identity.key", lambda: "")
+    if identity.role != Role.MIRROR.value:
+        raise Malformed(str(state), wanted="a mirror's state folder", got=f"a {identity.role}'s")
+    path = state / "beacon.key"
+    if not path.exists():
+        secret = os.urandom(64)
+        public = key_of(secret[:32])
+        key = KeyFile(
+            role="beacon",
+            name="beacon",
+            fleet=identity.fleet,
+            keyid=public.keyid,
+            public=public.keyval["public"],
+            secret=secret.hex(),
+        )
+        write_key_file(path, key, None)
+    say(read_key_file(path, lambda: "").public)
 
 
 def renew_key(path: Path, passphrase_file: Path | None) -> None:

@@ -100,6 +100,10 @@ def rotate(
     signer: Annotated[Optional[list[Path]], typer.Option(help="root key; all in the fleet")] = None,  # noqa: UP045
     compact: Annotated[bool, typer.Option(help="forget its orders but those of --keep")] = False,
     keep: Annotated[Optional[list[str]], typer.Option(help="whole id of an order")] = None,  # noqa: UP045
+    with_key: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Option("--with", help="for beacon: a public key of `keys beacon`"),
+    ] = None,
     passphrase_file: PassphraseFile = None,
 ) -> None:
     """Give a role other keys; root's keys sign it, and every machine follows."""
@@ -109,11 +113,25 @@ def rotate(
         raise typer.BadParameter(
             "--compact is for halt, resume and promote: their keys sign orders"
         )
+    if with_key and role != "beacon":
+        raise typer.BadParameter("--with is for beacon: other keys are made here or at the origin")
     from firedoor.cli.rotation import Turn  # noqa: PLC0415
     from firedoor.cli.rotation import rotate as rotate_role  # noqa: PLC0415
 
     survivors = tuple(keep or ()) if compact else None
-    rotate_role(fleet, Turn(role, keys, threshold, tuple(signer or ()), survivors), passphrase_file)
+    others = tuple(with_key or ())
+    turn = Turn(role, keys, threshold, tuple(signer or ()), survivors, others)
+    rotate_role(fleet, turn, passphrase_file)
+
+
+@keys_app.command()
+def beacon(
+    state: Annotated[Path, typer.Option(help="state folder of the mirror that shall have it")],
+) -> None:
+    """Make this mirror a beacon key, as a witness or a second origin; print its public half."""
+    from firedoor.cli.keys import make_beacon_key  # noqa: PLC0415
+
+    make_beacon_key(state)
 
 
 @keys_app.command()

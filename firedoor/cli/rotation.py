@@ -54,7 +54,8 @@ _BRAKE = ("halt", "resume", "promote")
 class Turn:
     """What `keys rotate` was asked for. `count` and `threshold`: 0 keeps what is.
 
-    `survivors`: compact the orders of the role to these ids; None: every order survives.
+    `survivors`: compact the orders of the role to these ids; None: every order survives. `others`:
+    public keys, in hex, of other machines that shall hold the role too.
     """
 
     role: str
@@ -62,6 +63,7 @@ class Turn:
     threshold: int
     signers: tuple[Path, ...]
     survivors: tuple[str, ...] | None = None
+    others: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,10 +126,17 @@ async def _turn(origin: Origin, turn: Turn, roots: Sequence[KeyFile], files: "Ke
             say(f"{turn.role}: the origin has taken these keys before; finishing")
             return now.threshold
         count, threshold = turn.count or len(now.keyids), turn.threshold or now.threshold
+        if turn.role in _ONLINE:
+            # The origin's own and, for beacons, those of the machines that were named this time.
+            count, threshold = 1 + len(turn.others), turn.threshold or 1
+            if turn.count not in {0, count}:
+                wanted = f"{count}: the origin's and what --with names"
+                raise Malformed(f"keys of {turn.role}", wanted=wanted, got=str(turn.count))
         _check_counts(turn.role, count, threshold)
         if turn.role in _ONLINE:
             answer = json.loads(await origin.post("/v1/keys/fresh", turn.role.encode()))
-            new: RoleSeeds | RolePublic = RolePublic((public_key(str(answer["public"])),), 1)
+            publics = (str(answer["public"]), *map(checked_public, turn.others))
+            new: RoleSeeds | RolePublic = RolePublic(tuple(map(public_key, publics)), threshold)
         else:
             keys = files.make(count, roots[0])
             new = RoleSeeds(tuple(key.signing_seed for key in keys), threshold)
@@ -283,11 +292,20 @@ def _by_new_keys(
 
 
 def _check_counts(role: str, count: int, threshold: int) -> None:
-    if role in _ONLINE and (count, threshold) != (1, 1):
-        raise Malformed(role, wanted="one key, the origin's", got=f"{threshold} of {count}")
     if not 1 <= threshold <= count <= SIGNATURES_MAX:
         wanted = f"a threshold of 1 to the number of keys, at most {SIGNATURES_MAX}"
         raise Malformed(role, wanted=wanted, got=f"{threshold} of {count}")
+
+
+def checked_public(text: str) -> str:
+    """A public key that a person has typed.
+
+    Raises:
+        Malformed: not 64 hex digits.
+    """
+    if not re.fullmatch("[0-9a-f]{64}", text):
+        raise Malformed("--with", wanted="64 hex digits, of `keys beacon`", got=repr(text[:80]))
+    return text
 
 
 def _standing(role: str, root: Root, targets: Targets) -> Standing:

@@ -33,6 +33,9 @@ _ROLE_OF = {
     "certificate": "beacon",
 }
 
+# What the origin says to people, and no lease is made of: one of its keys is enough.
+_BY_ONE = frozenset({"certificate"})
+
 # A beacon lists every id of the set; all other kinds are orders, or as small.
 BEACON_BYTES_MAX = ORDERS_MAX * 40 + ORDER_BYTES_MAX
 
@@ -100,7 +103,7 @@ def role_of(kind: str) -> str:
 def threshold_of(kind: str, authority: Authority) -> int:
     """How many keys must sign this kind of record today."""
     role = authority.roles.get(role_of(kind))
-    return role.threshold if role else 1
+    return role.threshold if role and kind not in _BY_ONE else 1
 
 
 def signers_of(envelope: Envelope, authority: Authority) -> tuple[bytes, frozenset[str]]:
@@ -122,6 +125,31 @@ def verify(envelope: Envelope, authority: Authority, *, what: str) -> tuple[byte
         wanted = f"{threshold} valid signature(s) of role {role_of(envelope.kind)}"
         raise Untrusted(what, wanted=wanted, got=str(len(signers)))
     return message, signers
+
+
+def countersigned(record: bytes, *, fleet: FleetId, keys: Mapping[str, bytes]) -> bytes:
+    """`record`, signed by these keys alone, for whoever joins the two.
+
+    Raises:
+        TooLarge, Malformed: it is no record.
+    """
+    envelope = decode(Envelope, record, what="record", limit=BEACON_BYTES_MAX)
+    message = signed_bytes(fleet, envelope.kind, envelope.payload)
+    signatures = tuple(Signature(keyid, sign(seed, message)) for keyid, seed in keys.items())
+    return encode(replace(envelope, signatures=signatures))
+
+
+def joined(record: bytes, other: bytes) -> bytes:
+    """Two records of one payload as one, with the signatures of both.
+
+    Raises:
+        TooLarge, Malformed: one is no record.
+    """
+    first, second = (
+        decode(Envelope, each, what="record", limit=BEACON_BYTES_MAX) for each in (record, other)
+    )
+    by_keyid = {each.keyid: each for each in (*second.signatures, *first.signatures)}
+    return encode(replace(first, signatures=tuple(by_keyid.values())[:SIGNATURES_MAX]))
 
 
 def only_by(envelope: Envelope, keyids: frozenset[str]) -> Envelope:

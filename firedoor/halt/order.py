@@ -262,16 +262,16 @@ def read_order(record: bytes, authority: Authority, *, is_recorded: bool = False
     return _read_halt(facts, envelope.payload)
 
 
-def read_beacon(record: bytes, authority: Authority) -> frozenset[bytes]:
-    """The order ids that a beacon names.
+def read_beacon(record: bytes, authority: Authority) -> tuple[frozenset[bytes], frozenset[str]]:
+    """The order ids that a beacon names, and the keys that have signed it.
 
     Raises:
         TooLarge, Malformed, Untrusted: as `read_order`.
     """
     envelope = open_envelope(record, "beacon", limit=BEACON_BYTES_MAX)
-    verify(envelope, authority, what="beacon")
+    _, signers = verify(envelope, authority, what="beacon")
     payload = decode(BeaconPayload, envelope.payload, what="beacon", limit=BEACON_BYTES_MAX)
-    return frozenset(payload.ids)
+    return frozenset(payload.ids), signers
 
 
 def merged(fresh: Order, known: Order) -> Order:

@@ -11,7 +11,7 @@
 """
 
 from collections.abc import Collection, Iterable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from enum import Enum
 from hashlib import sha256
 
@@ -43,6 +43,19 @@ class Admission(Enum):
     KNOWN = "known"
 
 
+@dataclass(frozen=True, slots=True)
+class Named:
+    """What a beacon brought: `fresh` ids that none had named before.
+
+    `is_list_new`: no such list was known lately; `is_key_new`: one of its keys had not said all of
+    this before.
+    """
+
+    fresh: frozenset[bytes]
+    is_list_new: bool
+    is_key_new: bool
+
+
 class OrderSet:
     """All orders admitted here, and which of them the origin has named."""
 
@@ -53,10 +66,10 @@ class OrderSet:
         "_judged",
         "_lists",
         "_named",
+        "_said",
         "_thresholds",
         "_void",
         "beacon",
-        "is_list_new",
     )
 
     def __init__(self) -> None:
@@ -70,8 +83,8 @@ class OrderSet:
         self._acted: set[bytes] = set()
         self._void: set[bytes] = set()
         self.beacon = b""
-        # Of the beacon that was named last: whether no such list was known lately.
-        self.is_list_new = False
+        # By the id of each beacon key: what it has named.
+        self._said: dict[str, frozenset[bytes]] = {}
 
     def admit(self, record: bytes, authority: Authority) -> tuple[Admission, Order]:
         """Verify `record` and add it to the set.
@@ -117,8 +130,11 @@ class OrderSet:
         self._judge, self._judged = authority, {}
         # What a stolen beacon key has named out of thin air ends with the key.
         self._named &= set(self._held)
+        role = authority.roles.get("beacon")
+        keys = role.keys if role is not None else {}
+        self._said = {keyid: ids for keyid, ids in self._said.items() if keyid in keys}
         if self.has_valid_beacon(authority):
-            self._named |= read_beacon(self.beacon, authority)
+            self._named |= read_beacon(self.beacon, authority)[0]
         before = set(self._void)
         for known in [*self._held.values()]:
             signers = read_order(known.record, authority, is_recorded=True).signers
@@ -152,25 +168,27 @@ class OrderSet:
         else:
             self._void.add(order.id)
 
-    def forget(self, order_id: bytes) -> None:
-        """A compaction left this order out before a restart; unless it was signed anew since."""
-        if order_id in self._void:
+    def forget_all(self, order_ids: Iterable[bytes]) -> frozenset[bytes]:
+        """A compaction left these out before a restart; but for what was signed anew since."""
+        gone = frozenset(order_ids)
+        for order_id in gone & self._void:
             del self._held[order_id]
-            self._void.discard(order_id)
+        self._void -= gone
+        return gone
 
-    def restore_acted(self, order_id: bytes) -> None:
-        """This resume acted before a restart."""
-        self._acted.add(order_id)
+    def restore_acted(self, order_ids: Iterable[bytes]) -> None:
+        """These lifting orders acted before a restart."""
+        self._acted.update(order_ids)
 
-    def name(self, record: bytes, authority: Authority) -> frozenset[bytes]:
-        """Take in a beacon. Returns the ids that it names and that were not named before.
+    def name(self, record: bytes, authority: Authority) -> Named:
+        """Take in a beacon.
 
         Raises:
             TooLarge: with what was named before these are more than a set may hold; an honest
                 origin never gets there, a stolen key must not fill memory.
             TooLarge, Malformed, Untrusted: as `read_beacon` says.
         """
-        ids = read_beacon(record, authority)
+        ids, signers = read_beacon(record, authority)
         fresh = ids - self._named
         if len(self._named) + len(fresh) > ORDERS_MAX:
             size = len(self._named) + len(fresh)
@@ -179,13 +197,24 @@ class OrderSet:
         self._judged.pop(self.beacon, None)
         self._judged[record] = b""
         digest = root_of(sorted(ids))
-        self.is_list_new = digest not in self._lists
+        is_list_new = digest not in self._lists
+        is_key_new = any(not ids <= self._said.get(each, frozenset()) for each in signers)
+        for each in signers:
+            # Joined, so that old beacons in turns with new ones are never news.
+            self._said[each] = self._said.get(each, frozenset()) | ids
         self._lists[digest] = ids
         while len(self._lists) > LISTS_MAX:
             # The list of what is held is the one that leases are made over: it stays.
             mine = root_of(self.offered())
             del self._lists[next(each for each in self._lists if each != mine)]
-        return fresh
+        return Named(fresh, is_list_new, is_key_new)
+
+    def is_logged(self, order_id: bytes, authority: Authority) -> bool:
+        """Whether fewer beacon keys than make a lease have yet to say that they hold this order."""
+        role = authority.roles.get("beacon")
+        keys = role.keys if role is not None else {}
+        lack = [keyid for keyid in keys if order_id not in self._said.get(keyid, ())]
+        return role is not None and len(lack) < role.threshold
 
     def has_valid_beacon(self, authority: Authority) -> bool:
         """Whether the last beacon is signed by a key that still counts; False: there is none."""

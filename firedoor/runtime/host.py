@@ -15,6 +15,7 @@ from typing import Any, Protocol, assert_never
 
 from firedoor.dice import Dice
 from firedoor.effects import (
+    AddSignature,
     Cancel,
     Complete,
     Cut,
@@ -52,6 +53,7 @@ from firedoor.runtime.transfers import Transfers
 from firedoor.runtime.trust_client import ReleaseEntry
 from firedoor.units import Instant, Span
 from firedoor.wire.messages import (
+    Countersign,
     Message,
     Recorded,
     encode_message,
@@ -134,6 +136,7 @@ class Host:
         self._group: asyncio.TaskGroup
         self.trusted = asyncio.Event()
         self.sign_lease: Callable[[bytes], bytes]
+        self.add_signature: Callable[[bytes], bytes]
         self._divergence = clock.divergence()
 
     # --- life ----------------------------------------------------------------------------------
@@ -245,6 +248,8 @@ class Host:
                 self.apply(self.node.ask_lease(self.clock.nonce(), now))
             case SignLease(nonces):
                 self.apply(self.node.answer(self.sign_lease(nonces), self.clock.now()))
+            case AddSignature(peer, record):
+                self.send(peer, Countersign(self.add_signature(record)))
             case Cut(order):
                 self.order_times.setdefault(order.hex(), OrderTimes(self.clock.now()))
                 if self.multicast is not None:

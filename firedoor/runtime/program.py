@@ -154,6 +154,7 @@ def make_host(
     is_origin: bool = False,
     has_mirrors: bool = True,
     lease: LeaseTerms = STANDARD,
+    beacon_key: str = "",
 ) -> Host:
     """A host on this state folder.
 
@@ -180,6 +181,7 @@ def make_host(
         has_mirrors=has_mirrors,
         places=places_of(limits.receive_bytes_per_s),
         lease=lease,
+        beacon_key=beacon_key,
     )
     return Host(settings, state, catalogue=catalogue, client=client, clock=clock)
 

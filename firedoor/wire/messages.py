@@ -91,6 +91,27 @@ class Recorded:
 
 
 @dataclass(frozen=True, slots=True)
+class Logged:
+    """To an operator: these orders are in every lease that is made from now on."""
+
+    ids: Annotated[tuple[Digest, ...], Meta(max_length=ORDERS_MAX)]
+
+
+@dataclass(frozen=True, slots=True)
+class Witness:
+    """The sender holds this beacon key and countersigns what it can vouch for."""
+
+    keyid: Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]
+
+
+@dataclass(frozen=True, slots=True)
+class Countersign:
+    """Down: sign this record too. Up: it is signed."""
+
+    record: BeaconRecord
+
+
+@dataclass(frozen=True, slots=True)
 class Beacon:
     """What the origin has recorded, signed by it."""
 
@@ -217,6 +238,9 @@ Message = (
     | Obeyed
     | OrderRefused
     | Recorded
+    | Logged
+    | Witness
+    | Countersign
     | Beacon
     | LeaseAsked
     | LeaseGiven
@@ -251,6 +275,9 @@ TAGS: dict[int, type[Message]] = {
     17: LeaseGiven,
     18: Receipts,
     19: Beat,
+    20: Logged,
+    21: Witness,
+    22: Countersign,
 }
 _TAG_OF: dict[type[object], int] = {kind: tag for tag, kind in TAGS.items()}
 

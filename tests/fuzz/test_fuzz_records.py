@@ -123,7 +123,7 @@ def admit_or_refuse(record: bytes) -> tuple[bytes, ...]:
 
 
 def named_or_refused(record: bytes) -> object | None:
-    return parsed_or_refused(lambda: read_beacon(record, AUTHORITY))
+    return parsed_or_refused(lambda: read_beacon(record, AUTHORITY)[0])
 
 
 @settings(deadline=None)

@@ -18,6 +18,7 @@ from hashlib import sha256
 
 from firedoor.dice import Dice
 from firedoor.effects import (
+    AddSignature,
     Cut,
     DrawNonce,
     Drop,
@@ -31,7 +32,7 @@ from firedoor.effects import (
     Tell,
 )
 from firedoor.halt.brake import Gate
-from firedoor.halt.envelope import seal
+from firedoor.halt.envelope import countersigned, seal
 from firedoor.halt.lease import LeasePayload
 from firedoor.halt.merkle import root_of
 from firedoor.halt.order import BeaconPayload, HaltPayload, ResumePayload
@@ -42,7 +43,7 @@ from firedoor.node_settings import NodeSettings
 from firedoor.pieces.inventory import Bits, PieceMap
 from firedoor.trust.keys import Authority, RoleKeys, key_of
 from firedoor.units import KIB, Instant
-from firedoor.wire.messages import Message, OrderIds, Orders, Recorded
+from firedoor.wire.messages import Countersign, Logged, Message, OrderIds, Orders, Recorded
 
 FLEET = FleetId("0a" * 16)
 SEEDS = {"halt": [bytes([1]) * 32], "resume": [bytes([2]) * 32], "beacon": [bytes([3]) * 32]}
@@ -52,6 +53,9 @@ def role_keys(seeds: list[bytes]) -> RoleKeys:
     keys = [key_of(seed) for seed in seeds]
     return RoleKeys(len(keys), {key.keyid: bytes.fromhex(key.keyval["public"]) for key in keys})
 
+
+# The beacon key of a mirror that has the trait `key`.
+OTHER_BEACON = bytes([5]) * 32
 
 AUTHORITY = Authority(FLEET, 1, {name: role_keys(seeds) for name, seeds in SEEDS.items()}, True)  # noqa: FBT003  # is_fresh
 
@@ -75,6 +79,8 @@ class World:
         self._waiting: deque[tuple[str, str, Message]] = deque()
         self._lines: list[str] = []
         self._nonces = 0
+        self._authority = AUTHORITY
+        self._signs: dict[str, bytes] = {}
 
     def play(self, command: str) -> list[str]:
         """Do one command; the lines of what came of it."""
@@ -87,13 +93,32 @@ class World:
     # --- commands ------------------------------------------------------------------------------
 
     def _node(self, name: str, role: str, *traits: str) -> None:
-        """`node NAME mirror|agent [origin] [alone]`: it starts and trusts the fleet's keys."""
+        """`node NAME mirror|agent [origin] [alone] [key]`: it starts and trusts the fleet's keys.
+
+        `key`: the mirror has the second beacon key.
+        """
         peer = Peer(PeerId(sha256(name.encode()).hexdigest()[:32]), Role(role), "branch")
         settings = NodeSettings(peer.id, peer.role, "branch", 7443, is_origin="origin" in traits)
         settings = replace(settings, has_mirrors="alone" not in traits)
+        self._signs[name] = OTHER_BEACON if "key" in traits else SEEDS["beacon"][0]
+        if "key" in traits:
+            settings = replace(settings, beacon_key=key_of(OTHER_BEACON).keyid)
         node = self._nodes[name] = Node(settings, Dice(1), self._now)
         self._peers[name], self._names[peer.id] = peer, name
-        self._do(name, node.trust(AUTHORITY, self._now))
+        self._do(name, node.trust(self._authority, self._now))
+
+    def _beacons(self, threshold: str) -> None:
+        """`beacons N`: the fleet has two beacon keys, and N must sign; for nodes from here on."""
+        keys = role_keys([SEEDS["beacon"][0], OTHER_BEACON]).keys
+        roles = {**AUTHORITY.roles, "beacon": RoleKeys(int(threshold), keys)}
+        self._authority = replace(AUTHORITY, roles=roles)
+
+    def _operator(self, name: str, at: str) -> None:
+        """`operator NAME NODE`: a person with a key talks to a node, and holds no order."""
+        peer = Peer(PeerId(sha256(name.encode()).hexdigest()[:32]), Role.OPERATOR, "branch")
+        self._peers[name], self._names[peer.id] = peer, name
+        node = self._nodes[at]
+        self._do(at, node.connected(peer, host="h", is_upstream=False, now=self._now))
 
     def _connect(self, one: str, other: str) -> None:
         """`connect ONE OTHER`: ONE dialled OTHER; a mirror that is dialled is upstream."""
@@ -119,6 +144,8 @@ class World:
             if not self._waiting:
                 return
             sender, to, message = self._waiting.popleft()
+            if to not in self._nodes:
+                continue  # A person hears it.
             node = self._nodes[to]
             self._do(to, node.receive(message, self._peers[sender].id, self._now))
 
@@ -127,6 +154,12 @@ class World:
         nonce = int(number).to_bytes(16, "big")
         payload = HaltPayload(1, nonce, scope, int(level), 0, "bad")
         self._give("halt", f"halt-{number}", payload, at)
+
+    def _hand(self, number: str, name: str, at: str) -> None:
+        """`hand NUMBER OPERATOR NODE`: a person hands over a halt that is known already."""
+        record = self._records[f"halt-{number}"]
+        message = Orders((record,))
+        self._do(at, self._nodes[at].receive(message, self._peers[name].id, self._now))
 
     def _newhalt(self, number: str, scope: str, level: str, at: str) -> None:
         """`newhalt NUMBER SCOPE LEVEL NODE`: the same, by the key that the fleet has turned to."""
@@ -165,7 +198,8 @@ class World:
     def _beacon(self, at: str, *orders: str) -> None:
         """`beacon NODE ORDER...`: the origin names these."""
         ids = tuple(sorted(key for key, name in self._orders.items() if name in orders))
-        keys = {key_of(seed).keyid: seed for seed in SEEDS["beacon"]}
+        seed = self._signs[at]
+        keys = {key_of(seed).keyid: seed}
         _, record = seal("beacon", BeaconPayload(1, ids), fleet=FLEET, keys=keys)
         self._do(at, self._nodes[at].take_beacon(record, None, self._now))
 
@@ -226,7 +260,7 @@ class World:
 
     # --- effects -------------------------------------------------------------------------------
 
-    def _do(self, name: str, effects: list[Effect]) -> None:
+    def _do(self, name: str, effects: list[Effect]) -> None:  # noqa: C901  # one case an effect
         for effect in effects:
             match effect:
                 case Send(peer, message):
@@ -245,6 +279,11 @@ class World:
                 case SignLease(nonces):
                     self._lines.append(f"{name}: SignLease")
                     self._do(name, self._nodes[name].answer(self._lease(name, nonces), self._now))
+                case AddSignature(peer, record):
+                    self._lines.append(f"{name}: AddSignature")
+                    keys = {key_of(self._signs[name]).keyid: self._signs[name]}
+                    signed = countersigned(record, fleet=FLEET, keys=keys)
+                    self._do(name, [Send(peer, Countersign(signed))])
                 case KeepBeacon():
                     self._lines.append(f"{name}: KeepBeacon")
                 case Fetch(number, peer, manifest, first, last):
@@ -260,7 +299,7 @@ class World:
     def _lease(self, name: str, nonces: bytes) -> bytes:
         ids = self._nodes[name].recorded_ids()
         payload = LeasePayload(1, 0, 1, 0, len(ids), root_of(ids), nonces)
-        keys = {key_of(seed).keyid: seed for seed in SEEDS["beacon"]}
+        keys = {key_of(self._signs[name]).keyid: self._signs[name]}
         return seal("lease", payload, fleet=FLEET, keys=keys)[1]
 
     def _words(self, message: Message) -> str:
@@ -269,7 +308,7 @@ class World:
             case Orders(records):
                 names = [name for name, record in self._records.items() if record in records]
                 return f"{kind} {' '.join(names)}"
-            case OrderIds(ids) | Recorded(ids):
+            case OrderIds(ids) | Recorded(ids) | Logged(ids):
                 return f"{kind} {' '.join(self._orders[each] for each in ids)}".strip()
             case _:
                 return kind

@@ -529,12 +529,15 @@ def test_a_resume_that_acts_goes_on_when_the_metadata_is_past_its_dates() -> Non
 
 
 def test_a_beacon_names_its_ids() -> None:
-    assert read_beacon(a_beacon(bytes(32), APP_1.content), AUTHORITY) == {bytes(32), APP_1.content}
+    assert read_beacon(a_beacon(bytes(32), APP_1.content), AUTHORITY)[0] == {
+        bytes(32),
+        APP_1.content,
+    }
 
 
 def test_a_beacon_of_the_largest_set_is_taken() -> None:
     ids = tuple(number.to_bytes(32, "big") for number in range(ORDERS_MAX))
-    assert len(read_beacon(a_beacon(*ids), AUTHORITY)) == ORDERS_MAX
+    assert len(read_beacon(a_beacon(*ids), AUTHORITY)[0]) == ORDERS_MAX
 
 
 def test_a_beacon_of_more_ids_than_the_set_holds_is_refused() -> None:
@@ -704,9 +707,9 @@ def test_equal_sets_have_equal_digests_whatever_is_named() -> None:
 def test_a_beacon_tells_only_what_is_newly_named() -> None:
     first, second = bytes(32), APP_1.content
     orders = OrderSet()
-    assert orders.name(a_beacon(first), AUTHORITY) == {first}
-    assert orders.name(a_beacon(first, second), AUTHORITY) == {second}
-    assert orders.name(a_beacon(), AUTHORITY) == frozenset()
+    assert orders.name(a_beacon(first), AUTHORITY).fresh == {first}
+    assert orders.name(a_beacon(first, second), AUTHORITY).fresh == {second}
+    assert orders.name(a_beacon(), AUTHORITY).fresh == frozenset()
     assert orders.is_named(first)
     assert orders.is_named(second)
 

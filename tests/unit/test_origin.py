@@ -278,7 +278,7 @@ def test_a_beacon_names_what_is_recorded(bench: Bench, tmp_path: Path) -> None:
     client = bench.client(tmp_path / "client")
     client.refresh()
     ids = (bytes(32), b"\1" * 32)
-    assert read_beacon(bench.origin.make_beacon(ids), client.authority(NOW)) == frozenset(ids)
+    assert read_beacon(bench.origin.signer.beacon(ids), client.authority(NOW))[0] == frozenset(ids)
 
 
 # --- enrolment -------------------------------------------------------------------------------

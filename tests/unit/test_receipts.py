@@ -172,7 +172,7 @@ def file_of(bench: Bench) -> CertificateFile:
         origin.later_roots(),
         (bench.fleet / "origin" / "metadata" / "1.targets.json").read_bytes(),
         record,
-        origin.sign(statement, "certificate"),
+        origin.signer.sign(statement, "certificate"),
         EXPECTED,
         receipts,
         clones,

@@ -168,7 +168,7 @@ def test_a_turned_beacon_key_signs_the_next_beacon(bench: Bench, tmp_path: Path)
     bench.origin.accept_rotation(pack(TURNS["beacon"](bench)))
     client = bench.client(tmp_path / "endpoint")
     client.refresh()
-    named = read_beacon(bench.origin.make_beacon((bytes(32),)), client.authority(NOW))
+    named, _ = read_beacon(bench.origin.signer.beacon((bytes(32),)), client.authority(NOW))
     assert named == {bytes(32)}
 
 

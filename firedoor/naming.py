@@ -1,0 +1,69 @@
+"""What the origin has named: beacons as one node takes them in, passes them on and keeps them.
+
+* A beacon that names something new, or by another key, goes on at once; others end here.
+* One that names nothing new may list less, after a compaction, if those above say so.
+
+halt/orderset.py has the names, countersigning.py what takes several keys.
+"""
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+from firedoor.effects import Effect, KeepBeacon
+from firedoor.halt.orderset import OrderSet
+from firedoor.session import Session
+from firedoor.spreading import Spreading
+from firedoor.trust.keys import Authority
+from firedoor.units import Instant
+from firedoor.wire.messages import Beacon
+
+
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """What a beacon came to. `is_news`: resumes may act by it, and it goes on."""
+
+    is_news: bool
+    effects: tuple[Effect, ...] = ()
+
+
+class Naming:
+    """The beacons of one node."""
+
+    __slots__ = ("_orders", "_spreading")
+
+    def __init__(self, orders: OrderSet, spreading: Spreading) -> None:
+        self._orders = orders
+        self._spreading = spreading
+
+    def take(
+        self,
+        record: bytes,
+        sender: Session | None,
+        sessions: Collection[Session],
+        authority: Authority,
+        now: Instant,
+    ) -> Heard:
+        """A beacon came from `sender`, or was just made here.
+
+        Raises:
+            TooLarge, Malformed, Untrusted: as `OrderSet.name`.
+        """
+        orders = self._orders
+        if orders.is_judged(record):
+            self._spreading.heard(record, sender.peer.id if sender is not None else None)
+            return Heard(is_news=False)
+        named = orders.name(record, authority)
+        orders.beacon = orders.beacon or record
+        is_above = sender is None or sender.is_upstream
+        is_valid = orders.has_valid_beacon(authority)
+        is_settled = is_valid and not (is_above and named.is_list_new) and not named.is_key_new
+        if not named.fresh and (is_settled or record == orders.beacon):
+            return Heard(is_news=False)
+        orders.beacon = record
+        forward = self._spreading.spread(record, Beacon(record), sessions, sender, now)
+        return Heard(is_news=True, effects=(*forward, KeepBeacon(record)))
+
+    def restore(self, record: bytes, authority: Authority) -> None:
+        """Take back the beacon that an earlier run kept; raises as `OrderSet.name`."""
+        self._orders.name(record, authority)
+        self._orders.beacon = self._orders.beacon or record
