@@ -365,6 +365,25 @@ class AgentDaemon:
             lease_s=lease_s,
         )
 
+    async def switch(self, products: frozenset[str]) -> dict[str, dict[str, str]]:
+        """Switch what is armed, of these products or of all: what was `switched`, what `failed`."""
+        told = {
+            each.product: each
+            for each in self.installers
+            if each.arming.manifest and (not products or each.product in products)
+        }
+        switches = [each.switch() for each in told.values()]
+        ends = await asyncio.gather(*switches, return_exceptions=True)
+        for end in ends:
+            if isinstance(end, BaseException) and not isinstance(end, FiredoorError):
+                raise end
+        found = dict(zip(told, ends, strict=True))
+        done = {name: end for name, end in found.items() if isinstance(end, str)}
+        return {
+            "switched": done,
+            "failed": {name: str(end) for name, end in found.items() if name not in done},
+        }
+
     def more_status(self) -> dict[str, Any]:
         """What an agent's status has beside the common part."""
         rows = [installer.table() for installer in self.installers]

@@ -20,7 +20,10 @@ from agent.handlers.contract import Handler
 from agent.journal import Journal
 from agent.life import Life
 from agent.lifecycle import Phase
-from agent.plan import Offer, Running, choose, way_back
+from agent.offers import Offers
+from agent.plan import way_back
+from agent.switching import LOOK_S as ARMED_LOOK_S
+from agent.switching import Arming
 from agent.tombstones import Tombstones
 from agent.verdict import Verdict
 from firedoor.dice import Dice
@@ -60,7 +63,7 @@ class Counts:
 
 
 class Installer:
-    """The acting part of one product's lifecycle."""
+    """The acting part of the lifecycle of one `product`."""
 
     def __init__(
         self,
@@ -73,7 +76,7 @@ class Installer:
         on_change: Callable[[], None],
     ) -> None:
         self._host = host
-        self._product = product
+        self.product = product
         self._settings = settings
         self._journal = journal
         self._handler = handler
@@ -89,7 +92,8 @@ class Installer:
         self._dice = Dice(host.clock.seed())
         self._tombstones = Tombstones(Path(settings.root).expanduser())
         self._not_before = host.clock.now()
-        self._counters: dict[str, int] = {}
+        self._offers = Offers(host, product, settings.version, journal=journal, handler=handler)
+        self.arming = Arming()
         self.counts = Counts()
 
     def stir(self) -> None:
@@ -107,7 +111,7 @@ class Installer:
         active = self._handler.active()
         version, manifest = active if active is not None else ("", "")
         phase = self._life.phase.value
-        return ProductHealth(self._product, version, manifest, phase, self._detail[:400])
+        return ProductHealth(self.product, version, manifest, phase, self._detail[:400])
 
     def table(self) -> dict[str, object]:
         """The product's part of `firedoor-agent status`."""
@@ -123,7 +127,7 @@ class Installer:
                 pause = TRY_AGAIN_S
                 self._is_settled = False
                 self._say(f"{type(error).__name__}: {error}")
-                log("install-failed", level="warning", product=self._product, why=str(error))
+                log("install-failed", level="warning", product=self.product, why=str(error))
             with suppress(TimeoutError):
                 async with asyncio.timeout(pause):
                     await self._stirred.wait()
@@ -147,84 +151,72 @@ class Installer:
         wait = between(self._host.clock.now(), self._not_before)
         if wait > 0:
             return wait
-        offer = self._choose()
+        offer = self._offers.best()
         entry = self._host.catalogue.entry(offer.manifest) if offer is not None else None
+        if entry is None or entry.manifest != self.arming.manifest:
+            self._disarm()
         if entry is None:
             return LOOK_AGAIN_S
         is_whole = self._host.node.sharing.holdings.is_whole(entry.manifest)
         if not self._host.may_start(Gate.INSTALL if is_whole else Gate.FETCH, entry.manifest):
+            self._disarm()
             self._say(str(self._host.node.leasing.wanting()))
         elif is_whole:
             await self._install(entry)
+            return ARMED_LOOK_S if self.arming.manifest else LOOK_AGAIN_S
         elif entry.manifest not in self._host.node.swarm.wanted():
             self._life.note(Phase.FETCHING, manifest=entry.manifest)
             await self._host.acquire(entry, self._host.getter(None))
         return LOOK_AGAIN_S
-
-    def _choose(self) -> Offer | None:
-        offers = [
-            Offer(
-                entry.product,
-                entry.version,
-                entry.counter,
-                entry.manifest,
-                self._host.node.gates.subjects[entry.manifest].content,
-            )
-            for entry in self._host.catalogue.releases
-            if entry.product == self._product and entry.manifest in self._host.node.gates.subjects
-        ]
-
-        def permits(offer: Offer) -> bool:
-            # The next step that it needs: a halt of level 2 stops what is not here yet, and lets
-            # the plan go on to the release before it.
-            is_whole = self._host.node.sharing.holdings.is_whole(offer.manifest)
-            gate = Gate.INSTALL if is_whole else Gate.FETCH
-            return self._host.node.permits(gate, offer.manifest)
-
-        return choose(
-            self._settings.version,
-            offers,
-            running=self._running(),
-            failed=self._journal.failed(),
-            permits=permits,
-        )
-
-    def _running(self) -> Running | None:
-        active = self._handler.active()
-        if active is None:
-            return None
-        manifest = active[1]
-        entry = self._host.catalogue.entry(manifest)
-        if entry is not None:
-            return Running(manifest, entry.counter)
-        if manifest not in self._counters:
-            held = self._held_manifest(manifest)
-            self._counters = {manifest: held.counter if held is not None else 0}
-        return Running(manifest, self._counters[manifest])
-
-    def _held_manifest(self, manifest: str) -> Manifest | None:
-        """The manifest of what is on this disk, if there is one that this version can read."""
-        try:
-            return self._host.catalogue.held_manifest(manifest)
-        except Refused:
-            return None
 
     # --- install, check, step back -------------------------------------------------------------
 
     async def _install(self, entry: ReleaseEntry) -> None:
         manifest = await self._host.catalogue.manifest(entry, self._host.getter(None))
         try:
-            self._life.note(Phase.STAGING, manifest=entry.manifest)
-            await self._stage(entry, manifest)
-            self._tell_guard(entry.manifest)
-            self._life.note(Phase.STAGED)
+            if entry.manifest != self.arming.manifest:
+                self._life.note(Phase.STAGING, manifest=entry.manifest)
+                await self._stage(entry, manifest)
+                self._tell_guard(entry.manifest)
+                self._life.note(Phase.STAGED)
+            if not self._is_time(entry):
+                return
             self._activate(entry)
-        except Halted as halted:
+        except FiredoorError as error:
+            self.arming.failed(error)
+            if not isinstance(error, Halted):
+                raise
             await asyncio.to_thread(self._handler.unstage, entry.version, entry.manifest)
+            self.arming.disarm()
             self._life.note(Phase.IDLE)
-            self._say(str(halted))
+            self._say(str(error))
             return
+        self.arming.done(entry.version)
         await self._check(entry.version, entry.manifest, manifest)
+
+    def _is_time(self, entry: ReleaseEntry) -> bool:
+        """Whether to switch now; a product that waits to be told is armed, and its lease kept."""
+        if self._settings.switch == "at-once" or self.arming.is_told:
+            return True
+        if not self._host.may_start(Gate.ACTIVATE, entry.manifest):
+            raise self._host.node.leasing.wanting()
+        self._host.node.leasing.lease.seek(self._host.clock.now())
+        self.arming.arm(entry.manifest)
+        self._say(f"{entry.version} is armed: it switches when it is told to")
+        return False
+
+    def _disarm(self) -> None:
+        if self.arming.manifest:
+            log("disarmed", product=self.product, manifest=self.arming.manifest[:12])
+            self.arming.disarm()
+            self._say("")
+            if self._life.phase is Phase.STAGED:
+                self._life.note(Phase.IDLE)
+
+    async def switch(self) -> str:
+        """Switch to what is armed; the version. Raises as `Arming.switched`."""
+        self.stir()
+        return await self.arming.switched()
 
     async def _stage(self, entry: ReleaseEntry, manifest: Manifest) -> None:
         host = self._host
@@ -259,7 +251,7 @@ class Installer:
                 raise self._host.node.leasing.wanting()
             self.counts.activations_after_receipt += 1
             raise Halted(entry.manifest[:12], level=Gate.ACTIVATE)
-        log("activated", product=self._product, version=entry.version)
+        log("activated", product=self.product, version=entry.version)
         self._life.note(Phase.CHECKING)
 
     def _undo(self, before: tuple[str, str] | None) -> None:
@@ -279,7 +271,7 @@ class Installer:
             case Verdict.WELL:
                 self._life.note(Phase.IDLE, good=manifest_id)
                 self._say("")
-                log("release-well", product=self._product, version=version)
+                log("release-well", product=self.product, version=version)
                 await asyncio.to_thread(self._tidy)
             case Verdict.UNWELL:
                 self._take_back(version, manifest_id, manifest, outcome.detail)
@@ -308,7 +300,7 @@ class Installer:
     def _take_back(
         self, version: str, manifest_id: str, manifest: Manifest | None, failure: str
     ) -> None:
-        log("release-unwell", product=self._product, version=version, why=failure)
+        log("release-unwell", product=self.product, version=version, why=failure)
         # What fails goes back even when the disk can take no note of it.
         try:
             if manifest is not None:
@@ -332,7 +324,7 @@ class Installer:
         self._handler.activate(versions[good], good)
         self.counts.rolled_back += 1
         self._life.note_back(Phase.IDLE, manifest=good, good=good)
-        log("rolled-back", product=self._product, version=versions[good])
+        log("rolled-back", product=self.product, version=versions[good])
         return True
 
     def _may_run(self, manifest: str) -> bool:
@@ -345,8 +337,8 @@ class Installer:
     def _floor(self) -> int:
         """The lowest counter that the publisher lets this product step back to."""
         listed = self._host.catalogue.releases
-        floors = [each.floor for each in listed if each.product == self._product]
-        return max([self._journal.floor_of(self._product), *floors])
+        floors = [each.floor for each in listed if each.product == self.product]
+        return max([self._journal.floor_of(self.product), *floors])
 
     def _tidy(self) -> None:
         """Remove every version that nothing leads back to."""
@@ -359,7 +351,7 @@ class Installer:
     def _tell_guard(self, manifest: str) -> None:
         """Keep what the guard goes by up to date: a newer release changes what one key may do."""
         subject = self._host.node.gates.subjects.get(manifest)
-        newest, floor = self._host.node.gates.brake.newest(self._product), self._floor()
+        newest, floor = self._host.node.gates.brake.newest(self.product), self._floor()
         if subject is not None and self._told.get(manifest) != (newest, floor):
             self._journal.know_release(manifest, subject, newest=newest, floor=floor)
             self._told[manifest] = (newest, floor)
@@ -370,7 +362,7 @@ class Installer:
             try:
                 self._host.apply(self._host.node.submit(record, None, self._host.clock.now()))
             except Refused as error:
-                log("tombstone-refused", level="warning", product=self._product, why=str(error))
+                log("tombstone-refused", level="warning", product=self.product, why=str(error))
 
     def keep_tombstones(self) -> None:
         """Have the halts in force lie beside the product; blocking."""
@@ -394,6 +386,7 @@ class Installer:
             await asyncio.to_thread(self._handler.sweep)
         except OSError as error:
             log("not-swept", level="error", why=str(error), do="remove versions/.half-*")
+        self.arming.disarm()
         active, manifest = self._handler.active(), self._life.manifest
         is_unproved = active is not None and not self._life.is_proved(manifest)
         is_switched = is_unproved and active is not None and active[1] == manifest
@@ -402,8 +395,8 @@ class Installer:
         await self._obey()
         match self._life.phase:
             case Phase.CHECKING if active is not None:
-                log("check-resumed", product=self._product, version=active[0])
-                await self._check(active[0], manifest, self._held_manifest(manifest))
+                log("check-resumed", product=self.product, version=active[0])
+                await self._check(active[0], manifest, self._offers.held(manifest))
             case Phase.ROLLING_BACK if active is not None:
                 if not self._step_back(manifest):
                     self._say(f"{active[0]} was to be taken back; nothing good to go back to")

@@ -5,15 +5,17 @@ import asyncio
 import json
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import Any
 
 from agent.daemon import AgentDaemon
 from agent.fetch import fetch_release
 from agent.handlers.files import FilesHandler
 from agent.installer import Installer
 from agent.journal import Journal
+from agent.switching import SWITCH_PATH, switch_route
 from firedoor import __version__
 from firedoor.dice import Dice
-from firedoor.errors import FiredoorError, Unavailable
+from firedoor.errors import FiredoorError, Malformed, Unavailable
 from firedoor.halt.lease import TERMS
 from firedoor.identity import PeerId, Role
 from firedoor.runtime import logs
@@ -48,6 +50,8 @@ def main() -> int:
     commands = parser.add_subparsers(dest="command")
     status = commands.add_parser("status", help="what the running agent has and does")
     status.add_argument("--json", action="store_true")
+    switch = commands.add_parser("switch", help="switch what is armed, now: at a shutdown, say")
+    switch.add_argument("products", metavar="PRODUCT", nargs="*", help="these; all that are armed")
     commands.add_parser("guard", help="before a product starts: step back from what must not run")
     fetch = commands.add_parser("fetch", help="fetch and verify one release; install nothing")
     fetch.add_argument("release", metavar="PRODUCT[==VERSION]")
@@ -64,6 +68,9 @@ def _start(arguments: argparse.Namespace) -> None:
         return
     if arguments.command == "status":
         run_loop(_status(settings, is_json=arguments.json))
+        return
+    if arguments.command == "switch":
+        run_loop(_switch(settings, arguments.products))
         return
     logs.setup()
     state = Path(settings.state).expanduser()
@@ -135,7 +142,8 @@ async def _serve(
     path = Path(settings.state).expanduser() / "identity.key"
     renewal = daemon.renewal = Renewal(path, daemon.host.client, daemon.host.clock)
     lost, orders = daemon.neighbours.lost, daemon.heard_of_orders
-    hooks = Hooks(daemon.more_status, daemon.found, lost, orders, renewal=renewal)
+    routes = [switch_route(daemon.host.settings.me, daemon.switch)]
+    hooks = Hooks(daemon.more_status, daemon.found, lost, orders, routes, renewal)
     async with present(daemon.host, person, settings, hooks) as discovery:
         logs.log("agent-started", listen=settings.listen, peer=person.peer.id)
         daemon.discovery = discovery
@@ -163,21 +171,45 @@ async def _until_done(
         running.result()
 
 
-async def _status(settings: AgentSettings, *, is_json: bool) -> None:
+async def _ask_itself(
+    settings: AgentSettings, path: str, body: bytes | None = None
+) -> dict[str, Any]:
+    """What the agent that runs on this machine answers; `body`: posted, if any."""
     clock = Clock()
     person = _person(settings, clock)
     client = PeerClient(person.credentials, clock, Budget(0))
     host, port = split_address(settings.listen)
     address = "127.0.0.1" if host in {"0.0.0.0", "::"} else host  # noqa: S104  # compared, not bound
+    me, limit = PeerId(person.peer.id), STATUS_BYTES_MAX
     try:
-        body = await client.get(
-            address, port, "/v1/status", expect=PeerId(person.peer.id), limit=STATUS_BYTES_MAX
-        )
+        if body is None:
+            answer = await client.get(address, port, path, expect=me, limit=limit)
+        else:
+            answer = await client.post(address, port, path, body, expect=me, limit=limit)
     except FiredoorError as error:
         raise Unavailable("the agent on this machine", why=str(error)) from error
     finally:
         await client.close()
-    table = json.loads(body)
+    table: dict[str, Any] = json.loads(answer)
+    return table
+
+
+async def _switch(settings: AgentSettings, products: list[str]) -> None:
+    unknown = sorted(set(products) - set(settings.products))
+    if unknown:
+        raise Malformed("product", wanted=", ".join(settings.products), got=unknown[0])
+    said = await _ask_itself(settings, SWITCH_PATH, json.dumps(products).encode())
+    for product, end in said["switched"].items():
+        print(plain(f"{product}: {end}"))  # noqa: T201  # the answer
+    if not said["switched"]:
+        print("nothing is armed")  # noqa: T201  # the answer
+    if said["failed"]:
+        whys = [f"{product}: {why}" for product, why in said["failed"].items()]
+        raise Unavailable("the switch", why="; ".join(whys))
+
+
+async def _status(settings: AgentSettings, *, is_json: bool) -> None:
+    table = await _ask_itself(settings, "/v1/status")
     if is_json:
         print(json.dumps(table, indent=2))  # noqa: T201  # the answer
         return

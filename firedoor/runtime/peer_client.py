@@ -117,12 +117,13 @@ class PeerClient:
         body: bytes,
         *,
         limit: int,
+        expect: PeerId | None = None,
         role: Role = Role.MIRROR,
         headers: dict[str, str] | None = None,
         span_s: float = READ_S,
     ) -> bytes:
         """The answer to `body` at `path`, within `span_s`; raises as `get`."""
-        url, name = _url(host, port, path), role_name(role)
+        url, name = _url(host, port, path), _name(expect, None if expect else role)
         return await self._ask(
             "POST", url, name, limit=limit, body=body, headers=headers, span_s=span_s
         )

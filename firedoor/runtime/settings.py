@@ -38,6 +38,8 @@ class ProductSettings:
     root: str
     version: str = "newest"
     handler: str = "files"
+    # A payload that is read at its start alone may be switched under its feet; others say when.
+    switch: Literal["at-once", "when-told"] = "at-once"
     check: tuple[str, ...] = ()
     # A content update that breaks a machine does so within seconds; longer settles are the site's.
     settle_s: Annotated[float, Meta(ge=0)] = 5.0

@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
+from agent import installer as agent_installer
 from agent import program as agent_program
 from agent.handlers.files import FilesHandler
 from agent.installer import Installer
+from agent.offers import Offers
 from agent.plan import Offer
 from firedoor.errors import FiredoorError
 from firedoor.halt.brake import Gate
@@ -46,17 +48,10 @@ class CrookedClock(Clock):
         return Span(time.time() + self.wall_s - self.now())
 
 
-class Restless(Installer):
-    """The installer, whose plan is always the other release that is whole here.
+class OtherOffers(Offers):
+    """The best is always the other release that is whole here."""
 
-    `each_s`: how often it looks at its plan, at the least.
-    """
-
-    each_s = 0.25
-    _switches = 0
-    tell: Tell
-
-    def _choose(self) -> Offer | None:
+    def best(self) -> Offer | None:
         node, active = self._host.node, self._handler.active()
         for entry in self._host.catalogue.releases:
             is_other = entry.product == self._product and entry.manifest in node.gates.subjects
@@ -65,7 +60,15 @@ class Restless(Installer):
             if is_ready and node.permits(Gate.INSTALL, entry.manifest):
                 content = node.gates.subjects[entry.manifest].content
                 return Offer(entry.product, entry.version, entry.counter, entry.manifest, content)
-        return super()._choose()
+        return super().best()
+
+
+class Restless(Installer):
+    """The installer, which tells of its switches. `each_s`: so often it looks at its plan."""
+
+    each_s = 0.25
+    _switches = 0
+    tell: Tell
 
     async def _round(self) -> float:
         return min(await super()._round(), Restless.each_s)
@@ -104,6 +107,7 @@ def be_restless(run: Callable[[], None], tell: Tell, facts: dict[str, Any]) -> N
     with (
         patch.object(agent_program, "Clock", CrookedClock),
         patch.object(agent_program, "Installer", Restless),
+        patch.object(agent_installer, "Offers", OtherOffers),
         patch.object(agent_program, "FilesHandler", StampedHandler),
     ):
         run()

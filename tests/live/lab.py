@@ -143,11 +143,17 @@ class LabSite(Site):
         await self.start("mirror")
 
     async def enrol(
-        self, count: int, products: Sequence[str], *, receive: int = 0, **more: Any
+        self,
+        count: int,
+        products: Sequence[str],
+        *,
+        receive: int = 0,
+        switch: str = "at-once",
+        **more: Any,
     ) -> list[str]:
         """Enrol `count` more endpoints that take `receive` bytes a second; their names.
 
-        `more`: other settings of theirs.
+        `switch`: when their products do; `more`: other settings of theirs.
         """
         first = len(self.endpoints) + 1
         names = [f"endpoint-{number}" for number in range(first, first + count)]
@@ -159,7 +165,8 @@ class LabSite(Site):
                 **more,
                 "limits": {"receive_bytes_per_s": receive},
                 "products": {
-                    each: {"root": str(roots / each), "settle_s": 0.0} for each in products
+                    each: {"root": str(roots / each), "settle_s": 0.0, "switch": switch}
+                    for each in products
                 },
             }
             programs.append(self.program(name, Role.AGENT, options))

@@ -11,8 +11,14 @@ from pathlib import Path
 
 import pytest
 
-from firedoor.errors import Unavailable
-from tests.live.lab import ENROL_PORT, MIB, LabSite, tell
+from firedoor.errors import Denied, Unavailable
+from firedoor.identity import Role
+from firedoor.runtime.clocks import Clock
+from firedoor.runtime.key_files import read_key_file
+from firedoor.runtime.pacing import Budget
+from firedoor.runtime.peer_client import PeerClient
+from firedoor.runtime.tls import credentials_of
+from tests.live.lab import ENROL_PORT, MIB, LabSite, Table, product_of, tell
 
 pytestmark = pytest.mark.live
 
@@ -50,6 +56,56 @@ def test_a_release_is_fetched_verified_and_shared_without_an_install(tmp_path: P
         return path.exists()
 
     tell(tmp_path, story)
+
+
+def test_an_armed_release_switches_by_its_machines_own_word_and_a_halt_disarms_it(
+    tmp_path: Path,
+) -> None:
+    async def story(site: LabSite) -> None:
+        await site.begin()
+        [only] = await site.enrol(1, ["kiosk"], switch="when-told")
+        await site.start(only)
+        await site.publish("kiosk", "1.0", MIB // 4)
+        await site.until_all("1.0 is armed", [only], is_armed)
+        assert await switch(site, only) == "kiosk: 1.0\n"
+        await site.until_running("kiosk", "1.0", [only])
+        await site.publish("kiosk", "2.0", MIB // 4)
+        await site.until_all("2.0 is armed", [only], is_armed)
+        with pytest.raises(Denied, match="this machine itself"):
+            await switch_as_operator(site, only)
+        await site.halt("kiosk==2.0", at="mirror")
+        await site.until_all("2.0 is disarmed", [only], lambda each: not is_armed(each))
+        assert await switch(site, only) == "nothing is armed\n"
+        await site.until_running("kiosk", "1.0", [only])
+
+    tell(tmp_path, story)
+
+
+def is_armed(status: Table) -> bool:
+    return "is armed" in product_of(status, "kiosk")["detail"]
+
+
+async def switch(site: LabSite, name: str) -> str:
+    """What `firedoor-agent switch` says on one machine of the lab."""
+    program = site.programs[name]
+    settings = str(program.folder / "settings.toml")
+    process = await asyncio.create_subprocess_exec(
+        *(*program.prefix, sys.executable, "-m", "agent", "--config", settings, "switch"),
+        stdout=asyncio.subprocess.PIPE,
+    )
+    out, _ = await process.communicate()
+    assert process.returncode == 0
+    return out.decode()
+
+
+async def switch_as_operator(site: LabSite, name: str) -> None:
+    key = read_key_file(site.fleet / "keys" / "operator.key", str)
+    client = PeerClient(credentials_of(key), Clock(), Budget(0))
+    host, port = site.programs[name].address.rsplit(":", 1)
+    try:
+        await client.post(host, int(port), "/v1/switch", b"[]", role=Role.AGENT, limit=MIB)
+    finally:
+        await client.close()
 
 
 async def fetch(

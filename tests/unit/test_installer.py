@@ -66,7 +66,7 @@ def test_a_release_that_fails_its_check_is_taken_back_and_not_tried_again(
         endpoint.publish("3.0")
         await endpoint.until_runs("1.0")
         await endpoint.host.catalogue.refresh(endpoint._bench.origin.get)
-        assert endpoint.installer._choose() is None
+        assert endpoint.installer._offers.best() is None
 
     endpoint.run(again)
     assert endpoint.installer.counts.activations == 0
@@ -206,7 +206,7 @@ def is_at_rest(endpoint: Endpoint) -> bool:
     """Whether nothing is under way and nothing is left to do."""
     installer = endpoint.installer
     is_idle = endpoint.state[1] == "idle" and installer._is_settled
-    return is_idle and bool(endpoint.host.catalogue.releases) and installer._choose() is None
+    return is_idle and bool(endpoint.host.catalogue.releases) and installer._offers.best() is None
 
 
 async def rests(endpoint: Endpoint) -> None:
