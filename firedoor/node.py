@@ -116,7 +116,7 @@ class Node:
         """Believe these keys from now on. A resume may begin to act by it."""
         old, self._authority = self._authority, authority
         effects: list[Effect] = []
-        if old is not None and old.targets_version != authority.targets_version:
+        if old is not None and old.names_others_than(authority):
             effects += self._follow_turned_keys(old, authority)
         return [*effects, *self._vouch(), *self._compact(authority), *self._apply(now)]
 

@@ -60,6 +60,17 @@ def open_key(path: Path, passphrase_file: Path | None) -> "KeyFile":
     return read_key_file(path, passphrase_of(passphrase_file, path.name))
 
 
+def checked_public(what: str, text: str) -> str:
+    """A public key that a person has typed; `what`: the option.
+
+    Raises:
+        Malformed: not 64 hex digits.
+    """
+    if len(text) != 64 or not set(text) <= set("0123456789abcdef"):  # noqa: PLR2004  # 32 bytes
+        raise Malformed(what, wanted="a public key, 64 hex digits", got=repr(text[:80]))
+    return text
+
+
 def with_client(key: "KeyFile", work: "Callable[[PeerClient], Awaitable[T]]") -> T:
     """Run `work` with a client of this key's identity, and close it."""
     from firedoor.runtime.clocks import Clock  # noqa: PLC0415  # keeps --help fast

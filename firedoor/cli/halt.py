@@ -16,7 +16,7 @@ from firedoor.halt.order import LEVEL_MAX, LEVEL_NARROW, HaltPayload, check_halt
 from firedoor.halt.scope import Scope, ScopeKind, Subject, parse_scope
 from firedoor.identity import FleetId
 from firedoor.runtime.clocks import Clock
-from firedoor.runtime.key_files import KeyFile
+from firedoor.runtime.key_files import CONTROLLER, KeyFile
 from firedoor.runtime.peer_client import PeerClient
 
 # After the order is out: what it may cost to learn whether it covers anything.
@@ -56,7 +56,10 @@ def halt_scope(
         _confirm(stop)
     keys = [open_key(path, key_files[1]) for path in key_files[0]]
     for key in keys:
-        if key.role != "halt":
+        if key.role == CONTROLLER and scope.kind is not ScopeKind.RELEASE:
+            got = f"{scope.kind.value}"
+            raise Malformed(key.name, wanted="PRODUCT==VERSION, for a controller's key", got=got)
+        if key.role not in {"halt", CONTROLLER} or (key.role == CONTROLLER and stop.is_drill):
             raise Malformed(key.name, wanted="a key of role halt", got=key.role)
 
     async def work(client: PeerClient) -> None:

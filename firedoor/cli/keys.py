@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from tuf.api.metadata import Metadata, Root, Targets
@@ -14,7 +15,13 @@ from firedoor.limits import SIGNATURES_MAX
 from firedoor.runtime.certificates import make_request
 from firedoor.runtime.clocks import Clock
 from firedoor.runtime.fleet_folder import FleetPlan, make_fleet
-from firedoor.runtime.key_files import KeyFile, read_key_file, replace_certificate, write_key_file
+from firedoor.runtime.key_files import (
+    CONTROLLER,
+    KeyFile,
+    read_key_file,
+    replace_certificate,
+    write_key_file,
+)
 from firedoor.runtime.renewal import checked_renewal
 from firedoor.runtime.settings import check_interfaces, split_address
 from firedoor.trust.keys import key_of
@@ -105,6 +112,34 @@ def make_beacon_key(state: Path) -> None:
         )
         write_key_file(path, key, None)
     say(read_key_file(path, lambda: "").public)
+
+
+def make_controller_key(path: Path, operator: Path, passphrase_file: Path | None) -> None:
+    """Write the key file of an automatic controller and print its public half.
+
+    It stays open, for a program has to read it by itself: that is why it reaches so little.
+
+    Raises:
+        Malformed: the file exists, or the other is no operator's.
+        Unavailable: a file cannot be read or written.
+    """
+    identity = open_key(operator, passphrase_file)
+    if identity.role != Role.OPERATOR.value:
+        raise Malformed(str(operator), wanted="an operator's key file", got=f"a {identity.role}'s")
+    if path.exists():
+        raise Malformed(str(path), wanted="a new file", got="one that exists")
+    signing = os.urandom(32)
+    public = key_of(signing)
+    key = replace(
+        identity,
+        role=CONTROLLER,
+        name=path.stem,
+        keyid=public.keyid,
+        public=public.keyval["public"],
+        secret=(signing + identity.tls_seed).hex(),
+    )
+    write_key_file(path, key, None)
+    say(key.public)
 
 
 def renew_key(path: Path, passphrase_file: Path | None) -> None:

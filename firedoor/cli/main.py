@@ -125,6 +125,19 @@ def rotate(
 
 
 @keys_app.command()
+def controller(
+    file: Annotated[Path, typer.Argument(help="new key file")],
+    *,
+    key: Annotated[Path, typer.Option(help="operator's key file whose TLS identity it gets")],
+    passphrase_file: PassphraseFile = None,
+) -> None:
+    """Make the key of a program that watches releases and may halt them; print its public half."""
+    from firedoor.cli.keys import make_controller_key  # noqa: PLC0415
+
+    make_controller_key(file, key, passphrase_file)
+
+
+@keys_app.command()
 def beacon(
     state: Annotated[Path, typer.Option(help="state folder of the mirror that shall have it")],
 ) -> None:
@@ -203,6 +216,9 @@ def publish(
     floor: Annotated[
         str, typer.Option(help="version that no endpoint steps below from now on")
     ] = "",
+    controller: Annotated[
+        str, typer.Option(help="public key of `keys controller` that may halt this release alone")
+    ] = "",
     passphrase_file: PassphraseFile = None,
 ) -> None:
     """Validate, sign and publish one release; the origin announces it at once."""
@@ -218,6 +234,7 @@ def publish(
         validators=tuple(validate or ()),
         is_critical_fix=critical_fix,
         floor=floor,
+        controller=controller,
     )
     publish_release(chosen_key(fleet, key, _PUBLISHER, passphrase_file), wish)
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from tuf.api.metadata import Metadata, Targets
 
-from firedoor.cli.common import say
+from firedoor.cli.common import checked_public, say
 from firedoor.cli.origin import ANSWER_BYTES_MAX, Origin, verified, with_origin
 from firedoor.errors import Denied, Malformed, Unavailable
 from firedoor.halt.scope import ScopeKind, parse_scope
@@ -52,6 +52,7 @@ class Wish:
     validators: tuple[str, ...]
     is_critical_fix: bool
     floor: str = ""
+    controller: str = ""
 
 
 def publish_release(key: KeyFile, wish: Wish) -> None:
@@ -116,6 +117,7 @@ def _manifest(
         checks=wish.checks,
         is_critical_fix=wish.is_critical_fix,
         floor=_floor(wish, mine),
+        controller=wish.controller,
     )
 
 
@@ -161,6 +163,8 @@ def _check(wish: Wish) -> None:
         raise Malformed("handler", wanted="files", got=repr(wish.handler))
     if parse_scope(wish.product).kind is ScopeKind.EVERYTHING:
         raise Malformed("product", wanted="a name that is no scope", got="everything")
+    if wish.controller:
+        checked_public("--controller", wish.controller)
     for what, commands in (("--check", wish.checks), ("--validate", wish.validators)):
         for command in commands:
             check_command(what, command)
@@ -170,7 +174,8 @@ def _check_same(wish: Wish, content: bytes, published: Manifest) -> None:
     what = f"{wish.product}=={wish.version}"
     if published.content != content:
         raise Malformed(what, wanted="the bytes that are published", got="other bytes")
-    if (published.checks, published.is_critical_fix) != (wish.checks, wish.is_critical_fix):
+    said = (published.checks, published.is_critical_fix, published.controller)
+    if said != (wish.checks, wish.is_critical_fix, wish.controller):
         wanted = "the checks and flags that are published, or a new version"
         raise Malformed(what, wanted=wanted, got="others")
 

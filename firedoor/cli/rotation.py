@@ -21,7 +21,7 @@ from typing import Any
 
 from tuf.api.metadata import Metadata, Root, Targets
 
-from firedoor.cli.common import new_passphrase, open_key, say, with_client
+from firedoor.cli.common import checked_public, new_passphrase, open_key, say, with_client
 from firedoor.cli.handing import collect_orders, give
 from firedoor.cli.origin import Origin, origin_of, verified
 from firedoor.errors import Malformed
@@ -135,7 +135,8 @@ async def _turn(origin: Origin, turn: Turn, roots: Sequence[KeyFile], files: "Ke
         _check_counts(turn.role, count, threshold)
         if turn.role in _ONLINE:
             answer = json.loads(await origin.post("/v1/keys/fresh", turn.role.encode()))
-            publics = (str(answer["public"]), *map(checked_public, turn.others))
+            others = [checked_public("--with", each) for each in turn.others]
+            publics = (str(answer["public"]), *others)
             new: RoleSeeds | RolePublic = RolePublic(tuple(map(public_key, publics)), threshold)
         else:
             keys = files.make(count, roots[0])
@@ -295,17 +296,6 @@ def _check_counts(role: str, count: int, threshold: int) -> None:
     if not 1 <= threshold <= count <= SIGNATURES_MAX:
         wanted = f"a threshold of 1 to the number of keys, at most {SIGNATURES_MAX}"
         raise Malformed(role, wanted=wanted, got=f"{threshold} of {count}")
-
-
-def checked_public(text: str) -> str:
-    """A public key that a person has typed.
-
-    Raises:
-        Malformed: not 64 hex digits.
-    """
-    if not re.fullmatch("[0-9a-f]{64}", text):
-        raise Malformed("--with", wanted="64 hex digits, of `keys beacon`", got=repr(text[:80]))
-    return text
 
 
 def _standing(role: str, root: Root, targets: Targets) -> Standing:

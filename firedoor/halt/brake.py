@@ -4,6 +4,7 @@
   its gate's level or above, the answer is no.
 * One key reaches level 4 for anything, and levels 5 to 7 for the newest release of a product alone;
   two keys reach them for any narrow scope. So no single thief can walk a fleet down to an old hole.
+* A release's controller halts that release by name, and not its bytes under other names.
 * A drill denies nothing. A release with a pass goes through halts of everything, and no others.
 
 It holds no order; the order set does. Source: halt.md, Levels and Authority.
@@ -95,7 +96,8 @@ class Brake:
         self._in_force = tuple((halt, halt.contents | self._named_contents(halt)) for halt in halts)
 
     def _named_contents(self, halt: Halt) -> frozenset[bytes]:
-        if halt.scope.kind not in NAMES_VERSIONS:
+        # A publisher who named the key could else halt another's release, by listing its bytes.
+        if halt.scope.kind not in NAMES_VERSIONS or halt.is_by_controller:
             return frozenset()
         seen = self._seen.get(halt.scope.name, ())
         return frozenset(each.content for each in seen if halt.scope.covers(each, (), self._site))

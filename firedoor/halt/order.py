@@ -17,7 +17,7 @@ from typing import Annotated
 
 from msgspec import Meta
 
-from firedoor.errors import FiredoorError, Malformed
+from firedoor.errors import FiredoorError, Malformed, Refused
 from firedoor.halt.envelope import (
     BEACON_BYTES_MAX,
     Envelope,
@@ -37,6 +37,7 @@ from firedoor.limits import (
     SURVIVORS_MAX,
 )
 from firedoor.trust.keys import Authority
+from firedoor.trust.signing import signed_bytes, verified_keyids
 from firedoor.wire.codec import decode, encode
 from firedoor.wire.messages import Digest, Id
 
@@ -132,7 +133,10 @@ class BeaconPayload:
 
 @dataclass(frozen=True, slots=True)
 class Halt:
-    """A verified halt or drill. `is_doubtful`: signed rightly, but not understood."""
+    """A verified halt or drill.
+
+    `is_doubtful`: signed rightly, but not understood; `is_by_controller`: not by a halt key.
+    """
 
     id: bytes
     kind: str
@@ -145,6 +149,7 @@ class Halt:
     level: int
     contents: frozenset[bytes] = frozenset()
     is_doubtful: bool = False
+    is_by_controller: bool = False
 
     @property
     def is_drill(self) -> bool:
@@ -248,10 +253,14 @@ def read_order(record: bytes, authority: Authority, *, is_recorded: bool = False
     envelope = decode(Envelope, record, what="order", limit=ORDER_BYTES_MAX)
     if envelope.kind not in KINDS:
         raise Malformed("order", wanted=f"kind {', '.join(KINDS)}", got=repr(envelope.kind))
-    if is_recorded:
-        message, signers = signers_of(envelope, authority)
-    else:
-        message, signers = verify(envelope, authority, what="order")
+    message, signers = signers_of(envelope, authority)
+    is_short = len(signers) < threshold_of(envelope.kind, authority)
+    controllers = controllers_of(envelope, authority) if is_short else frozenset()
+    is_by_controller = bool(controllers)
+    signers = controllers or signers
+    if not is_recorded:
+        if not is_by_controller:
+            verify(envelope, authority, what="order")
         if len(signers) < len(envelope.signatures):
             envelope = only_by(envelope, signers)
             record = encode(envelope)
@@ -259,7 +268,28 @@ def read_order(record: bytes, authority: Authority, *, is_recorded: bool = False
     facts = (sha256(message).digest(), envelope.kind, record, keyids, signers)
     if envelope.kind in _PAYLOADS:
         return _read_rest(facts, envelope)
-    return _read_halt(facts, envelope.payload)
+    return replace(_read_halt(facts, envelope.payload), is_by_controller=is_by_controller)
+
+
+def controllers_of(envelope: Envelope, authority: Authority) -> frozenset[str]:
+    """The keys that have signed this halt of a release as the controller which its publisher named.
+
+    Such a key reaches that release and nothing else, and neither drills nor resumes.
+    """
+    if envelope.kind != "halt" or not authority.controllers:
+        return frozenset()
+    try:
+        payload = decode(HaltPayload, envelope.payload, what="halt", limit=ORDER_BYTES_MAX)
+        scope = parse_scope(payload.scope)
+    except Refused:
+        # In doubt a halt key stops everything; a controller's stops nothing but its release.
+        return frozenset()
+    named = authority.controllers.get((scope.name, scope.version))
+    if scope.kind is not ScopeKind.RELEASE or payload.contents:
+        return frozenset()
+    message = signed_bytes(authority.fleet, envelope.kind, envelope.payload)
+    pairs = [(signature.keyid, signature.value) for signature in envelope.signatures]
+    return verified_keyids(named, message, pairs)
 
 
 def read_beacon(record: bytes, authority: Authority) -> tuple[frozenset[bytes], frozenset[str]]:
@@ -275,7 +305,12 @@ def read_beacon(record: bytes, authority: Authority) -> tuple[frozenset[bytes], 
 
 
 def merged(fresh: Order, known: Order) -> Order:
-    """`known` with the signatures of `fresh`, the same order; those that count now come first."""
+    """`known` with the signatures of `fresh`, the same order; those that count now come first.
+
+    A controller's signature beside a halt key's adds nothing, and counts as no second key.
+    """
+    if by_controller(known) != by_controller(fresh):
+        return fresh if by_controller(known) else known
     limit = ORDER_BYTES_MAX
     envelopes = [
         decode(Envelope, each.record, what="order", limit=limit) for each in (fresh, known)
@@ -291,7 +326,17 @@ def merged(fresh: Order, known: Order) -> Order:
 
 def is_complete(order: Order, authority: Authority) -> bool:
     """Whether as many keys of today have signed this as its role asks for."""
-    return len(order.signers) >= threshold_of(order.kind, authority)
+    return len(order.signers) >= signatures_for(order, authority)
+
+
+def signatures_for(order: Order, authority: Authority) -> int:
+    """How many keys of today this order takes."""
+    return 1 if by_controller(order) else threshold_of(order.kind, authority)
+
+
+def by_controller(order: Order) -> bool:
+    """Whether it stands by the word of a release's controller alone."""
+    return isinstance(order, Halt) and order.is_by_controller
 
 
 _Facts = tuple[bytes, str, bytes, frozenset[str], frozenset[str]]

@@ -16,7 +16,7 @@ from enum import Enum
 from hashlib import sha256
 
 from firedoor.errors import Refused, TooLarge
-from firedoor.halt.envelope import role_of, threshold_of
+from firedoor.halt.envelope import role_of
 from firedoor.halt.merkle import root_of
 from firedoor.halt.order import (
     Ban,
@@ -26,10 +26,12 @@ from firedoor.halt.order import (
     Pass,
     Resume,
     Revoke,
+    by_controller,
     is_complete,
     merged,
     read_beacon,
     read_order,
+    signatures_for,
 )
 from firedoor.limits import LISTS_MAX, ORDERS_MAX, ORDERS_PER_KEY_MAX, UNRECORDED_PER_KEY_MAX
 from firedoor.trust.keys import Authority
@@ -66,8 +68,8 @@ class OrderSet:
         "_judged",
         "_lists",
         "_named",
+        "_needs",
         "_said",
-        "_thresholds",
         "_void",
         "beacon",
     )
@@ -79,7 +81,8 @@ class OrderSet:
         self._judged: dict[bytes, bytes] = {}
         self._judge: Authority | None = None
         self._lists: dict[bytes, frozenset[bytes]] = {}
-        self._thresholds: dict[str, int] = {}
+        # By id: how many keys that order takes.
+        self._needs: dict[bytes, int] = {}
         self._acted: set[bytes] = set()
         self._void: set[bytes] = set()
         self.beacon = b""
@@ -104,7 +107,8 @@ class OrderSet:
             self._check_room(order)
             self._hold(order, authority)
             return Admission.NEW, order
-        if order.signers <= known.signers and order.id not in self._void:
+        is_weaker = by_controller(order) and not by_controller(known)
+        if (order.signers <= known.signers or is_weaker) and order.id not in self._void:
             return Admission.KNOWN, known
         # Signatures merge under the id: that is how an order outlives a rotation of its key.
         self._hold(merged(order, known), authority)
@@ -137,8 +141,7 @@ class OrderSet:
             self._named |= read_beacon(self.beacon, authority)[0]
         before = set(self._void)
         for known in [*self._held.values()]:
-            signers = read_order(known.record, authority, is_recorded=True).signers
-            self._hold(replace(known, signers=signers), authority)
+            self._hold(read_order(known.record, authority, is_recorded=True), authority)
         return not self._void <= before
 
     def compact(self, authority: Authority) -> frozenset[bytes]:
@@ -152,7 +155,7 @@ class OrderSet:
         gone = {each for each in self._void if each.hex() not in kept}
         gone = {each for each in gone if role_of(self._held[each].kind) == authority.compacted}
         for order_id in gone:
-            del self._held[order_id]
+            del self._held[order_id], self._needs[order_id]
         self._void -= gone
         self._named -= gone
         self._acted -= gone
@@ -160,7 +163,7 @@ class OrderSet:
 
     def _hold(self, order: Order, authority: Authority) -> None:
         self._held[order.id] = order
-        self._thresholds[order.kind] = threshold_of(order.kind, authority)
+        self._needs[order.id] = signatures_for(order, authority)
         if is_complete(order, authority):
             self._void.discard(order.id)
             # Every neighbour brings the same bytes, and one look at them is enough.
@@ -172,7 +175,7 @@ class OrderSet:
         """A compaction left these out before a restart; but for what was signed anew since."""
         gone = frozenset(order_ids)
         for order_id in gone & self._void:
-            del self._held[order_id]
+            del self._held[order_id], self._needs[order_id]
         self._void -= gone
         return gone
 
@@ -273,7 +276,7 @@ class OrderSet:
         if not order.keyids & gone:
             return order
         left = order.keyids - gone
-        return replace(order, keyids=left) if len(left) >= self._thresholds[order.kind] else None
+        return replace(order, keyids=left) if len(left) >= self._needs[order.id] else None
 
     @property
     def named(self) -> frozenset[bytes]:

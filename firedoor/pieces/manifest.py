@@ -32,6 +32,7 @@ from firedoor.wire.codec import decode, encode
 Digest = Annotated[bytes, Meta(min_length=32, max_length=32)]
 Size = Annotated[int, Meta(ge=0, le=2**50)]
 PieceSize = Annotated[int, Meta(ge=1, le=PIECE_BYTES_MAX)]
+PublicKey = Annotated[str, Meta(pattern=r"^([0-9a-f]{64})?\Z")]
 Text = Annotated[str, Meta(max_length=1024)]
 
 # Checks and validators a release may bring; more is a script's work.
@@ -77,7 +78,8 @@ class Patch:
 class Manifest:
     """One release. `counter` orders the releases of a product, signed by its publisher.
 
-    `floor`: the lowest counter that an endpoint may step back to from then on.
+    `floor`: the lowest counter that an endpoint may step back to from then on; `controller`: the
+    public key, in hex, that may halt this very release; empty for none.
     """
 
     product: Text
@@ -91,6 +93,7 @@ class Manifest:
     is_critical_fix: bool = False
     patches: Annotated[tuple[Patch, ...], Meta(max_length=FILES_MAX)] = ()
     floor: Annotated[int, Meta(ge=0, le=2**53)] = 0
+    controller: PublicKey = ""
     format: Annotated[int, Meta(ge=1, le=1)] = 1
 
 
@@ -106,13 +109,18 @@ class Facts:
     handler: Text
     critical_fix: bool
     floor: Annotated[int, Meta(ge=0, le=2**53)] = 0
+    controller: PublicKey = ""
 
 
 def facts_of(manifest: Manifest) -> Facts:
     """The facts that must stand in the list beside this manifest."""
-    content = manifest.content.hex()
     return Facts(
-        manifest.counter, content, manifest.handler, manifest.is_critical_fix, manifest.floor
+        manifest.counter,
+        manifest.content.hex(),
+        manifest.handler,
+        manifest.is_critical_fix,
+        manifest.floor,
+        manifest.controller,
     )
 
 

@@ -8,8 +8,9 @@
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from firedoor.runtime.clocks import Clock
 from firedoor.runtime.files import durable_write
 from firedoor.runtime.logs import log
 from firedoor.runtime.trust_client import ReleaseEntry, TrustClient
-from firedoor.trust.keys import Authority
+from firedoor.trust.keys import Authority, controller_of
 
 # One file of metadata over the thinnest branch; beyond this another mirror is asked.
 METADATA_SPAN_S = 30.0
@@ -58,15 +59,16 @@ class Catalogue:
         except FiredoorError:
             # Past its dates, for one: the keys still serve to verify halts.
             with suppress(FiredoorError):
-                self.authority = self._trust.authority(self._clock.unix())
                 self.dateless = tuple(self._trust.kept_releases())
+            with suppress(FiredoorError):
+                self.authority = self._authority(self.dateless)
 
     async def look_at_dates(self) -> None:
         """Judge anew whether what is trusted is within its dates: time goes on meanwhile."""
         async with self._lock:
             with suppress(FiredoorError):
-                now = self._clock.unix()
-                self.authority = await asyncio.to_thread(self._trust.authority, now)
+                listed = self.releases or self.dateless
+                self.authority = await asyncio.to_thread(self._authority, listed)
 
     async def refresh(self, get: Get, targets: int = 0) -> None:
         """Fetch and verify all metadata through `get`.
@@ -165,12 +167,23 @@ class Catalogue:
 
     def _refresh(self) -> list[ReleaseEntry]:
         self._trust.refresh()
-        self.authority = self._trust.authority(self._clock.unix())
+        # The keys of today serve even where the lists cannot be read.
+        self.authority = self._authority(self.releases)
         self.timestamp = self._trust.timestamp_version()
         releases = self._trust.releases()
+        self.authority = self._authority(releases)
         for role, why in self._trust.unlisted.items():
             log("publisher-unlisted", level="error", role=role, why=why, do="publish or sign anew")
         return releases
+
+    def _authority(self, listed: Sequence[ReleaseEntry]) -> Authority:
+        """Who may sign what now: by root's word, and the controllers of these releases."""
+        controllers = {
+            (each.product, each.version): controller_of(each.controller)
+            for each in listed
+            if each.controller
+        }
+        return replace(self._trust.authority(self._clock.unix()), controllers=controllers)
 
     def _refresh_authority(self, targets: int) -> bool:
         """Whether keys for halts could be had without regard to dates."""
@@ -179,7 +192,7 @@ class Catalogue:
         targets = targets or self._hinted_targets()
         try:
             self._trust.refresh_authority(targets)
-            self.authority = self._trust.authority(self._clock.unix())
+            self.authority = self._authority(self.releases or self.dateless)
         except FiredoorError:
             return False
         return not self.authority.is_fresh

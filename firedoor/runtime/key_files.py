@@ -20,6 +20,10 @@ from firedoor.runtime.files import durable_write
 from firedoor.wire.codec import record
 
 FORMAT = "firedoor-key-1"
+
+CONTROLLER = "controller"
+"""The role, in its key file, of a program that may halt the releases that name its key."""
+
 _KDF = "argon2id"
 
 # Costs in a file are its writer's word; ours are 64 and 256 MiB, and a file may not ask for more.

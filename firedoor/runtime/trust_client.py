@@ -62,7 +62,8 @@ class ReleaseEntry:
     """One release in signed metadata. `manifest`: SHA-256 of its manifest in hex.
 
     `counter` orders the releases of a product; `content` is the content digest; `publisher` is
-    whose list names it; `floor` is the lowest counter to step back to.
+    whose list names it; `floor` is the lowest counter to step back to; `controller` the public key,
+    in hex, that may halt this release.
     """
 
     product: str
@@ -74,6 +75,7 @@ class ReleaseEntry:
     handler: str
     publisher: str = ""
     floor: int = 0
+    controller: str = ""
 
 
 class TufFetcher(FetcherInterface):
@@ -431,5 +433,14 @@ def _entry(role: str, path: str, target: TargetFile) -> ReleaseEntry:
     length, counter, handler = target.length, facts.counter, facts.handler
     publisher = role.rpartition("/")[2]
     return ReleaseEntry(
-        product, version, digest, length, counter, content, handler, publisher, facts.floor
+        product,
+        version,
+        digest,
+        length,
+        counter,
+        content,
+        handler,
+        publisher,
+        facts.floor,
+        facts.controller,
     )

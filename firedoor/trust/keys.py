@@ -9,7 +9,7 @@ Source: halt.md, Authority; TUF specification 4.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import Any
 
@@ -119,6 +119,7 @@ class Authority:
 
     `snapshot_version` is 0 where no snapshot vouches for it. `survivors`: the ids that a compaction
     keeps of the role `compacted`'s orders whose keys count no more, in hex; None: there is none.
+    `controllers`: by product and version, whose key may halt that very release, says its publisher.
     """
 
     fleet: FleetId
@@ -129,6 +130,17 @@ class Authority:
     snapshot_version: int = 0
     survivors: frozenset[str] | None = None
     compacted: str = ""
+    controllers: Mapping[tuple[str, str], RoleKeys] = field(default_factory=dict)
+
+    def names_others_than(self, later: "Authority") -> bool:
+        """Whether the keys that count have changed between this and `later`."""
+        is_same = self.targets_version == later.targets_version
+        return not is_same or self.controllers != later.controllers
+
+
+def controller_of(public: str) -> RoleKeys:
+    """The role of a release's controller: one key, given by its public half in hex."""
+    return RoleKeys(1, {public_key(public).keyid: bytes.fromhex(public)})
 
 
 def register() -> None:

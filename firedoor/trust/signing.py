@@ -11,7 +11,7 @@ from nacl.signing import SigningKey, VerifyKey
 
 from firedoor.identity import FleetId
 from firedoor.limits import SIGNATURES_MAX
-from firedoor.trust.keys import Authority
+from firedoor.trust.keys import RoleKeys
 
 
 def signed_bytes(fleet: FleetId, kind: str, payload: bytes) -> bytes:
@@ -25,20 +25,19 @@ def sign(seed: bytes, message: bytes) -> bytes:
 
 
 def verified_keyids(
-    authority: Authority, role: str, message: bytes, signatures: Sequence[tuple[str, bytes]]
+    role: RoleKeys | None, message: bytes, signatures: Sequence[tuple[str, bytes]]
 ) -> frozenset[str]:
     """The distinct keys of `role` whose signatures over `message` are right.
 
     Unknown and wrong ones are ignored; looks at the first SIGNATURES_MAX only, because each costs
     a verification, and never raises on hostile input.
     """
-    role_keys = authority.roles.get(role)
-    if role_keys is None:
+    if role is None:
         return frozenset()
     return frozenset(
         keyid
         for keyid, value in signatures[:SIGNATURES_MAX]
-        if keyid in role_keys.keys and _is_right(role_keys.keys[keyid], message, value)
+        if keyid in role.keys and _is_right(role.keys[keyid], message, value)
     )
 
 

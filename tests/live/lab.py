@@ -185,13 +185,14 @@ class LabSite(Site):
 
     # --- an operator's acts --------------------------------------------------------------------
 
-    async def publish(self, product: str, version: str, size: int) -> None:
-        """Publish `size` bytes that neither compress nor repeat."""
+    async def publish(self, product: str, version: str, size: int, *words: str) -> None:
+        """Publish `size` bytes that neither compress nor repeat; `words`: more options."""
         tree = self.folder / "trees" / f"{product}-{version}"
         tree.mkdir(parents=True)
         noise = Random(f"{product} {version}").randbytes(size)
         (tree / "content.bin").write_bytes(noise)
-        await self.firedoor("publish", product, version, str(tree), "--fleet", str(self.fleet))
+        fleet = ("--fleet", str(self.fleet))
+        await self.firedoor("publish", product, version, str(tree), *fleet, *words)
 
     async def halt(self, scope: str, *, at: str) -> None:
         """Halt `scope` by handing the order to the one program `at`."""

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from firedoor.errors import Unavailable
 from firedoor.runtime.key_files import read_key_file
 from tests.live.lab import MIB, LabSite, product_of, release_of, tell
 
@@ -152,6 +153,27 @@ def test_a_fleet_comes_back_from_a_stolen_halt_key_by_a_revocation(tmp_path: Pat
         stolen = read_key_file(site.fleet / "keys" / "halt-2.key", str).keyid
         words = [stolen, "--reason", "stolen", *keys(site, "resume", 1, 2), "--to", mirror]
         await site.firedoor("revoke", *words)
+        await site.until_running("kiosk", "1.0", names)
+
+    tell(tmp_path, story)
+
+
+def test_a_controllers_key_halts_the_release_that_names_it_and_no_other(tmp_path: Path) -> None:
+    async def story(site: LabSite) -> None:
+        await site.begin()
+        names = await site.enrol(2, ["kiosk"])
+        await site.start_all(names)
+        await site.publish("kiosk", "1.0", MIB // 4)
+        await site.until_running("kiosk", "1.0", names)
+        robot, operator = str(tmp_path / "robot.key"), str(site.fleet / "keys" / "operator.key")
+        public = await site.firedoor("keys", "controller", robot, "--key", operator)
+        await site.publish("kiosk", "2.0", MIB // 4, "--controller", public.strip())
+        await site.until_running("kiosk", "2.0", names)
+        mirror = site.programs["mirror"].address
+        words = ("--level", "6", "--reason", "three of ten crash", "--key", robot, "--to", mirror)
+        with pytest.raises(Unavailable, match="valid signature"):
+            await site.firedoor("halt", "kiosk==1.0", *words)
+        await site.firedoor("halt", "kiosk==2.0", *words)
         await site.until_running("kiosk", "1.0", names)
 
     tell(tmp_path, story)

@@ -283,28 +283,31 @@ def test_each_right_key_of_a_role_counts_once(server: Server) -> None:
     found = authority(server)
     signatures = signed(seed(6), seed(6), seed(7), seed(8))
     wanted = {key_of(seed(6)).keyid, key_of(seed(7)).keyid}
-    assert verified_keyids(found, "halt", b"m", signatures) == wanted
+    assert verified_keyids(found.roles.get("halt"), b"m", signatures) == wanted
 
 
 def test_a_signature_over_other_bytes_or_of_another_size_counts_nothing(server: Server) -> None:
     found = authority(server)
     keyid = key_of(seed(6)).keyid
     bad: Any = [*signed(seed(6), message=b"n"), (keyid, b""), (keyid, b"x" * 64), (keyid, "text")]
-    assert verified_keyids(found, "halt", b"m", bad) == frozenset()
+    assert verified_keyids(found.roles.get("halt"), b"m", bad) == frozenset()
 
 
 def test_an_unknown_role_has_no_keys(server: Server) -> None:
-    assert verified_keyids(authority(server), "ban", b"m", signed(seed(6))) == frozenset()
+    assert verified_keyids(authority(server).roles.get("ban"), b"m", signed(seed(6))) == frozenset()
 
 
 def test_a_broken_key_in_an_authority_counts_nothing() -> None:
     broken = Authority(FLEET, 1, {"halt": RoleKeys(1, {"k": b"short"})}, is_fresh=True)
-    assert verified_keyids(broken, "halt", b"m", [("k", b"x" * 64)]) == frozenset()
+    assert verified_keyids(broken.roles.get("halt"), b"m", [("k", b"x" * 64)]) == frozenset()
 
 
 def test_signatures_beyond_the_limit_are_not_looked_at(server: Server) -> None:
     many = [("unknown", b"")] * SIGNATURES_MAX
-    assert verified_keyids(authority(server), "halt", b"m", many + signed(seed(6))) == frozenset()
+    assert (
+        verified_keyids(authority(server).roles.get("halt"), b"m", many + signed(seed(6)))
+        == frozenset()
+    )
 
 
 # --- repository ---------------------------------------------------------------------------------
