@@ -121,8 +121,9 @@ def _reach(halt: Halt, release: Release) -> int:
 
 def _covers(halt: Halt, release: Release, product: str) -> bool:
     scope = halt.scope
-    # Whose sites and publishers are meant the journal does not say: doubt, so nothing goes there.
-    if scope == "everything" or scope.startswith(("site:", "publisher:")):
+    # Whose sites, rings and publishers are meant the journal does not say: doubt, so nothing goes
+    # there.
+    if scope == "everything" or scope.startswith(("site:", "ring:", "publisher:")):
         return True
     if scope.startswith("digest:"):
         digest = bytes.fromhex(scope.removeprefix("digest:"))

@@ -119,7 +119,7 @@ def _take(orders: Orders, fleet: str, record: bytes) -> None:
 
 _HALT_FIELDS = {"version", "nonce", "scope", "level", "issued_at", "reason", "contents"}
 _SCOPE = re.compile(
-    r"everything|digest:[0-9a-f]{64}|(?:publisher|site):[^:#=]+|[^:#=]+(?:#[0-9]+\.\.[0-9]+|==.+)?"
+    r"everything|digest:[0-9a-f]{64}|(?:publisher|site|ring):[^:#=]+|[^:#=]+(?:#[0-9]+\.\.[0-9]+|==.+)?"
 )
 
 

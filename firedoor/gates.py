@@ -9,7 +9,7 @@ from firedoor.errors import Halted
 from firedoor.halt.brake import Brake, Gate
 from firedoor.halt.scope import Subject
 from firedoor.halt.sync import Reconciliation
-from firedoor.identity import Role
+from firedoor.identity import Place, Role
 from firedoor.leasing import Leasing
 from firedoor.units import Instant
 
@@ -20,12 +20,12 @@ class Gates:
     __slots__ = ("_is_mirror", "_leasing", "_reconciliation", "brake", "subjects")
 
     def __init__(
-        self, role: Role, site: str, reconciliation: Reconciliation, leasing: Leasing
+        self, role: Role, place: Place, reconciliation: Reconciliation, leasing: Leasing
     ) -> None:
         self._is_mirror = role is Role.MIRROR
         self._reconciliation = reconciliation
         self._leasing = leasing
-        self.brake = Brake(site)
+        self.brake = Brake(place)
         self.subjects: dict[str, Subject] = {}
 
     def learn(self, manifest: str, subject: Subject) -> bool:

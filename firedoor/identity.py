@@ -30,6 +30,18 @@ class Role(Enum):
     OPERATOR = "operator"
 
 
+RING = "broad"
+"""The ring of a machine whose token named none."""
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a machine belongs, by its certificate: a LAN, and a stage of rollouts."""
+
+    site: str = ""
+    ring: str = RING
+
+
 @dataclass(frozen=True, slots=True)
 class Peer:
     """The facts of one certificate. `is_current`: its dates hold, by the judge's clock."""
@@ -38,10 +50,11 @@ class Peer:
     role: Role
     site: str
     is_current: bool = True
+    ring: str = RING
 
 
 def checked_name(what: str, text: str) -> str:
-    """`text`, if it may name a product, version, site or publisher.
+    """`text`, if it may name a product, version, site, ring or publisher.
 
     Raises:
         Malformed: it has other characters, a leading dot or dash, or is longer than 64.

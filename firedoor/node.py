@@ -103,7 +103,7 @@ class Node:
         self.orders = OrderSet()
         self._naming = Naming(self.orders, self._spreading)
         self._countersigning = Countersigning(is_origin=settings.is_origin)
-        self.gates = Gates(settings.role, settings.site, self._reconciliation, self.leasing)
+        self.gates = Gates(settings.role, settings.place, self._reconciliation, self.leasing)
         self.swarm = Swarm(settings.me, dice, settings.places)
         self.sharing = Sharing(self.gates, self.swarm)
         self.durable: set[bytes] = set()

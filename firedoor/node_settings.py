@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from firedoor.halt.lease import STANDARD, LeaseTerms
-from firedoor.identity import PeerId, Role
+from firedoor.identity import RING, PeerId, Place, Role
 from firedoor.limits import REQUESTS_MAX
 
 
@@ -25,3 +25,9 @@ class NodeSettings:
     places: int = REQUESTS_MAX
     lease: LeaseTerms = STANDARD
     beacon_key: str = ""
+    ring: str = RING
+
+    @property
+    def place(self) -> Place:
+        """Where this machine belongs."""
+        return Place(self.site, self.ring)

@@ -2,7 +2,7 @@
 
 * A token's secret is stored as its digest only; it enrols one key, and the same key again while it
   lasts, so that a lost answer does not strand a machine.
-* A renewal needs no token: the request proves the key, and this file knows its role and site.
+* A renewal needs no token: the request proves the key, and this file knows its role, site and ring.
 """
 
 import secrets
@@ -13,7 +13,7 @@ from hashlib import sha256
 from pathlib import Path
 
 from firedoor.errors import Malformed, TooLarge, Unavailable, Untrusted
-from firedoor.identity import PeerId, Role, checked_name
+from firedoor.identity import RING, PeerId, Role, checked_name
 from firedoor.units import UnixTime
 
 # A token is typed or pasted within minutes; a week covers a technician's round of far sites.
@@ -24,11 +24,11 @@ TOKENS_OPEN_MAX = 4096
 
 _TABLES = """
 CREATE TABLE IF NOT EXISTS tokens (
-  digest TEXT PRIMARY KEY, role TEXT NOT NULL, site TEXT NOT NULL,
+  digest TEXT PRIMARY KEY, role TEXT NOT NULL, site TEXT NOT NULL, ring TEXT NOT NULL,
   until INTEGER NOT NULL, used_by TEXT
 ) STRICT;
 CREATE TABLE IF NOT EXISTS peers (
-  id TEXT PRIMARY KEY, role TEXT NOT NULL, site TEXT NOT NULL,
+  id TEXT PRIMARY KEY, role TEXT NOT NULL, site TEXT NOT NULL, ring TEXT NOT NULL,
   enrolled_at INTEGER NOT NULL, renewed_at INTEGER NOT NULL
 ) STRICT;
 """
@@ -40,6 +40,7 @@ class Grant:
 
     role: Role
     site: str
+    ring: str = RING
 
 
 class Enrolments:
@@ -52,23 +53,33 @@ class Enrolments:
             self._base.execute("PRAGMA journal_mode = WAL")
             self._base.execute("PRAGMA synchronous = FULL")
             self._base.executescript(_TABLES)
+            self._add_rings()
         except sqlite3.Error as error:
             raise Unavailable(str(path), why=str(error)) from error
+
+    def _add_rings(self) -> None:
+        """Give the tables of before there were rings their column."""
+        for table in ("tokens", "peers"):
+            columns = self._base.execute(f"PRAGMA table_info({table})").fetchall()
+            if "ring" not in {column[1] for column in columns}:
+                default = f"TEXT NOT NULL DEFAULT '{RING}'"
+                self._base.execute(f"ALTER TABLE {table} ADD COLUMN ring {default}")
 
     def close(self) -> None:
         """Let go of the file."""
         self._base.close()
 
-    def issue(self, role: Role, site: str, *, span_s: int, now: UnixTime) -> str:
-        """A new secret that enrols one peer of this role and site within `span_s` seconds.
+    def issue(self, role: Role, site: str, *, span_s: int, now: UnixTime, ring: str = RING) -> str:
+        """A new secret that enrols one peer of this role, site and ring within `span_s` seconds.
 
         Raises:
-            Malformed: an operator's role, a site that cannot be one, a span out of range.
+            Malformed: an operator's role, a site or a ring that cannot be one, a span out of range.
             TooLarge: too many tokens are open.
         """
         if role is Role.OPERATOR:
             raise Malformed("token's role", wanted="agent or mirror", got=role.value)
         checked_name("site", site)
+        checked_name("ring", ring)
         if not 0 < span_s <= TOKEN_SPAN_MAX_S:
             wanted = f"1 to {TOKEN_SPAN_MAX_S} seconds"
             raise Malformed("token's span", wanted=wanted, got=str(span_s))
@@ -80,8 +91,10 @@ class Enrolments:
             ).fetchone()
             if count >= TOKENS_OPEN_MAX:
                 raise TooLarge("open tokens", limit=TOKENS_OPEN_MAX, size=count + 1)
-            row = (_digest(secret), role.value, site, now + span_s)
-            self._base.execute("INSERT INTO tokens VALUES (?, ?, ?, ?, NULL)", row)
+            row = (_digest(secret), role.value, site, ring, now + span_s)
+            self._base.execute(
+                "INSERT INTO tokens (digest, role, site, ring, until) VALUES (?, ?, ?, ?, ?)", row
+            )
         return secret
 
     def redeem(self, secret: str, peer: PeerId, now: UnixTime) -> Grant:
@@ -94,31 +107,33 @@ class Enrolments:
             self._base.execute("BEGIN IMMEDIATE")
             row = self._base.execute(
                 "UPDATE tokens SET used_by = ?1 WHERE digest = ?2 AND until > ?3"
-                " AND (used_by IS NULL OR used_by = ?1) RETURNING role, site",
+                " AND (used_by IS NULL OR used_by = ?1) RETURNING role, site, ring",
                 (peer, _digest(secret), now),
             ).fetchone()
             if row is None:
                 raise Untrusted("token", wanted="one that is open", got="unknown, used or expired")
             self._base.execute(
-                "INSERT INTO peers VALUES (?1, ?2, ?3, ?4, ?4) ON CONFLICT (id) DO UPDATE"
-                " SET role = ?2, site = ?3, renewed_at = ?4",
+                "INSERT INTO peers (id, role, site, ring, enrolled_at, renewed_at)"
+                " VALUES (?1, ?2, ?3, ?4, ?5, ?5) ON CONFLICT (id) DO UPDATE"
+                " SET role = ?2, site = ?3, ring = ?4, renewed_at = ?5",
                 (peer, *row, now),
             )
-        return Grant(Role(row[0]), row[1])
+        return Grant(Role(row[0]), row[1], row[2])
 
     def renew(self, peer: PeerId, now: UnixTime) -> Grant:
-        """The role and site of an enrolled peer, which is renewing now.
+        """The role, site and ring of an enrolled peer, which is renewing now.
 
         Raises:
             Untrusted: it was never enrolled.
         """
         with self._lock:
             row = self._base.execute(
-                "UPDATE peers SET renewed_at = ? WHERE id = ? RETURNING role, site", (now, peer)
+                "UPDATE peers SET renewed_at = ? WHERE id = ? RETURNING role, site, ring",
+                (now, peer),
             ).fetchone()
         if row is None:
             raise Untrusted(f"peer {peer[:12]}", wanted="an enrolled peer", got="an unknown one")
-        return Grant(Role(row[0]), row[1])
+        return Grant(Role(row[0]), row[1], row[2])
 
     def peers(self, role: Role) -> list[tuple[PeerId, str]]:
         """Id and site of everyone who was ever enrolled in a role, in order of id."""

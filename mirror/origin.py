@@ -23,7 +23,7 @@ from msgspec import Meta
 from tuf.api.metadata import Metadata, Root, Targets
 
 from firedoor.errors import Malformed, Unavailable, Untrusted
-from firedoor.identity import Peer, Role
+from firedoor.identity import RING, Peer, Role
 from firedoor.limits import ENROLMENT_BYTES_MAX, MANIFEST_BYTES_MAX, METADATA_BYTES_MAX
 from firedoor.runtime.certificates import OPERATOR_DAYS, id_of_request, issue, make_request
 from firedoor.runtime.files import durable_write, sync_folder
@@ -35,7 +35,7 @@ from firedoor.units import UnixTime
 from firedoor.wire.codec import decode, record
 from firedoor.wire.messages import Report
 from mirror.beacons import BeaconSigner
-from mirror.enrolments import Enrolments
+from mirror.enrolments import Enrolments, Grant
 from mirror.metadata import MetadataFolder, check_offer, parse
 from mirror.online_keys import OnlineKeys
 from mirror.rotation import (
@@ -222,12 +222,12 @@ class Origin:
         peers = self._enrolments.peers(Role.AGENT)
         return [Report(peer, Role.AGENT.value, site, (), ()) for peer, site in peers]
 
-    def issue_token(self, role: Role, site: str, span_s: int) -> str:
+    def issue_token(self, role: Role, site: str, span_s: int, ring: str = RING) -> str:
         """The secret of a new token; raises as `Enrolments.issue`."""
-        return self._enrolments.issue(role, site, span_s=span_s, now=self._unix())
+        return self._enrolments.issue(role, site, span_s=span_s, now=self._unix(), ring=ring)
 
     async def enrol(self, body: bytes) -> bytes:
-        """The answer to an enrolment: certificate, CA, first root, role, site and id, as JSON.
+        """The answer to an enrolment: certificate, CA, first root, role, site, ring, id, as JSON.
 
         Raises:
             Malformed: no such request.
@@ -259,13 +259,14 @@ class Origin:
         # Read before the token is used up: a broken request must not cost one.
         peer = id_of_request(request)
         grant = self._enrolments.redeem(asked.secret, peer, now)
-        certificate = self._issue(request, grant.role, grant.site, now)
+        certificate = self._issue(request, grant, now)
         answer = {
             "certificate": certificate.decode(),
             "ca": self.ca.decode(),
             "root": b64encode(self.root).decode(),
             "role": grant.role.value,
             "site": grant.site,
+            "ring": grant.ring,
             "id": peer,
         }
         return json.dumps(answer).encode()
@@ -273,7 +274,7 @@ class Origin:
     def _renew(self, body: bytes) -> bytes:
         now = self._unix()
         grant = self._enrolments.renew(id_of_request(body), now)
-        return self._issue(body, grant.role, grant.site, now)
+        return self._issue(body, grant, now)
 
     def _issue_operator(self, request: bytes, now: UnixTime) -> bytes:
         return issue(
@@ -286,8 +287,16 @@ class Origin:
             span_days=OPERATOR_DAYS,
         )
 
-    def _issue(self, request: bytes, role: Role, site: str, now: UnixTime) -> bytes:
-        return issue(request, ca_pem=self.ca, ca_seed=self._ca_seed, role=role, site=site, now=now)
+    def _issue(self, request: bytes, grant: Grant, now: UnixTime) -> bytes:
+        return issue(
+            request,
+            ca_pem=self.ca,
+            ca_seed=self._ca_seed,
+            role=grant.role,
+            site=grant.site,
+            ring=grant.ring,
+            now=now,
+        )
 
     def _get(self, path: str, limit: int) -> bytes:
         folder, _, name = path.removeprefix("/v1/").partition("/")

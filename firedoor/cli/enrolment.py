@@ -53,20 +53,21 @@ class Token:
     secret: str
 
 
-def make_tokens(key: KeyFile, grant: tuple[str, str, int], *, enrol: str, count: int) -> None:
-    """Ask the origin for tokens and print one a line. `grant`: role, site, seconds.
+def make_tokens(key: KeyFile, grant: tuple[str, str, str, int], *, enrol: str, count: int) -> None:
+    """Ask the origin for tokens and print one a line. `grant`: role, site, ring, seconds.
 
     Raises:
         Refused, Unavailable: the origin says no, or does not answer.
     """
-    role, site, span_s = grant
+    role, site, ring, span_s = grant
     if role not in {Role.AGENT.value, Role.MIRROR.value}:
         raise Malformed("--role", wanted="agent or mirror", got=repr(role))
     checked_name("--site", site)
+    checked_name("--ring", ring)
     if not 1 <= count <= _TOKENS_MAX:
         raise Malformed("--count", wanted=f"1 to {_TOKENS_MAX}", got=str(count))
     split_address(enrol)
-    body = json.dumps({"role": role, "site": site, "span_s": span_s}).encode()
+    body = json.dumps({"role": role, "site": site, "ring": ring, "span_s": span_s}).encode()
 
     async def work(origin: Origin) -> None:
         for _ in range(count):
@@ -113,7 +114,8 @@ def enrol(text: str, state: Path) -> None:
     # A daemon starts unattended: its key opens by itself and is guarded by its mode.
     write_key_file(state / "identity.key", key, None)
     (state / _WAITING).unlink(missing_ok=True)
-    say(f"enrolled as {key.role} {key.name} at site {answer['site']}; identity in {state}")
+    place = f"site {answer['site']}, ring {answer['ring']}"
+    say(f"enrolled as {key.role} {key.name} at {place}; identity in {state}")
 
 
 def _prepared_secret(token: Token, state: Path) -> bytes:

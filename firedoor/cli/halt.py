@@ -14,7 +14,7 @@ from firedoor.halt.brake import SIGNERS_NARROW
 from firedoor.halt.envelope import seal
 from firedoor.halt.order import LEVEL_MAX, LEVEL_NARROW, HaltPayload, check_halt
 from firedoor.halt.scope import Scope, ScopeKind, Subject, parse_scope
-from firedoor.identity import FleetId
+from firedoor.identity import FleetId, Place
 from firedoor.runtime.clocks import Clock
 from firedoor.runtime.key_files import CONTROLLER, KeyFile
 from firedoor.runtime.peer_client import PeerClient
@@ -97,7 +97,7 @@ async def _warn_of_nothing(
                 for row in status["releases"]
             ]
             is_named = scope.kind in {ScopeKind.RELEASE, ScopeKind.PRODUCT}
-            if is_named and not any(scope.covers(each, (), "") for each in subjects):
+            if is_named and not any(scope.covers(each, (), Place()) for each in subjects):
                 say(f"WARNING: no release is known there that {scope.text} covers; is it spelt so?")
 
 

@@ -165,6 +165,7 @@ def token(
     *,
     role: Annotated[str, typer.Option(help="agent or mirror")],
     site: Annotated[str, typer.Option()],
+    ring: Annotated[str, typer.Option(help="stage of rollouts that it belongs to")] = "broad",
     enrol: Annotated[str, typer.Option(help="HOST:PORT of an enrolment listener")],
     minutes: int = 60,
     count: Annotated[int, typer.Option(help="how many, one a line")] = 1,
@@ -176,7 +177,7 @@ def token(
     from firedoor.cli.origin import chosen_key  # noqa: PLC0415
 
     opened = chosen_key(fleet, key, _OPERATOR, passphrase_file)
-    make_tokens(opened, (role, site, minutes * 60), enrol=enrol, count=count)
+    make_tokens(opened, (role, site, ring, minutes * 60), enrol=enrol, count=count)
 
 
 @app.command()

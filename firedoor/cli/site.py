@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from firedoor.errors import FiredoorError, Unavailable
-from firedoor.identity import Role
+from firedoor.identity import RING, Role
 from firedoor.runtime.clocks import Clock
 from firedoor.runtime.key_files import read_key_file
 from firedoor.runtime.pacing import Budget
@@ -105,11 +105,14 @@ class Site:
         """Take enrolments at another listener from now on."""
         self._enrol = address
 
-    async def add_all(self, programs: Sequence[Program], *, site: str = "branch") -> None:
+    async def add_all(
+        self, programs: Sequence[Program], *, site: str = "branch", ring: str = RING
+    ) -> None:
         """Enrol several mirrors or agents of one role and write their settings."""
         said = await self.firedoor(
             *("token", "--fleet", str(self.fleet), "--role", programs[0].role.value),
-            *("--site", site, "--enrol", self._enrol, "--count", str(len(programs))),
+            *("--site", site, "--ring", ring),
+            *("--enrol", self._enrol, "--count", str(len(programs))),
         )
         pairs = zip(programs, said.split(), strict=True)
         await asyncio.gather(*(self._enrol_one(each, token, site) for each, token in pairs))

@@ -15,9 +15,13 @@ from enum import IntEnum
 
 from firedoor.halt.order import LEVEL_IN_DOUBT, LEVEL_NARROW, Halt
 from firedoor.halt.scope import NAMES_VERSIONS, ScopeKind, Subject
+from firedoor.identity import Place
 
 # Signatures that levels 5 to 7 take, but for the newest release of a product.
 SIGNERS_NARROW = 2
+
+
+NOWHERE = Place()
 
 
 class Gate(IntEnum):
@@ -34,13 +38,13 @@ class Gate(IntEnum):
 class Brake:
     """The halts in force and the content digests that they have come to deny.
 
-    `site`: of this machine's certificate.
+    `place`: of this machine's certificate.
     """
 
-    __slots__ = ("_in_force", "_newest", "_passed", "_seen", "_site")
+    __slots__ = ("_in_force", "_newest", "_passed", "_place", "_seen")
 
-    def __init__(self, site: str = "") -> None:
-        self._site = site
+    def __init__(self, place: Place = NOWHERE) -> None:
+        self._place = place
         # One assignment changes all of it: a thread that stages a release asks in between.
         self._in_force: tuple[tuple[Halt, frozenset[bytes]], ...] = ()
         self._passed: frozenset[bytes] = frozenset()
@@ -64,7 +68,7 @@ class Brake:
         return [
             halt
             for halt, contents in self._in_force
-            if halt.scope.covers(subject, contents, self._site)
+            if halt.scope.covers(subject, contents, self._place)
             and not (has_pass and _is_passable(halt))
         ]
 
@@ -100,7 +104,7 @@ class Brake:
         if halt.scope.kind not in NAMES_VERSIONS or halt.is_by_controller:
             return frozenset()
         seen = self._seen.get(halt.scope.name, ())
-        return frozenset(each.content for each in seen if halt.scope.covers(each, (), self._site))
+        return frozenset(each.content for each in seen if halt.scope.covers(each, (), self._place))
 
 
 def _is_passable(halt: Halt) -> bool:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from firedoor.errors import Malformed
-from firedoor.identity import checked_name
+from firedoor.identity import Place, checked_name
 
 
 class ScopeKind(Enum):
@@ -22,6 +22,7 @@ class ScopeKind(Enum):
     PRODUCT = "product"
     PUBLISHER = "publisher"
     SITE = "site"
+    RING = "ring"
     EVERYTHING = "everything"
 
 
@@ -49,7 +50,7 @@ class Subject:
 class Scope:
     """One parsed scope; the fields that its kind does not use are empty.
 
-    `name`: of a product, publisher or site; `first` and `last`: counters of a range, inclusive.
+    `name`: of a product, publisher, site or ring; `first`, `last`: counters of a range, inclusive.
     """
 
     kind: ScopeKind
@@ -71,22 +72,24 @@ class Scope:
                 return f"{self.name}#{self.first}..{self.last}"
             case ScopeKind.PRODUCT:
                 return self.name
-            case ScopeKind.PUBLISHER | ScopeKind.SITE:
+            case ScopeKind.PUBLISHER | ScopeKind.SITE | ScopeKind.RING:
                 return f"{self.kind.value}:{self.name}"
             case ScopeKind.EVERYTHING:
                 return "everything"
 
-    def covers(self, subject: Subject, contents: Collection[bytes], site: str) -> bool:
-        """Whether the order reaches `subject` on a machine of `site`.
+    def covers(self, subject: Subject, contents: Collection[bytes], place: Place) -> bool:
+        """Whether the order reaches `subject` on a machine of `place`.
 
-        `contents`: digests that its release halt denies; `site` is that of the certificate, not of
+        `contents`: digests that its release halt denies; `place` is that of the certificate, not of
         the network of the moment.
         """
         match self.kind:
             case ScopeKind.EVERYTHING:
                 is_named = True
             case ScopeKind.SITE:
-                is_named = site == self.name
+                is_named = place.site == self.name
+            case ScopeKind.RING:
+                is_named = place.ring == self.name
             case ScopeKind.PUBLISHER:
                 is_named = subject.publisher == self.name
             case ScopeKind.PRODUCT:
@@ -103,15 +106,19 @@ class Scope:
 
 _DIGEST = re.compile(r"digest:([0-9a-f]{64})")
 _RANGE = re.compile(r"(.+)#([0-9]{1,12})\.\.([0-9]{1,12})")
-_NAMED = {"publisher": ScopeKind.PUBLISHER, "site": ScopeKind.SITE}
+_NAMED = {
+    "publisher": ScopeKind.PUBLISHER,
+    "site": ScopeKind.SITE,
+    "ring": ScopeKind.RING,
+}
 
 
 def parse_scope(text: str) -> Scope:
     """The scope that a person or a record names.
 
     `PRODUCT==VERSION`, `PRODUCT#FIRST..LAST` by release counters, `PRODUCT`, `publisher:NAME`,
-    `site:NAME`, `everything`, or `digest:` and 64 hex digits. A product cannot be called
-    `everything`; publish refuses that name.
+    `site:NAME`, `ring:NAME`, `everything`, or `digest:` and 64 hex digits. A product cannot be
+    called `everything`; publish refuses that name.
 
     Raises:
         Malformed: anything else.
@@ -140,6 +147,6 @@ def _marked(text: str, mark: str, name: str) -> Scope:
     if found is not None:
         return Scope(ScopeKind.DIGEST, digest=bytes.fromhex(found[1]))
     if mark not in _NAMED:
-        wanted = "digest: and 64 hex digits, publisher:NAME or site:NAME"
+        wanted = "digest: and 64 hex digits, publisher:NAME, site:NAME or ring:NAME"
         raise Malformed("scope", wanted=wanted, got=repr(text[:80]))
     return Scope(_NAMED[mark], checked_name(f"scope's {mark}", name))

@@ -1,6 +1,6 @@
 """The fleet's own certificate authority: Ed25519, names by role and id, seven days a leaf.
 
-A certificate says who a peer is (id, role, site) and nothing about what it may do now; orders
+A certificate says who a peer is (id, role, site, ring) and nothing about what it may do now; orders
 reach expired ones too. Source: halt.md, Authority; facts.md, mTLS.
 """
 
@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from firedoor.errors import Malformed, Untrusted
-from firedoor.identity import PeerId, Role, checked_name
+from firedoor.identity import RING, PeerId, Role, checked_name
 from firedoor.units import UnixTime
 
 # A banned machine that the origin cannot reach stops being current within a week (halt.md).
@@ -57,15 +57,17 @@ def issue(
     role: Role,
     site: str,
     now: UnixTime,
+    ring: str = RING,
     span_days: float = CERTIFICATE_DAYS,
 ) -> bytes:
-    """A leaf for the key in the request, as PEM. Role and site are the issuer's word.
+    """A leaf for the key in the request, as PEM. Role, site and ring are the issuer's word.
 
     Raises:
-        Malformed: no certificate request for an Ed25519 key, or no name for a site.
+        Malformed: no certificate request for an Ed25519 key, or no name for a site or a ring.
         Untrusted: the request is not signed by its own key.
     """
     checked_name("site", site)
+    checked_name("ring", ring)
     public = _requested_key(request_pem)
     peer = peer_id(public.public_bytes_raw())
     authority = x509.load_pem_x509_certificate(ca_pem)
@@ -73,7 +75,9 @@ def issue(
     names: list[x509.GeneralName] = [
         x509.DNSName(f"{peer}.id.firedoor.internal"),
         x509.DNSName(f"{role.value}.role.firedoor.internal"),
-        x509.UniformResourceIdentifier(f"firedoor:role={role.value};site={site};id={peer}"),
+        x509.UniformResourceIdentifier(
+            f"firedoor:role={role.value};site={site};ring={ring};id={peer}"
+        ),
     ]
     usages = [ExtendedKeyUsageOID.CLIENT_AUTH, ExtendedKeyUsageOID.SERVER_AUTH]
     builder = _builder(subject, authority.subject, public, now, span_days)

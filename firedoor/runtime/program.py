@@ -182,6 +182,7 @@ def make_host(
         places=places_of(limits.receive_bytes_per_s),
         lease=lease,
         beacon_key=beacon_key,
+        ring=person.peer.ring,
     )
     return Host(settings, state, catalogue=catalogue, client=client, clock=clock)
 

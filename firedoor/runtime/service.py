@@ -80,6 +80,7 @@ def status_of(host: Host) -> Table:
         "id": settings.me,
         "role": settings.role.value,
         "site": settings.site,
+        "ring": settings.ring,
         "is_origin": settings.is_origin,
         "is_reconciled": node.is_reconciled,
         "is_trust_fresh": bool(host.catalogue.authority and host.catalogue.authority.is_fresh),

@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from firedoor.errors import Malformed, Untrusted
-from firedoor.identity import NAME, Peer, PeerId, Role
+from firedoor.identity import NAME, RING, Peer, PeerId, Role
 from firedoor.runtime.key_files import KeyFile
 from firedoor.units import UnixTime
 
@@ -26,7 +26,9 @@ from firedoor.units import UnixTime
 _NO_CHECK_TIME = 0x200000
 
 _URI = re.compile(
-    rf"firedoor:role=(mirror|agent|operator);site=({NAME.pattern});id=([0-9a-f]{{32}})"
+    # Certificates of before there were rings name none.
+    rf"firedoor:role=(mirror|agent|operator);site=({NAME.pattern});(?:ring=({NAME.pattern});)?"
+    r"id=([0-9a-f]{32})"
 )
 
 
@@ -121,7 +123,7 @@ def _peer(uris: list[str], *, is_current: bool) -> Peer:
     found = _URI.fullmatch(uris[0]) if len(uris) == 1 else None
     if found is None:
         raise Untrusted("peer", wanted="role, site and id in its certificate", got=str(uris)[:80])
-    return Peer(PeerId(found[3]), Role(found[1]), found[2], is_current)
+    return Peer(PeerId(found[4]), Role(found[1]), found[2], is_current, found[3] or RING)
 
 
 def _context(protocol: int, credentials: Credentials) -> ssl.SSLContext:

@@ -188,11 +188,14 @@ class OriginApi:
         try:
             asked = json.loads(await read_body(request, ENROLMENT_BYTES_MAX))
             role, site, span_s = Role(asked["role"]), str(asked["site"]), int(asked["span_s"])
+            ring = str(asked["ring"])
         except (ValueError, KeyError, TypeError) as error:
-            raise Malformed("token", wanted="role, site, span_s", got=str(error)[:80]) from error
+            raise Malformed(
+                "token", wanted="role, site, ring, span_s", got=str(error)[:80]
+            ) from error
         if role is Role.OPERATOR or not 0 < span_s <= _TOKEN_SPAN_S_MAX:
             raise Malformed("token", wanted="agent or mirror, within 7 days", got=str(asked)[:80])
-        token = await asyncio.to_thread(self._origin.issue_token, role, site, span_s)
+        token = await asyncio.to_thread(self._origin.issue_token, role, site, span_s, ring)
         return web.json_response({"token": token})
 
 

@@ -22,7 +22,7 @@ import pytest
 
 from firedoor.cli.site import Program, Site, version_of
 from firedoor.errors import Unavailable
-from firedoor.identity import Role
+from firedoor.identity import RING, Role
 
 PORT = 7443
 ENROL_PORT = 7444
@@ -149,11 +149,12 @@ class LabSite(Site):
         *,
         receive: int = 0,
         switch: str = "at-once",
+        ring: str = RING,
         **more: Any,
     ) -> list[str]:
         """Enrol `count` more endpoints that take `receive` bytes a second; their names.
 
-        `switch`: when their products do; `more`: other settings of theirs.
+        `switch`: when their products do; `ring`: of their certificates; `more`: other settings.
         """
         first = len(self.endpoints) + 1
         names = [f"endpoint-{number}" for number in range(first, first + count)]
@@ -170,7 +171,7 @@ class LabSite(Site):
                 },
             }
             programs.append(self.program(name, Role.AGENT, options))
-        await self.add_all(programs)
+        await self.add_all(programs, ring=ring)
         return names
 
     async def start_all(self, names: Sequence[str]) -> None:

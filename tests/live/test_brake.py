@@ -158,6 +158,24 @@ def test_a_fleet_comes_back_from_a_stolen_halt_key_by_a_revocation(tmp_path: Pat
     tell(tmp_path, story)
 
 
+def test_a_halt_of_a_ring_stops_its_machines_and_no_others(tmp_path: Path) -> None:
+    async def story(site: LabSite) -> None:
+        await site.begin()
+        canary = await site.enrol(1, ["kiosk"], ring="canary")
+        broad = await site.enrol(1, ["kiosk"])
+        await site.start_all([*canary, *broad])
+        await site.publish("kiosk", "1.0", MIB // 4)
+        await site.until_running("kiosk", "1.0", [*canary, *broad])
+        await site.halt("ring:canary", at="mirror")
+        await site.until_halted([*canary, *broad])
+        await site.publish("kiosk", "2.0", MIB // 4)
+        await site.until_running("kiosk", "2.0", broad)
+        statuses = await site.until_running("kiosk", "1.0", canary)
+        assert release_of(statuses[canary[0]], "kiosk")["level"] == 4
+
+    tell(tmp_path, story)
+
+
 def test_a_controllers_key_halts_the_release_that_names_it_and_no_other(tmp_path: Path) -> None:
     async def story(site: LabSite) -> None:
         await site.begin()

@@ -21,7 +21,7 @@ from firedoor.halt.order import (
 )
 from firedoor.halt.orderset import Admission, OrderSet
 from firedoor.halt.scope import Subject
-from firedoor.identity import FleetId
+from firedoor.identity import RING, FleetId, Place
 from firedoor.limits import ORDER_BYTES_MAX
 from firedoor.trust.keys import Authority, RoleKeys
 from firedoor.wire.codec import decode, encode
@@ -172,9 +172,9 @@ def test_a_revoked_controllers_key_halts_nothing_more() -> None:
 class Fleet:
     """An order set and its brake, as a node has them."""
 
-    def __init__(self, site: str = "branch") -> None:
+    def __init__(self, site: str = "branch", ring: str = RING) -> None:
         self.orders = OrderSet()
-        self.brake = Brake(site)
+        self.brake = Brake(Place(site, ring))
         for subject in (OLD, NEW, MAP):
             self.brake.learn(subject)
 
@@ -246,6 +246,8 @@ def test_a_name_that_has_not_signed_counts_for_nothing() -> None:
         ("publisher:main", (3, 3, 0)),
         ("site:branch", (3, 3, 3)),
         ("site:elsewhere", (0, 0, 0)),
+        ("ring:broad", (3, 3, 3)),
+        ("ring:canary", (0, 0, 0)),
         ("everything", (3, 3, 3)),
     ],
 )
@@ -341,7 +343,7 @@ def test_a_pass_goes_through_halts_of_everything_once_the_origin_has_named_it() 
     assert fleet.name(fix).levels() == (4, 0, 4)
 
 
-@pytest.mark.parametrize("scope", ["app", "app==2", "publisher:main", "site:branch"])
+@pytest.mark.parametrize("scope", ["app", "app==2", "publisher:main", "site:branch", "ring:broad"])
 def test_a_pass_goes_through_no_other_halt(scope: str) -> None:
     fix = a_pass()
     assert Fleet().take(halt(scope, 4), fix).name(fix).levels()[1] == 4
@@ -349,7 +351,7 @@ def test_a_pass_goes_through_no_other_halt(scope: str) -> None:
 
 def test_a_pass_does_not_go_through_what_is_not_understood() -> None:
     fix = a_pass()
-    assert Fleet().take(halt("ring:canary", 2), fix).name(fix).levels() == (4, 4, 4)
+    assert Fleet().take(halt("planet:mars", 2), fix).name(fix).levels() == (4, 4, 4)
 
 
 @pytest.mark.parametrize("names", [("promote-1",), ("halt-1", "halt-2"), ("resume-1", "resume-2")])

@@ -72,7 +72,7 @@ def test_a_scope_is_read_as_a_person_types_it(text: str, scope: Scope) -> None:
         "everything ",
         "everything\n",
         "äpp",
-        "ring:1",
+        "planet:1",
         "digest:",
         "digest:" + A.hex()[1:],
         "digest:" + A.hex() + "0",

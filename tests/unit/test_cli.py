@@ -534,5 +534,5 @@ def test_status_says_what_bound_holds_and_what_was_drilled() -> None:
     assert any("30 s after the origin" in line for line in status.bound_of(shown))
     assert any("0f0f0f0f0f0f" in line for line in status.bound_of(shown))
     lines = status.drills_of(shown, 2000.0)
-    assert lines[0] == "drilled in the last 30 days: 1 of 37 cells"
+    assert lines[0] == "drilled in the last 30 days: 1 of 41 cells"
     assert lines[1].split() == ["release", "-", "-", "-", "-", "-", "6", "-"]

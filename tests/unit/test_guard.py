@@ -322,7 +322,7 @@ def test_what_a_compaction_has_left_out_counts_no_more(bench: Bench, home: Path)
     assert current(home) == "2.0"
 
 
-@pytest.mark.parametrize("scope", ["digest:zz", "app#1..y", "ring:canary"])
+@pytest.mark.parametrize("scope", ["digest:zz", "app#1..y", "planet:mars"])
 def test_a_halt_that_is_not_understood_is_one_of_everything_at_level_4(scope: str) -> None:
     payload = HaltPayload(1, bytes(16), scope, 7, 0, "")
     [halt] = read_orders(FLEET, b"", [sealed("halt", payload, HALT)[1]]).in_force()

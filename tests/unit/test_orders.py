@@ -309,7 +309,7 @@ GOOD = asdict(halt_payload())
 NOT_UNDERSTOOD: dict[str, bytes] = {
     "a version to come": pack({**GOOD, "version": 2}),
     "version 0": pack({**GOOD, "version": 0}),
-    "an unknown scope": pack({**GOOD, "scope": "ring:canary"}),
+    "an unknown scope": pack({**GOOD, "scope": "planet:mars"}),
     "an empty scope": pack({**GOOD, "scope": ""}),
     "a scope too long": pack({**GOOD, "scope": "s" * 161}),
     "an unknown field": pack({**GOOD, "sites": ["hq"]}),

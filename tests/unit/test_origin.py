@@ -3,6 +3,8 @@
 import asyncio
 import base64
 import json
+import sqlite3
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,7 +22,7 @@ from firedoor.errors import (
     Untrusted,
 )
 from firedoor.halt.order import read_beacon
-from firedoor.identity import FleetId, Peer, PeerId, Role
+from firedoor.identity import RING, FleetId, Peer, PeerId, Role
 from firedoor.pieces.chunking import pack_piece
 from firedoor.pieces.manifest import (
     encode_manifest,
@@ -33,7 +35,7 @@ from firedoor.runtime.tls import peer_of_certificate
 from firedoor.runtime.trust_client import fleet_of
 from firedoor.trust.repository import signed_by
 from firedoor.units import UnixTime
-from mirror.enrolments import TOKEN_SPAN_MAX_S, Enrolments
+from mirror.enrolments import TOKEN_SPAN_MAX_S, Enrolments, Grant
 from mirror.metadata import SNAPSHOT_SPAN_S, TIMESTAMP_SPAN_S
 from mirror.origin import Origin, renew_origin
 from tests.unit.origin_bench import NOW, ROLE, Bench, release
@@ -272,6 +274,34 @@ def test_a_manifest_that_rotted_on_the_disk_is_not_sent(bench: Bench) -> None:
     (bench.fleet / "origin" / "targets" / done.manifest).write_bytes(b"rot")
     with pytest.raises(Untrusted):
         asyncio.run(bench.origin.get(f"/v1/targets/releases/app/{done.manifest}.1.0", 1 << 20))
+
+
+def test_a_token_puts_a_machine_into_its_ring_for_good(bench: Bench) -> None:
+    request = make_request(b"\7" * 32)
+    answer = enrol(bench, bench.origin.issue_token(Role.AGENT, "branch", 60, "canary"), request)
+    assert peer_of_certificate(answer["certificate"].encode(), NOW).ring == "canary"
+    asker = Peer(id_of_request(request), Role.AGENT, "branch")
+    renewed = asyncio.run(bench.origin.renew(request, asker))
+    assert peer_of_certificate(renewed, NOW).ring == "canary"
+
+
+def test_enrolments_of_before_there_were_rings_are_in_the_broad_one(tmp_path: Path) -> None:
+    path = tmp_path / "origin.sqlite"
+    with closing(sqlite3.connect(path)) as base, base:
+        base.execute(
+            "CREATE TABLE tokens (digest TEXT PRIMARY KEY, role TEXT NOT NULL, site TEXT NOT NULL,"
+            " until INTEGER NOT NULL, used_by TEXT) STRICT"
+        )
+        base.execute(
+            "CREATE TABLE peers (id TEXT PRIMARY KEY, role TEXT NOT NULL, site TEXT NOT NULL,"
+            " enrolled_at INTEGER NOT NULL, renewed_at INTEGER NOT NULL) STRICT"
+        )
+        base.execute("INSERT INTO peers VALUES ('a', 'agent', 'branch', 1, 1)")
+    for _ in range(2):
+        with closing(Enrolments(path)) as enrolments:
+            assert enrolments.renew(PeerId("a"), NOW) == Grant(Role.AGENT, "branch", RING)
+            secret = enrolments.issue(Role.AGENT, "branch", span_s=60, now=NOW, ring="canary")
+            assert enrolments.redeem(secret, PeerId("b"), NOW).ring == "canary"
 
 
 def test_a_beacon_names_what_is_recorded(bench: Bench, tmp_path: Path) -> None:

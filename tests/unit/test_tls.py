@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from firedoor.errors import Malformed, Untrusted
-from firedoor.identity import Peer, PeerId, Role
+from firedoor.identity import RING, Peer, PeerId, Role
 from firedoor.runtime.certificates import fingerprint, issue, make_authority, make_request, peer_id
 from firedoor.runtime.key_files import KeyFile
 from firedoor.runtime.tls import (
@@ -166,6 +166,15 @@ def test_a_peer_is_what_its_certificate_says() -> None:
     assert peer_of(certificate(URI), NOW) == Peer(PeerId("a" * 32), Role.AGENT, "branch")
 
 
+def test_a_certificate_says_the_ring_of_its_machine() -> None:
+    found = peer_of(certificate(URI.replace(";id", ";ring=canary;id")), NOW)
+    assert found.ring == "canary"
+
+
+def test_a_certificate_of_before_there_were_rings_is_of_the_broad_one() -> None:
+    assert peer_of(certificate(URI), NOW).ring == RING
+
+
 @pytest.mark.parametrize(
     "odd",
     [
@@ -176,6 +185,8 @@ def test_a_peer_is_what_its_certificate_says() -> None:
         certificate(URI + "x"),
         certificate(URI.replace("agent", "root")),
         certificate(URI.replace("branch", "a/b")),
+        certificate(URI.replace(";id", ";ring=;id")),
+        certificate(URI.replace(";id", ";ring=a/b;id")),
         certificate(URI.replace("a" * 32, "A" * 32)),
         {"subjectAltName": (("URI", URI),)},
         certificate(URI) | {"notAfter": "tomorrow"},
