@@ -18,6 +18,7 @@ from firedoor.errors import Refused, Unavailable, Untrusted
 from firedoor.gates import Gates
 from firedoor.halt.brake import Gate
 from firedoor.halt.orderset import Admission, OrderSet
+from firedoor.halt.quota import Quota
 from firedoor.halt.scope import Subject
 from firedoor.halt.sync import OrderSync, Reconciliation, send_orders
 from firedoor.identity import Peer, PeerId, Role
@@ -100,7 +101,7 @@ class Node:
         self.leasing = Leasing(
             settings.me, settings.role, settings.lease, dice, is_origin=settings.is_origin
         )
-        self.orders = OrderSet()
+        self.orders = OrderSet(Quota() if settings.is_origin else None)
         self._naming = Naming(self.orders, self._spreading)
         self._countersigning = Countersigning(is_origin=settings.is_origin)
         self.gates = Gates(settings.role, settings.place, self._reconciliation, self.leasing)
@@ -257,7 +258,7 @@ class Node:
         Raises:
             Refused: forged, malformed, too large, or too many of its key.
         """
-        admission, order = self.orders.admit(record, self._keys())
+        admission, order = self.orders.admit(record, self._keys(), now)
         given_by = [self._sessions[sender]] if sender is not None else []
         for session in given_by:
             answering.handed(session, order.id)

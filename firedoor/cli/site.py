@@ -77,10 +77,15 @@ class Site:
             raise Unavailable(f"firedoor {' '.join(words[:2])}", why=lines[-1])
         return out.decode()
 
-    async def init(self, origin: str, enrol: str, *, prefix: Sequence[str] = ()) -> Program:
-        """Make the fleet and its origin's settings; `origin` and `enrol` are HOST:PORT."""
+    async def init(
+        self, origin: str, enrol: str, *more: str, prefix: Sequence[str] = ()
+    ) -> Program:
+        """Make the fleet and its origin's settings; `origin` and `enrol` are HOST:PORT.
+
+        `more`: other options of `firedoor init`.
+        """
         self._enrol = enrol
-        words = ["init", str(self.fleet), "--origin", origin, "--no-passphrase"]
+        words = ["init", str(self.fleet), "--origin", origin, "--no-passphrase", *more]
         for each in self.mdns:
             words += ["--mdns", each]
         await self.firedoor(*words)

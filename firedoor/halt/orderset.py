@@ -33,8 +33,12 @@ from firedoor.halt.order import (
     read_order,
     signatures_for,
 )
+from firedoor.halt.quota import Quota
 from firedoor.limits import LISTS_MAX, ORDERS_MAX, ORDERS_PER_KEY_MAX, UNRECORDED_PER_KEY_MAX
 from firedoor.trust.keys import Authority
+from firedoor.units import Instant
+
+START = Instant(0.0)
 
 
 class Admission(Enum):
@@ -59,7 +63,10 @@ class Named:
 
 
 class OrderSet:
-    """All orders admitted here, and which of them the origin has named."""
+    """All orders admitted here, and which of them the origin has named.
+
+    `quota`: at the origin, how fast new ones are taken.
+    """
 
     __slots__ = (
         "_acted",
@@ -69,13 +76,15 @@ class OrderSet:
         "_lists",
         "_named",
         "_needs",
+        "_quota",
         "_said",
         "_void",
         "beacon",
     )
 
-    def __init__(self) -> None:
+    def __init__(self, quota: Quota | None = None) -> None:
         self._held: dict[bytes, Order] = {}
+        self._quota = quota
         self._named: set[bytes] = set()
         # What was found right, and by whose keys.
         self._judged: dict[bytes, bytes] = {}
@@ -89,11 +98,13 @@ class OrderSet:
         # By the id of each beacon key: what it has named.
         self._said: dict[str, frozenset[bytes]] = {}
 
-    def admit(self, record: bytes, authority: Authority) -> tuple[Admission, Order]:
+    def admit(
+        self, record: bytes, authority: Authority, now: Instant = START
+    ) -> tuple[Admission, Order]:
         """Verify `record` and add it to the set.
 
         Raises:
-            TooLarge: it, the set, or the share of its key is full.
+            TooLarge: it, the set, or the share of its key is full, or its key signs too fast.
             Malformed, Untrusted: as `read_order` says.
         """
         if authority is not self._judge:
@@ -105,6 +116,8 @@ class OrderSet:
         known = self._held.get(order.id)
         if known is None:
             self._check_room(order)
+            if self._quota is not None and order.id not in self._named:
+                self._quota.take(order.signers, now)
             self._hold(order, authority)
             return Admission.NEW, order
         is_weaker = by_controller(order) and not by_controller(known)

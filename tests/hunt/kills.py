@@ -39,8 +39,9 @@ GROWS, SHRINKS = 1.2, 0.95
 # From a start to the first answer on the port.
 START_S = 20.0
 
-# A key's share of the order set has an end; before it all begins anew.
+# The order set has an end; before it all begins anew. The origin takes only so many of one key.
 KILLS_OF_ONE_FLEET = 400
+HALT_KEYS = 32
 
 PRODUCT = "load"
 
@@ -81,18 +82,19 @@ async def _one_fleet(
     site: Site, fork: ForkServer, mailbox: Mailbox, *, times: int, dice: Random
 ) -> dict[str, int]:
     origin, moment_s = f"127.0.0.1:{free_port()}", MOMENT_S
-    await site.init(origin, f"127.0.0.1:{free_port()}")
+    await site.init(origin, f"127.0.0.1:{free_port()}", "--halt-keys", str(HALT_KEYS))
     await site.start("origin")
     tree = site.folder / "tree"
     tree.mkdir()
     (tree / "file").write_bytes(b"content")
     await site.firedoor("publish", PRODUCT, "1", str(tree), "--fleet", str(site.fleet))
-    key = read_key_file(site.fleet / "keys" / "halt-1.key", str)
+    paths = [site.fleet / "keys" / f"halt-{number + 1}.key" for number in range(HALT_KEYS)]
+    keys = [read_key_file(path, str) for path in paths]
     victim = await _enrolled(site, origin)
     promised: set[bytes] = set()
     lost = torn = 0
-    for _ in range(times):
-        span_s = moment_s * dice.random()
+    for number in range(times):
+        key, span_s = keys[number % HALT_KEYS], moment_s * dice.random()
         fresh = await _one_kill(victim, fork, mailbox, key=key, span_s=span_s)
         moment_s = min(MOMENT_S_MAX, moment_s * (SHRINKS if fresh else GROWS))
         promised |= fresh
