@@ -21,9 +21,10 @@ a site with a mirror and N endpoints (8) where nothing happens. Needs root, ip, 
 while R forged records a second (10,000), B in a frame, come in from enrolled machines. Needs root,
 ip and nft.
 
-`python -m tests.bench partition [--agents N] [--rounds K]`: the last activation of a halted product
-at N endpoints (20) that were cut off from the origin just before, some with wrong clocks; a round
-(1) takes a minute. Needs root, ip and nft.
+`python -m tests.bench partition [--agents N] [--rounds K] [--freeze S]`: the last activation of a
+halted product at N endpoints (20) that were cut off from the origin just before, some with wrong
+clocks, some of which stand still, in the last round for S seconds; a round (1) takes a minute.
+Needs root, ip and nft.
 
 `python -m tests.bench thin [--sites N] [--rate 256kbit] [--latency 400ms]`: a halt to N sites (8),
 each behind a line that is full of the release that it halts, with a queue of so long before it.
@@ -220,7 +221,8 @@ def measure_flood(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]
 
 def measure_partition(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
     agents, rounds = arguments.agents or 20, arguments.rounds or 1
-    return partition.measure(folder, agents=agents, rounds=rounds)
+    freeze_s = arguments.freeze
+    return partition.measure(folder, agents=agents, rounds=rounds, freeze_s=freeze_s)
 
 
 def measure_thin(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
@@ -259,6 +261,7 @@ def main() -> None:
     parser.add_argument("--per-s", type=int, default=10_000)
     parser.add_argument("--batch", type=int, default=1000)
     parser.add_argument("--rounds", type=int)
+    parser.add_argument("--freeze", type=float, default=0.0)
     parser.add_argument("--loss", type=int, default=0, choices=range(100), metavar="P")
     parser.add_argument("--beside", default="", metavar="serf,nats")
     parser.add_argument("--json", action="store_true")

@@ -7,7 +7,8 @@
 * A fifth has right clocks, a fifth's wall clock is a year ahead, a fifth's a year behind, and of a
   fifth the boot-time clock jumps by 20 s, forwards or backwards, 5 s after T0. What python-tuf
   reads is the machine's own clock, so that metadata's dates keep nobody from switching.
-* The last fifth stands still (SIGSTOP) from 5 s after T0 until its lease has run out.
+* The last fifth stands still (SIGSTOP) from 5 s after T0 until its lease has run out; in the last
+  round for `freeze_s`, if that is longer.
 * It is cut when the youngest lease is fresh, so that the whole span of a lease is seen.
 
 `activations_undone` were taken back in the same turn of the loop: the lease ran out meanwhile.
@@ -47,7 +48,7 @@ WALL_S = {"year-ahead": YEAR_S, "year-behind": -YEAR_S}
 SLACK_S = 0.5
 BOUND_S = STANDARD.start + SLACK_S
 THAW_S = BOUND_S + 0.5
-WATCH_S = STANDARD.start + 5.0
+AFTER_THAW_S = 4.0
 
 # Of all endpoints together; what two cores bear beside the rest.
 SWITCHES_PER_S = 80.0
@@ -62,14 +63,17 @@ HEAL_S = 90.0
 
 @dataclass(frozen=True, slots=True)
 class Late:
-    """What was activated after T0. `at`: seconds after it, by index and number of the switch."""
+    """What was activated after T0. `at`: seconds after it, by index and number of the switch.
+
+    `stood_s`: how long the frozen fifth stood still.
+    """
 
     at: Mapping[tuple[int, str], float]
     undone: int
-    first_s: float
+    stood_s: float
 
 
-def measure(folder: Path, *, agents: int, rounds: int) -> dict[str, Any]:
+def measure(folder: Path, *, agents: int, rounds: int, freeze_s: float) -> dict[str, Any]:
     """All figures; no process and no namespace is left."""
     place = enter_namespace(0)
     mailbox = Mailbox(folder / "mailbox")
@@ -88,7 +92,8 @@ def measure(folder: Path, *, agents: int, rounds: int) -> dict[str, Any]:
                 fleet = await halt._begin(site, plan, place, fork=fork, mailbox=mailbox)
                 await halt._publish(site, "2", b"another small product")
                 site.programs["origin"].address = f"{place.operator}:{fleet.port}"
-                lates = [await _round(fleet, place, jumps) for _ in range(rounds)]
+                thaws = [THAW_S] * (rounds - 1) + [max(THAW_S, JUMP_AFTER_S + freeze_s)]
+                lates = [await _round(fleet, place, jumps, thaw_s=each) for each in thaws]
                 return _table(lates, agents)
             except BaseException:
                 mailbox.close()
@@ -120,7 +125,8 @@ def _kind(index: int) -> str:
 # --- one partition -------------------------------------------------------------------------------
 
 
-async def _round(fleet: halt.Fleet, place: Place, jumps: Path) -> Late:
+async def _round(fleet: halt.Fleet, place: Place, jumps: Path, *, thaw_s: float) -> Late:
+    watch_s = thaw_s + AFTER_THAW_S
     await asyncio.sleep(WARM_S)
     await fleet.site.until("a lease is fresh", lambda: _is_fresh(fleet), halt.STEP_S)
     begin_partition(place, fleet.port)
@@ -136,12 +142,12 @@ async def _round(fleet: halt.Fleet, place: Place, jumps: Path) -> Late:
     for pid in frozen:
         os.kill(pid, signal.SIGSTOP)
     try:
-        await asyncio.sleep(begin + THAW_S - Clock().now())
+        await asyncio.sleep(begin + thaw_s - Clock().now())
     finally:
         for pid in frozen:
             os.kill(pid, signal.SIGCONT)
-    await asyncio.sleep(begin + WATCH_S - Clock().now())
-    late = _late(fleet.mailbox, begin)
+    await asyncio.sleep(begin + watch_s - Clock().now())
+    late = _late(fleet.mailbox, begin, watch_s, stood_s=thaw_s - JUMP_AFTER_S)
     end_partition()
     agents = len(fleet.pids)
     heard = await asyncio.to_thread(fleet.mailbox.wait, "recorded", order, agents, HEAL_S)
@@ -177,17 +183,17 @@ async def _halt(fleet: halt.Fleet, place: Place) -> str:
     return order_id.hex()
 
 
-def _late(mailbox: Mailbox, begin: float) -> Late:
+def _late(mailbox: Mailbox, begin: float, watch_s: float, *, stood_s: float) -> Late:
     def after(word: str) -> dict[tuple[int, str], float]:
         return {
             (index, label): times[0] - begin
             for label, said in mailbox.all_heard(word).items()
             for index, times in said.items()
-            if begin < times[0] <= begin + WATCH_S
+            if begin < times[0] <= begin + watch_s
         }
 
     at = after("activated")
-    return Late(at, len(after("undone")), min(at.values(), default=0.0))
+    return Late(at, len(after("undone")), stood_s)
 
 
 def _table(lates: list[Late], agents: int) -> dict[str, Any]:
@@ -201,6 +207,7 @@ def _table(lates: list[Late], agents: int) -> dict[str, Any]:
     return {
         "agents": agents,
         "rounds": len(lates),
+        "longest_freeze_s": round(max(late.stood_s for late in lates), 1),
         "activations_after_t0": sum(count.values()),
         "activations_after_t0_by_clock": count,
         "activations_undone": sum(late.undone for late in lates),
