@@ -42,6 +42,7 @@ from firedoor.runtime.asking import Getter
 from firedoor.runtime.catalogue import Catalogue, Get
 from firedoor.runtime.clocks import Clock
 from firedoor.runtime.fetching import Fetching
+from firedoor.runtime.generation import GenerationWatch
 from firedoor.runtime.lines import Lines
 from firedoor.runtime.logs import log, log_facts
 from firedoor.runtime.multicast import Multicast
@@ -144,7 +145,10 @@ class Host:
     async def run(self, program: Program, *workers: Coroutine[Any, Any, None]) -> None:
         """Serve until cancelled. `workers` run beside the node's timer."""
         self.program = program
+        copied = "this machine was copied or set back: its generation id is new"
+        watch = GenerationWatch(lambda: self.node.leasing.lease.void(copied))
         async with asyncio.TaskGroup() as self._group:
+            self._group.create_task(watch.keep())
             try:
                 self.catalogue.load()
                 self.believe()
