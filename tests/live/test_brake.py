@@ -4,12 +4,18 @@ import asyncio
 import json
 import shutil
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from firedoor.cli.stick import OrderFile
 from firedoor.errors import Unavailable
+from firedoor.halt.envelope import seal
+from firedoor.halt.order import HaltPayload
+from firedoor.identity import FleetId
 from firedoor.runtime.key_files import read_key_file
+from firedoor.wire.codec import decode, encode
 from tests.live.lab import MIB, LabSite, product_of, release_of, tell
 
 pytestmark = [pytest.mark.live, pytest.mark.slow]
@@ -104,6 +110,15 @@ def test_orders_travel_on_a_stick_to_a_site_that_no_network_reaches(tmp_path: Pa
         origin = site.programs["origin"].address
         await site.firedoor("order", "export", str(stick), *key, "--to", origin)
         branch = site.programs[names[0]].address
+        # Somebody's hand on the stick: the orders on it are taken, what was added is not.
+        found = decode(OrderFile, stick.read_bytes(), what="stick", limit=MIB)
+        payload = HaltPayload(1, bytes(16), "everything", 4, 0, "by nobody")
+        forged = seal("halt", payload, fleet=FleetId(found.fleet), keys={"0f" * 32: bytes(32)})[1]
+        bent = replace(found, records=(forged, *found.records))
+        (tmp_path / "bent").write_bytes(encode(bent))
+        with pytest.raises(Unavailable, match="were refused"):
+            await site.firedoor("order", "import", str(tmp_path / "bent"), *key, "--to", branch)
+        await site.until_halted(names)
         await site.firedoor("order", "import", str(stick), *key, "--to", branch)
         statuses = await site.until_halted(names)
         assert all(release_of(each, "kiosk")["level"] == 4 for each in statuses.values())
