@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +27,11 @@ def follow(
     async def live(one: Endpoint) -> None:
         dials: asyncio.Queue[None] = asyncio.Queue()
 
-        def refuse(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        async def refuse(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             dials.put_nowait(None)
             writer.close()
+            with suppress(ConnectionError):
+                await writer.wait_closed()
 
         server = await asyncio.start_server(refuse, "127.0.0.1", 0)
         port = server.sockets[0].getsockname()[1]
@@ -45,7 +48,10 @@ def follow(
             await story(daemon, dials)
         finally:
             running.cancel()
+            await asyncio.wait({running})
+            await one.until(lambda: not daemon.neighbours._dialling)
             server.close()
+            await server.wait_closed()
             await one.host.client.close()
 
     Endpoint(bench, folder / "endpoint").run(live)
