@@ -102,7 +102,8 @@ def _take(orders: Orders, fleet: str, record: bytes) -> None:
         order_id = sha256(f"firedoor/{fleet}/{kind}/v1\0".encode() + payload).digest()
         keyids = frozenset(each["keyid"] for each in envelope["signatures"])
         said = unpack(payload)
-        if kind == "halt":
+        # A controller's halt names one release and no contents, so it is read as any other.
+        if kind in {"halt", "controller-halt"}:
             _check_halt(said)
             facts = (said["scope"], int(said["level"]), frozenset(said["contents"]))
             orders.halts[order_id] = Halt(order_id, *facts, keyids)

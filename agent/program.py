@@ -220,7 +220,7 @@ async def _status(settings: AgentSettings, *, is_json: bool) -> None:
         detail = f": {product['detail']}" if product["detail"] else ""
         print(plain(line + detail))  # noqa: T201
     for order in table["orders"]:
-        if order.get("is_in_force") and order["kind"] == "halt":
+        if order.get("is_in_force") and order["kind"] in {"halt", "controller-halt"}:
             line = f"halted: {order['scope']} at level {order['level']}: {order['reason']}"
             print(plain(line))  # noqa: T201  # the answer
 

@@ -1,9 +1,12 @@
 """Leases and beacons that take several keys: each witness signs what it can vouch for.
 
 * A witness is a mirror right below the origin, in another building, with a beacon key of its own.
-  It signs over exactly the orders that it has recorded itself, under metadata no older than its
-  own. What it has recorded only grows, so a stolen key of the origin, even with a hostile mirror,
-  makes no lease over an old set.
+  It signs a list of orders only if it has recorded all of them itself, and if nothing is missing in
+  it that was ever named, or that it has signed for; and a lease only under metadata no older than
+  its own. So what leases cover only grows, and a stolen key of the origin, even with a hostile
+  mirror, makes none over an old set.
+* It need not hold exactly the same: what a thief of a halt key has given to it alone, and the
+  origin does not log, must not stop leases.
 * What it cannot vouch for yet it keeps, the last of each kind, and signs once it has caught up.
 * A newer record takes the place of an open one, and a witness that comes is asked for what is open:
   nothing here waits for a time.
@@ -14,33 +17,45 @@ It holds no key: the host signs. Source: halt.md, Authority (a stolen beacon key
 from collections.abc import Iterable
 
 from firedoor.effects import AddSignature, Effect, Send
-from firedoor.errors import Untrusted
-from firedoor.halt.envelope import BEACON_BYTES_MAX, Envelope, joined, signers_of, threshold_of
+from firedoor.errors import Malformed, Untrusted
+from firedoor.halt.envelope import (
+    BEACON_BYTES_MAX,
+    Envelope,
+    joined,
+    only_by,
+    signers_of,
+    threshold_of,
+)
 from firedoor.halt.lease import LeasePayload
-from firedoor.halt.merkle import root_of
 from firedoor.halt.order import BeaconPayload
+from firedoor.halt.orderset import OrderSet
 from firedoor.identity import PeerId, Role
 from firedoor.limits import ORDER_BYTES_MAX
 from firedoor.session import Session
 from firedoor.trust.keys import Authority
-from firedoor.wire.codec import decode
+from firedoor.wire.codec import decode, encode
 from firedoor.wire.messages import Countersign
 
 
 class Countersigning:
     """What is open at the origin, and what waits at a witness; the last of each kind."""
 
-    __slots__ = ("_asked", "_is_origin", "_open")
+    __slots__ = ("_asked", "_is_origin", "_open", "_signed_for")
 
     def __init__(self, *, is_origin: bool) -> None:
         self._is_origin = is_origin
         self._open: dict[str, bytes] = {}
         self._asked: dict[str, tuple[PeerId, bytes]] = {}
+        self._signed_for: frozenset[bytes] = frozenset()
 
     # --- at the origin -------------------------------------------------------------------------
 
     def ask(self, record: bytes, sessions: Iterable[Session]) -> list[Effect]:
-        """Have `record`, which the origin alone has signed, signed by whoever witnesses here."""
+        """Have `record`, which the origin alone has signed, signed by whoever witnesses here.
+
+        Raises:
+            TooLarge, Malformed: it is no record.
+        """
         self._open[_envelope(record).kind] = record
         return [Send(one.peer.id, Countersign(record)) for one in sessions if one.is_witness]
 
@@ -64,38 +79,51 @@ class Countersigning:
         if not session.is_witness:
             return None
         answer = _envelope(record)
-        if not signers_of(answer, authority)[1]:
-            raise Untrusted(
-                "countersignature", wanted="one of a beacon key", got="none that counts"
-            )
+        signers = signers_of(answer, authority)[1]
+        if not signers:
+            raise Untrusted("countersignature", wanted="one by a beacon key", got="none")
         mine = self._open.get(answer.kind)
         if mine is None or _envelope(mine).payload != answer.payload:
             return None  # A newer one has taken its place.
-        merged = self._open[answer.kind] = joined(mine, record)
+        # Whoever claims a key may put junk under its name, which would keep the true one out.
+        merged = self._open[answer.kind] = joined(mine, encode(only_by(answer, signers)))
         if is_short(merged, authority):
             return None
         return answer.kind, self._open.pop(answer.kind)
 
     # --- at a witness --------------------------------------------------------------------------
 
-    def asked(self, origin: PeerId, record: bytes) -> None:
-        """The origin wants this signed.
-
-        Raises:
-            TooLarge, Malformed: it is no record.
-        """
-        self._asked[_envelope(record).kind] = (origin, record)
-
     @property
     def is_asked(self) -> bool:
         """Whether something waits to be signed here."""
         return bool(self._asked)
 
-    def due(self, recorded: tuple[bytes, ...], authority: Authority) -> list[Effect]:
+    def restore(self, recorded: Iterable[bytes]) -> None:
+        """These were recorded before a start: what was signed for then is among them."""
+        self._signed_for |= frozenset(recorded)
+
+    def asked(self, origin: PeerId, record: bytes) -> None:
+        """The origin wants this signed.
+
+        Raises:
+            TooLarge, Malformed: it is neither a lease nor a beacon.
+        """
+        kind = _envelope(record).kind
+        if kind not in {"lease", "beacon"}:
+            raise Malformed("countersigned record", wanted="a lease or a beacon", got=repr(kind))
+        self._asked[kind] = (origin, record)
+
+    def due(
+        self, recorded: Iterable[bytes], orders: OrderSet, authority: Authority
+    ) -> list[Effect]:
         """Sign what this node, which has recorded these orders, can vouch for."""
         effects: list[Effect] = []
+        here = frozenset(recorded)
         for kind, (origin, record) in [*self._asked.items()]:
-            if vouches(record, recorded, authority):
+            ids = listed_in(record, orders, authority)
+            is_whole = ids is not None and ids <= here and not orders.missed_by(ids)
+            if ids is not None and is_whole and self._signed_for & here <= ids:
+                self._signed_for |= ids
                 del self._asked[kind]
                 effects.append(AddSignature(origin, record))
         return effects
@@ -117,25 +145,26 @@ def is_short(record: bytes, authority: Authority) -> bool:
     return len(signers_of(envelope, authority)[1]) < threshold_of(envelope.kind, authority)
 
 
-def vouches(record: bytes, recorded: tuple[bytes, ...], authority: Authority) -> bool:
-    """Whether a node that has recorded exactly `recorded` may sign a lease or a beacon too.
+def listed_in(record: bytes, orders: OrderSet, authority: Authority) -> frozenset[bytes] | None:
+    """The orders that a lease or a beacon is over; None: nobody should sign it, or not yet.
+
+    That is: no beacon key has signed it, its metadata is older than mine, or its list is unknown.
 
     Raises:
         TooLarge, Malformed: it is no record.
     """
     envelope = _envelope(record)
     if not signers_of(envelope, authority)[1]:
-        return False  # Not the origin's: nobody else is signed for.
+        return None
     if envelope.kind == "beacon":
         named = decode(BeaconPayload, envelope.payload, what="beacon", limit=BEACON_BYTES_MAX)
-        return sorted(named.ids) == list(recorded)
-    if envelope.kind != "lease":
-        return False
+        return frozenset(named.ids)
     said = decode(LeasePayload, envelope.payload, what="lease", limit=ORDER_BYTES_MAX)
-    named_versions = (said.root, said.targets, said.snapshot)
+    versions = (said.root, said.targets, said.snapshot)
     mine = (authority.root_version, authority.targets_version, authority.snapshot_version)
-    is_current = all(named >= held for named, held in zip(named_versions, mine, strict=True))
-    return is_current and (said.orders, said.count) == (root_of(recorded), len(recorded))
+    is_current = all(named >= held for named, held in zip(versions, mine, strict=True))
+    ids = orders.listed(said.orders)
+    return ids if is_current and ids is not None and len(ids) == said.count else None
 
 
 def _envelope(record: bytes) -> Envelope:

@@ -26,7 +26,7 @@ SIGNATURES_MAX = 8
 # memory, and an operator in the field will never type so many (halt.md, Paths).
 UNRECORDED_PER_KEY_MAX = 64
 
-# New orders of one key that the origin logs at once; halt/quota.py says how fast it goes on.
+# New orders of one key that an origin logs at once; halt/logbook.py says how fast it goes on.
 LOGGED_AT_ONCE_MAX = UNRECORDED_PER_KEY_MAX
 
 # All orders of a fleet between two compactions. 4,096 ids are 128 KiB, below FRAME_BYTES_MAX.

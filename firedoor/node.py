@@ -11,17 +11,17 @@ from collections.abc import Iterable
 from typing import assert_never
 
 from firedoor import answering
-from firedoor.countersigning import Countersigning, is_short, makes_leases_alone
+from firedoor.countersigning import is_short
 from firedoor.dice import Dice
 from firedoor.effects import Cut, Drop, Effect, Keep, KeepActed, KeepForgotten, Send, Tell
 from firedoor.errors import Refused, Unavailable, Untrusted
 from firedoor.gates import Gates
 from firedoor.halt.brake import Gate
 from firedoor.halt.orderset import Admission, OrderSet
-from firedoor.halt.quota import Quota
 from firedoor.halt.scope import Subject
 from firedoor.halt.sync import OrderSync, Reconciliation, send_orders
 from firedoor.identity import Peer, PeerId, Role
+from firedoor.issuing import Issuing
 from firedoor.leasing import Leasing
 from firedoor.naming import Naming
 from firedoor.node_settings import NodeSettings
@@ -69,7 +69,7 @@ class Node:
     __slots__ = (
         "_authority",
         "_banned",
-        "_countersigning",
+        "_issuing",
         "_naming",
         "_reconciliation",
         "_rosters",
@@ -101,9 +101,9 @@ class Node:
         self.leasing = Leasing(
             settings.me, settings.role, settings.lease, dice, is_origin=settings.is_origin
         )
-        self.orders = OrderSet(Quota() if settings.is_origin else None)
+        self.orders = OrderSet()
         self._naming = Naming(self.orders, self._spreading)
-        self._countersigning = Countersigning(is_origin=settings.is_origin)
+        self._issuing = Issuing(settings)
         self.gates = Gates(settings.role, settings.place, self._reconciliation, self.leasing)
         self.swarm = Swarm(settings.me, dice, settings.places)
         self.sharing = Sharing(self.gates, self.swarm)
@@ -165,6 +165,7 @@ class Node:
         self.durable |= {self.orders.restore(record, authority).id for record in records}
         self.forgotten |= self.orders.forget_all(forgotten)
         self.orders.restore_acted(acted)
+        self._issuing.restore(self.durable)
         return [*self._compact(authority), *self._apply(now)]
 
     def expect_mirror(self, now: Instant) -> None:
@@ -230,7 +231,7 @@ class Node:
                 self._pass_up(session, message, now)
                 return []
             case Witness(keyid):
-                return self._countersigning.met(session, keyid, self._keys())
+                return self._issuing.countersigning.met(session, keyid, self._keys())
             case Countersign(record):
                 return self._countersign(session, record, now)
             case LeaseGiven():
@@ -258,7 +259,7 @@ class Node:
         Raises:
             Refused: forged, malformed, too large, or too many of its key.
         """
-        admission, order = self.orders.admit(record, self._keys(), now)
+        admission, order = self.orders.admit(record, self._keys())
         given_by = [self._sessions[sender]] if sender is not None else []
         for session in given_by:
             answering.handed(session, order.id)
@@ -266,8 +267,8 @@ class Node:
             return [*self._forward(order.record, sender, now), Keep(order.id, order.record)]
         if admission is Admission.KNOWN:
             self._spreading.heard(record, sender)
-            done = [Recorded((order.id,))] if order.id in self.durable else []
-            said = [effect for each in done for effect in answering.told(given_by, each)]
+            done = Recorded((order.id,))
+            said = answering.told(given_by, done) if order.id in self.durable else []
             return [*said, *answering.logged(given_by, self.orders, self._keys())]
         cut = self._apply(now)
         forward = self._forward(order.record, sender, now)
@@ -283,13 +284,12 @@ class Node:
     def recorded(self, order_id: bytes) -> list[Effect]:
         """The host has made this order durable; who handed it over waits for that."""
         self.durable.add(order_id)
+        self._issuing.recorded(self.orders.get(order_id))
         told = answering.told(self._sessions.values(), Recorded((order_id,)))
         return [*told, *self._vouch()]
 
     def _vouch(self) -> list[Effect]:
-        if not self._countersigning.is_asked:
-            return []
-        return self._countersigning.due(self.recorded_ids(), self._keys())
+        return self._issuing.vouch(self.orders, self.durable, self._keys())
 
     # --- pieces --------------------------------------------------------------------------------
 
@@ -322,6 +322,7 @@ class Node:
         for session in self._sessions.values():
             effects += self._reconcile(session)
         effects += self._rosters.wake(self._sessions.values(), now)
+        effects += self._issuing.wake(now)
         has_work = bool(self.swarm.wanted())
         effects += self.leasing.wake(
             self._sessions.values(), now, has_work=has_work, signs=self.is_second_origin
@@ -339,6 +340,7 @@ class Node:
             self._rosters.due,
             self._spreading.next_wakeup(),
             self._reconciliation.next_wakeup(),
+            self._issuing.next_wakeup(now),
             self.leasing.next_wakeup(now, has_work=bool(self.swarm.wanted())),
         )
         return min((time for time in times if time is not None), default=None)
@@ -414,15 +416,17 @@ class Node:
         sessions = self._sessions.values()
         try:
             if sender is None and is_short(record, self._keys()):
-                return self._countersigning.ask(record, sessions)
+                return self._issuing.countersigning.ask(record, sessions)
             heard = self._naming.take(record, session, sessions, self._keys(), now)
         except Refused as error:
             self._count(error)
             if session is not None:
                 session.sync.has_untrusted |= isinstance(error, Untrusted)
             return [Tell("beacon-refused", (("peer", sender or ""), ("why", str(error))))]
+        self._issuing.named(self.orders.named)
         logged = answering.logged(sessions, self.orders, self._keys())
-        return [*(self._apply(now) if heard.is_news else []), *heard.effects, *logged]
+        news = self._apply(now) if heard.is_news else []
+        return [*news, *heard.effects, *logged, *self._vouch()]
 
     def ask_lease(self, nonce: bytes, now: Instant) -> list[Effect]:
         """The host has drawn `nonce`, as `DrawNonce` asked, after it read `now`."""
@@ -432,25 +436,20 @@ class Node:
     def answer(self, record: bytes, now: Instant) -> list[Effect]:
         """Where leases are signed: what `SignLease` asked for is signed, as far as it is here."""
         if is_short(record, self._keys()):
-            return self._countersigning.ask(record, self._sessions.values())
+            return self._issuing.countersigning.ask(record, self._sessions.values())
         return self._take_lease(LeaseGiven(record, ()), None, now)
 
     def _countersign(self, session: Session, record: bytes, now: Instant) -> list[Effect]:
-        if self._settings.beacon_key and session.is_upstream:
-            self._countersigning.asked(session.peer.id, record)
-            return self._vouch()
-        whole = self._countersigning.answered(session, record, self._keys())
+        whole = self._issuing.heard(session, record, self._keys())
         if whole is None:
-            return []
+            return self._vouch()
         is_beacon, signed = whole[0] == "beacon", whole[1]
         return self.take_beacon(signed, None, now) if is_beacon else self.answer(signed, now)
 
     @property
     def is_second_origin(self) -> bool:
         """Whether a beacon key of this mirror, which is not the origin, counts by itself."""
-        key, authority = self._settings.beacon_key, self._authority
-        is_ready = bool(key) and authority is not None and self.is_reconciled
-        return is_ready and makes_leases_alone(key, self._keys())
+        return self._issuing.is_second_origin(self._authority, is_reconciled=self.is_reconciled)
 
     def _pass_up(self, session: Session, message: LeaseAsked, now: Instant) -> None:
         if session.sync.is_open:  # Sync before anything that moves.
@@ -469,12 +468,9 @@ class Node:
         records = self.orders.records_but(set(self.orders.ids()) - missed) if missed else ()
         return [*effects, *(send_orders(sender, records) if sender is not None else ())]
 
-    def recorded_ids(self) -> tuple[bytes, ...]:
-        """The orders that are durable here and that keys of today vouch for, sorted.
-
-        The others are obeyed as well, but whoever never knew their keys cannot hold them.
-        """
-        return tuple(each for each in self.orders.offered() if each in self.durable)
+    def logged_ids(self) -> tuple[bytes, ...]:
+        """The orders that beacons and leases of this node are over, sorted."""
+        return self._issuing.logged_ids(self.orders, self.durable)
 
     def _apply(self, now: Instant) -> list[Effect]:
         if self._authority is None:

@@ -260,7 +260,7 @@ class MirrorDaemon:
         """Where beacons are made: name what is recorded here, unless the last beacon does so."""
         if self._origin is None and not self._host.node.is_second_origin:
             return
-        node, ids = self._host.node, self._host.node.recorded_ids()
+        node, ids = self._host.node, self._host.node.logged_ids()
         authority = self._host.catalogue.authority
         is_valid = authority is not None and node.orders.has_valid_beacon(authority)
         if ids == self._named and (is_valid or not ids):
@@ -293,7 +293,7 @@ class MirrorDaemon:
 
     def _sign_lease(self, nonces: bytes) -> bytes:
         assert self._host.catalogue.authority is not None
-        ids = self._host.node.recorded_ids()
+        ids = self._host.node.logged_ids()
         return self._signer.lease(ids, nonces, self._host.catalogue.authority)
 
     async def _resign(self) -> None:

@@ -22,6 +22,7 @@ NODE = (
     "answering",
     "countersigning",
     "gates",
+    "issuing",
     "leasing",
     "naming",
     "rosters",

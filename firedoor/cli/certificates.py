@@ -118,7 +118,7 @@ async def _halt_id(client: PeerClient, address: tuple[str, int], text: str) -> s
     if len(text) == _WHOLE:
         return text
     rows = (await status_at(client, address))["orders"]
-    halts = [row for row in rows if row["kind"] in {"halt", "drill"}]
+    halts = [row for row in rows if row["kind"] in {"halt", "controller-halt", "drill"}]
     found = [row for row in halts if row["id"].startswith(text)]
     if not text:
         found = sorted(

@@ -11,7 +11,7 @@ from firedoor.cli.common import first_status, open_key, peers_to_try, say, with_
 from firedoor.cli.handing import check_wait, hand_over
 from firedoor.errors import FiredoorError, Malformed
 from firedoor.halt.brake import SIGNERS_NARROW
-from firedoor.halt.envelope import seal
+from firedoor.halt.envelope import CONTROLLER_HALT, seal
 from firedoor.halt.order import LEVEL_MAX, LEVEL_NARROW, HaltPayload, check_halt
 from firedoor.halt.scope import Scope, ScopeKind, Subject, parse_scope
 from firedoor.identity import FleetId, Place
@@ -56,10 +56,9 @@ def halt_scope(
         _confirm(stop)
     keys = [open_key(path, key_files[1]) for path in key_files[0]]
     for key in keys:
-        if key.role == CONTROLLER and scope.kind is not ScopeKind.RELEASE:
-            got = f"{scope.kind.value}"
-            raise Malformed(key.name, wanted="PRODUCT==VERSION, for a controller's key", got=got)
-        if key.role not in {"halt", CONTROLLER} or (key.role == CONTROLLER and stop.is_drill):
+        if key.role == CONTROLLER:
+            _check_controller(stop, scope, len(keys))
+        elif key.role != "halt":
             raise Malformed(key.name, wanted="a key of role halt", got=key.role)
 
     async def work(client: PeerClient) -> None:
@@ -73,6 +72,15 @@ def halt_scope(
         await _warn_of_nothing(client, addresses, scope)
 
     with_client(keys[0], work)
+
+
+def _check_controller(stop: Stop, scope: Scope, keys: int) -> None:
+    """Whether a controller's key can sign this; peers refuse whatever it cannot."""
+    if keys > 1:
+        raise Malformed("--key", wanted="a controller's alone", got=f"{keys} keys")
+    if scope.kind is not ScopeKind.RELEASE or stop.is_drill:
+        got = "a drill" if stop.is_drill else f"a {scope.kind.value}"
+        raise Malformed("scope", wanted="a halt of PRODUCT==VERSION, by a controller", got=got)
 
 
 def _confirm(stop: Stop) -> None:
@@ -112,6 +120,6 @@ def _sign(keys: list[KeyFile], stop: Stop) -> tuple[bytes, bytes]:
         issued_at=Clock().unix(),
         reason=stop.reason,
     )
-    kind = "drill" if stop.is_drill else "halt"
+    kind = CONTROLLER_HALT if keys[0].role == CONTROLLER else "drill" if stop.is_drill else "halt"
     seeds = {key.keyid: key.signing_seed for key in keys}
     return seal(kind, payload, fleet=FleetId(keys[0].fleet), keys=seeds)

@@ -24,7 +24,7 @@ _WHOLE = 64
 Make = Callable[[PeerClient, list[Address]], Awaitable[object]]
 
 # What a resume can lift.
-_LIFTED = frozenset({"halt", "drill", "ban", "pass"})
+_LIFTED = frozenset({"halt", "controller-halt", "drill", "ban", "pass"})
 
 
 @dataclass(frozen=True, slots=True)

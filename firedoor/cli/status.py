@@ -75,7 +75,7 @@ def lines_of(status: dict[str, Any]) -> list[str]:
         lines.append("its signed metadata is past its dates, or its clock is wrong")
     endpoints = status.get("endpoints", ())
     in_force = [row for row in status["orders"] if row.get("is_in_force")]
-    halts = [row for row in in_force if row["kind"] == "halt"]
+    halts = [row for row in in_force if row["kind"] in {"halt", "controller-halt"}]
     for row in halts:
         named = "logged by the origin" if row["is_named"] else "NOT yet logged by the origin"
         holders = sum(row["id"] in each["orders"] for each in endpoints)

@@ -33,8 +33,12 @@ _ROLE_OF = {
     "certificate": "beacon",
 }
 
-# What the origin says to people, and no lease is made of: one of its keys is enough.
-_BY_ONE = frozenset({"certificate"})
+CONTROLLER_HALT = "controller-halt"
+"""A halt by the key that a release names; of its own kind, so that no halt key's passes for it."""
+
+# One key is enough for what the origin says to people and no lease is made of, and for a halt by a
+# release's controller, which has no role of root's.
+_BY_ONE = frozenset({"certificate", CONTROLLER_HALT})
 
 # A beacon lists every id of the set; all other kinds are orders, or as small.
 BEACON_BYTES_MAX = ORDERS_MAX * 40 + ORDER_BYTES_MAX
@@ -120,11 +124,22 @@ def verify(envelope: Envelope, authority: Authority, *, what: str) -> tuple[byte
         Untrusted: fewer valid signatures than the role's threshold.
     """
     message, signers = signers_of(envelope, authority)
+    require_enough(envelope, signers, authority, what=what)
+    return message, signers
+
+
+def require_enough(
+    envelope: Envelope, signers: frozenset[str], authority: Authority, *, what: str
+) -> None:
+    """Nothing, if so many valid signatures are enough.
+
+    Raises:
+        Untrusted: they are not.
+    """
     threshold = threshold_of(envelope.kind, authority)
     if len(signers) < threshold:
         wanted = f"{threshold} valid signature(s) of role {role_of(envelope.kind)}"
         raise Untrusted(what, wanted=wanted, got=str(len(signers)))
-    return message, signers
 
 
 def countersigned(record: bytes, *, fleet: FleetId, keys: Mapping[str, bytes]) -> bytes:

@@ -1,9 +1,9 @@
 """Orders: what they say, and how signed bytes are read as one.
 
-* halt: stops what its scope covers, to the extent of its level. drill: the same in everything but
-  that it denies nothing. resume: lifts halts and bans. revoke: a key counts no more; of its orders
-  only those that it lists survive. ban: a machine is refused. pass: a release passes halts of
-  everything.
+* halt: stops what its scope covers, to the extent of its level. controller-halt: the same for the
+  one release that names its key. drill: a halt in everything but that it denies nothing. resume:
+  lifts halts and bans. revoke: a key counts no more; of its orders only those that it lists
+  survive. ban: a machine is refused. pass: a release passes halts of everything.
 * A payload that a *valid halt signature* covers but that this version cannot read is a halt of
   everything at level 4: doubt stops. The same bytes unsigned are junk and count as nothing.
 * Signatures by nobody are taken off at once, so that the keys in a record are those that signed it.
@@ -17,12 +17,14 @@ from typing import Annotated
 
 from msgspec import Meta
 
-from firedoor.errors import FiredoorError, Malformed, Refused
+from firedoor.errors import FiredoorError, Malformed
 from firedoor.halt.envelope import (
     BEACON_BYTES_MAX,
+    CONTROLLER_HALT,
     Envelope,
     only_by,
     open_envelope,
+    require_enough,
     signers_of,
     threshold_of,
     verify,
@@ -133,10 +135,7 @@ class BeaconPayload:
 
 @dataclass(frozen=True, slots=True)
 class Halt:
-    """A verified halt or drill.
-
-    `is_doubtful`: signed rightly, but not understood; `is_by_controller`: not by a halt key.
-    """
+    """A verified halt or drill. `is_doubtful`: signed rightly, but not understood."""
 
     id: bytes
     kind: str
@@ -149,12 +148,16 @@ class Halt:
     level: int
     contents: frozenset[bytes] = frozenset()
     is_doubtful: bool = False
-    is_by_controller: bool = False
 
     @property
     def is_drill(self) -> bool:
         """Whether it goes all ways of a halt and denies nothing."""
         return self.kind == "drill"
+
+    @property
+    def is_by_controller(self) -> bool:
+        """Whether it stands by the word of the controller that its release names."""
+        return self.kind == CONTROLLER_HALT
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,7 +228,7 @@ _PAYLOADS: dict[str, type[ResumePayload | RevokePayload | BanPayload | PassPaylo
     "ban": BanPayload,
     "pass": PassPayload,
 }
-KINDS = ("halt", "drill", *_PAYLOADS)
+KINDS = ("halt", "drill", CONTROLLER_HALT, *_PAYLOADS)
 
 
 def check_halt(scope: Scope, level: int) -> None:
@@ -253,14 +256,12 @@ def read_order(record: bytes, authority: Authority, *, is_recorded: bool = False
     envelope = decode(Envelope, record, what="order", limit=ORDER_BYTES_MAX)
     if envelope.kind not in KINDS:
         raise Malformed("order", wanted=f"kind {', '.join(KINDS)}", got=repr(envelope.kind))
-    message, signers = signers_of(envelope, authority)
-    is_short = len(signers) < threshold_of(envelope.kind, authority)
-    controllers = controllers_of(envelope, authority) if is_short else frozenset()
-    is_by_controller = bool(controllers)
-    signers = controllers or signers
+    if envelope.kind == CONTROLLER_HALT:
+        message, signers = controllers_of(envelope, authority)
+    else:
+        message, signers = signers_of(envelope, authority)
     if not is_recorded:
-        if not is_by_controller:
-            verify(envelope, authority, what="order")
+        require_enough(envelope, signers, authority, what="order")
         if len(signers) < len(envelope.signatures):
             envelope = only_by(envelope, signers)
             record = encode(envelope)
@@ -268,28 +269,27 @@ def read_order(record: bytes, authority: Authority, *, is_recorded: bool = False
     facts = (sha256(message).digest(), envelope.kind, record, keyids, signers)
     if envelope.kind in _PAYLOADS:
         return _read_rest(facts, envelope)
-    return replace(_read_halt(facts, envelope.payload), is_by_controller=is_by_controller)
+    return _read_halt(facts, envelope.payload)
 
 
-def controllers_of(envelope: Envelope, authority: Authority) -> frozenset[str]:
-    """The keys that have signed this halt of a release as the controller which its publisher named.
+def controllers_of(envelope: Envelope, authority: Authority) -> tuple[bytes, frozenset[str]]:
+    """The signed bytes of a controller's halt, and the keys that may have signed it.
 
-    Such a key reaches that release and nothing else, and neither drills nor resumes.
+    Those are the keys that the halted release itself names, and they reach nothing else. In doubt a
+    halt key stops everything; what a controller signs and nobody understands stops nothing.
+
+    Raises:
+        Malformed: it is no halt of one release.
     """
-    if envelope.kind != "halt" or not authority.controllers:
-        return frozenset()
-    try:
-        payload = decode(HaltPayload, envelope.payload, what="halt", limit=ORDER_BYTES_MAX)
-        scope = parse_scope(payload.scope)
-    except Refused:
-        # In doubt a halt key stops everything; a controller's stops nothing but its release.
-        return frozenset()
-    named = authority.controllers.get((scope.name, scope.version))
+    payload = decode(HaltPayload, envelope.payload, what=CONTROLLER_HALT, limit=ORDER_BYTES_MAX)
+    scope = parse_scope(payload.scope)
     if scope.kind is not ScopeKind.RELEASE or payload.contents:
-        return frozenset()
+        raise Malformed(CONTROLLER_HALT, wanted="one release, by its name", got=payload.scope[:80])
+    check_halt(scope, payload.level)
     message = signed_bytes(authority.fleet, envelope.kind, envelope.payload)
     pairs = [(signature.keyid, signature.value) for signature in envelope.signatures]
-    return verified_keyids(named, message, pairs)
+    named = authority.controllers.get((scope.name, scope.version))
+    return message, verified_keyids(named, message, pairs)
 
 
 def read_beacon(record: bytes, authority: Authority) -> tuple[frozenset[bytes], frozenset[str]]:
@@ -305,12 +305,7 @@ def read_beacon(record: bytes, authority: Authority) -> tuple[frozenset[bytes], 
 
 
 def merged(fresh: Order, known: Order) -> Order:
-    """`known` with the signatures of `fresh`, the same order; those that count now come first.
-
-    A controller's signature beside a halt key's adds nothing, and counts as no second key.
-    """
-    if by_controller(known) != by_controller(fresh):
-        return fresh if by_controller(known) else known
+    """`known` with the signatures of `fresh`, the same order; those that count now come first."""
     limit = ORDER_BYTES_MAX
     envelopes = [
         decode(Envelope, each.record, what="order", limit=limit) for each in (fresh, known)
@@ -326,17 +321,7 @@ def merged(fresh: Order, known: Order) -> Order:
 
 def is_complete(order: Order, authority: Authority) -> bool:
     """Whether as many keys of today have signed this as its role asks for."""
-    return len(order.signers) >= signatures_for(order, authority)
-
-
-def signatures_for(order: Order, authority: Authority) -> int:
-    """How many keys of today this order takes."""
-    return 1 if by_controller(order) else threshold_of(order.kind, authority)
-
-
-def by_controller(order: Order) -> bool:
-    """Whether it stands by the word of a release's controller alone."""
-    return isinstance(order, Halt) and order.is_by_controller
+    return len(order.signers) >= threshold_of(order.kind, authority)
 
 
 _Facts = tuple[bytes, str, bytes, frozenset[str], frozenset[str]]

@@ -16,7 +16,7 @@ from enum import Enum
 from hashlib import sha256
 
 from firedoor.errors import Refused, TooLarge
-from firedoor.halt.envelope import role_of
+from firedoor.halt.envelope import CONTROLLER_HALT, role_of, threshold_of
 from firedoor.halt.merkle import root_of
 from firedoor.halt.order import (
     Ban,
@@ -26,19 +26,13 @@ from firedoor.halt.order import (
     Pass,
     Resume,
     Revoke,
-    by_controller,
     is_complete,
     merged,
     read_beacon,
     read_order,
-    signatures_for,
 )
-from firedoor.halt.quota import Quota
 from firedoor.limits import LISTS_MAX, ORDERS_MAX, ORDERS_PER_KEY_MAX, UNRECORDED_PER_KEY_MAX
 from firedoor.trust.keys import Authority
-from firedoor.units import Instant
-
-START = Instant(0.0)
 
 
 class Admission(Enum):
@@ -63,10 +57,7 @@ class Named:
 
 
 class OrderSet:
-    """All orders admitted here, and which of them the origin has named.
-
-    `quota`: at the origin, how fast new ones are taken.
-    """
+    """All orders admitted here, and which of them the origin has named."""
 
     __slots__ = (
         "_acted",
@@ -75,36 +66,31 @@ class OrderSet:
         "_judged",
         "_lists",
         "_named",
-        "_needs",
-        "_quota",
         "_said",
+        "_thresholds",
         "_void",
         "beacon",
     )
 
-    def __init__(self, quota: Quota | None = None) -> None:
+    def __init__(self) -> None:
         self._held: dict[bytes, Order] = {}
-        self._quota = quota
         self._named: set[bytes] = set()
         # What was found right, and by whose keys.
         self._judged: dict[bytes, bytes] = {}
         self._judge: Authority | None = None
         self._lists: dict[bytes, frozenset[bytes]] = {}
-        # By id: how many keys that order takes.
-        self._needs: dict[bytes, int] = {}
+        self._thresholds: dict[str, int] = {}
         self._acted: set[bytes] = set()
         self._void: set[bytes] = set()
         self.beacon = b""
         # By the id of each beacon key: what it has named.
         self._said: dict[str, frozenset[bytes]] = {}
 
-    def admit(
-        self, record: bytes, authority: Authority, now: Instant = START
-    ) -> tuple[Admission, Order]:
+    def admit(self, record: bytes, authority: Authority) -> tuple[Admission, Order]:
         """Verify `record` and add it to the set.
 
         Raises:
-            TooLarge: it, the set, or the share of its key is full, or its key signs too fast.
+            TooLarge: it, the set, or the share of its key is full.
             Malformed, Untrusted: as `read_order` says.
         """
         if authority is not self._judge:
@@ -116,12 +102,9 @@ class OrderSet:
         known = self._held.get(order.id)
         if known is None:
             self._check_room(order)
-            if self._quota is not None and order.id not in self._named:
-                self._quota.take(order.signers, now)
             self._hold(order, authority)
             return Admission.NEW, order
-        is_weaker = by_controller(order) and not by_controller(known)
-        if (order.signers <= known.signers or is_weaker) and order.id not in self._void:
+        if order.signers <= known.signers and order.id not in self._void:
             return Admission.KNOWN, known
         # Signatures merge under the id: that is how an order outlives a rotation of its key.
         self._hold(merged(order, known), authority)
@@ -154,7 +137,8 @@ class OrderSet:
             self._named |= read_beacon(self.beacon, authority)[0]
         before = set(self._void)
         for known in [*self._held.values()]:
-            self._hold(read_order(known.record, authority, is_recorded=True), authority)
+            signers = read_order(known.record, authority, is_recorded=True).signers
+            self._hold(replace(known, signers=signers), authority)
         return not self._void <= before
 
     def compact(self, authority: Authority) -> frozenset[bytes]:
@@ -166,9 +150,12 @@ class OrderSet:
             return frozenset()
         kept = authority.survivors
         gone = {each for each in self._void if each.hex() not in kept}
-        gone = {each for each in gone if role_of(self._held[each].kind) == authority.compacted}
+        # A controller's halt belongs to the halts, though no role of root's has signed it.
+        roles = {each: role_of(self._held[each].kind) for each in gone}
+        roles |= {each: "halt" for each, role in roles.items() if role == CONTROLLER_HALT}
+        gone = {each for each, role in roles.items() if role == authority.compacted}
         for order_id in gone:
-            del self._held[order_id], self._needs[order_id]
+            del self._held[order_id]
         self._void -= gone
         self._named -= gone
         self._acted -= gone
@@ -176,7 +163,7 @@ class OrderSet:
 
     def _hold(self, order: Order, authority: Authority) -> None:
         self._held[order.id] = order
-        self._needs[order.id] = signatures_for(order, authority)
+        self._thresholds[order.kind] = threshold_of(order.kind, authority)
         if is_complete(order, authority):
             self._void.discard(order.id)
             # Every neighbour brings the same bytes, and one look at them is enough.
@@ -188,7 +175,7 @@ class OrderSet:
         """A compaction left these out before a restart; but for what was signed anew since."""
         gone = frozenset(order_ids)
         for order_id in gone & self._void:
-            del self._held[order_id], self._needs[order_id]
+            del self._held[order_id]
         self._void -= gone
         return gone
 
@@ -289,7 +276,7 @@ class OrderSet:
         if not order.keyids & gone:
             return order
         left = order.keyids - gone
-        return replace(order, keyids=left) if len(left) >= self._needs[order.id] else None
+        return replace(order, keyids=left) if len(left) >= self._thresholds[order.kind] else None
 
     @property
     def named(self) -> frozenset[bytes]:

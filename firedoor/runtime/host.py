@@ -277,7 +277,7 @@ class Host:
         log_facts(what.event, dict(what.facts))
         if what.event == "peer-synced":
             self.program.on_synced(PeerId(str(dict(what.facts)["peer"])))
-        elif what.event in {"reconciled", "leased", "lease-lapsed"}:
+        elif what.event in {"reconciled", "leased", "lease-lapsed", "order-logged"}:
             self._is_opened = True
 
     def send(self, peer: PeerId, message: object) -> None:

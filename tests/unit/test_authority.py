@@ -6,9 +6,9 @@ from hashlib import sha256
 import pytest
 from nacl.signing import SigningKey
 
-from firedoor.errors import Untrusted
+from firedoor.errors import Malformed, Untrusted
 from firedoor.halt.brake import Brake, Gate
-from firedoor.halt.envelope import Envelope, Signature, seal
+from firedoor.halt.envelope import CONTROLLER_HALT, Envelope, Signature, seal
 from firedoor.halt.order import (
     BanPayload,
     BeaconPayload,
@@ -19,11 +19,12 @@ from firedoor.halt.order import (
     RevokePayload,
     read_order,
 )
-from firedoor.halt.orderset import Admission, OrderSet
+from firedoor.halt.orderset import OrderSet
 from firedoor.halt.scope import Subject
 from firedoor.identity import RING, FleetId, Place
 from firedoor.limits import ORDER_BYTES_MAX
 from firedoor.trust.keys import Authority, RoleKeys
+from firedoor.trust.signing import sign, signed_bytes
 from firedoor.wire.codec import decode, encode
 
 FLEET = FleetId("0a" * 16)
@@ -73,10 +74,24 @@ def halt(
 ROBOT = sha256(b"robot").digest()
 KEYIDS["robot"], SEEDS["robot"] = sha256(ROBOT).hexdigest(), ROBOT
 WATCHED = replace(AUTHORITY, controllers={("app", "2"): role(1, "robot")})
+SAME = replace(NEW, product="map", version="2")
+
+
+def robots_halt(scope: str = "app==2", level: int = 4, name: str = "robot") -> tuple[bytes, bytes]:
+    return halt(scope, level, name, kind=CONTROLLER_HALT)
+
+
+def levels_of(orders: OrderSet) -> list[int]:
+    """Of the release that names the robot's key, and of the same bytes under another name."""
+    brake = Brake()
+    for each in (OLD, NEW, SAME):
+        brake.learn(each)
+    brake.set_halts(orders.in_force())
+    return [brake.level(each) for each in (NEW, SAME)]
 
 
 def test_a_controller_halts_the_release_that_names_its_key() -> None:
-    order = read_order(halt("app==2", 6, "robot")[1], WATCHED)
+    order = read_order(robots_halt(level=6)[1], WATCHED)
     assert isinstance(order, Halt)
     assert order.is_by_controller
     brake = Brake()
@@ -86,86 +101,86 @@ def test_a_controller_halts_the_release_that_names_its_key() -> None:
     assert [brake.level(each) for each in (OLD, NEW, MAP)] == [0, 6, 0]
 
 
-def test_a_controller_does_not_halt_the_same_bytes_under_another_name() -> None:
-    order = read_order(halt("app==2", 4, "robot")[1], WATCHED)
-    assert isinstance(order, Halt)
-    brake, same = Brake(), replace(NEW, product="map", version="2")
-    for each in (NEW, same):
-        brake.learn(each)
-    brake.set_halts([order])
-    assert [brake.level(each) for each in (NEW, same)] == [4, 0]
+def test_a_controller_never_halts_the_same_bytes_under_another_name() -> None:
+    orders = OrderSet()
+    order, record = robots_halt()
+    orders.admit(record, WATCHED)
+    assert levels_of(orders) == [4, 0]
+    # Nor once its publisher has taken the key off the release, or after a restart then.
+    orders.judge(AUTHORITY)
+    assert levels_of(orders) == [4, 0]
+    assert orders.offered() == ()
+    again = OrderSet()
+    again.restore(record, AUTHORITY)
+    assert levels_of(again) == [4, 0]
+    again.judge(WATCHED)
+    assert again.offered() == (order,)
 
 
 @pytest.mark.parametrize(
-    "scope", ["app==1", "app", "app#1..2", "map==9", "everything", f"digest:{NEW.content.hex()}"]
+    "scope", ["app", "app#1..2", "map==9", "app==1", "everything", f"digest:{NEW.content.hex()}"]
 )
 def test_a_controller_halts_nothing_else(scope: str) -> None:
-    with pytest.raises(Untrusted):
-        read_order(halt(scope, 4, "robot")[1], WATCHED)
+    with pytest.raises((Untrusted, Malformed)):
+        read_order(robots_halt(scope)[1], WATCHED)
 
 
 def test_a_controller_names_no_contents() -> None:
     payload = HaltPayload(1, nonce(0), "app==2", 4, NOW, "bad", (MAP.content,))
-    with pytest.raises(Untrusted):
-        read_order(signed("halt", payload, "robot")[1], WATCHED)
+    with pytest.raises(Malformed):
+        read_order(signed(CONTROLLER_HALT, payload, "robot")[1], WATCHED)
 
 
-def test_a_controller_neither_drills_nor_resumes() -> None:
-    with pytest.raises(Untrusted):
-        read_order(halt("app==2", 4, "robot", kind="drill")[1], WATCHED)
+def test_a_controllers_key_makes_nothing_but_its_own_kind_of_halt() -> None:
+    for kind in ("halt", "drill"):
+        with pytest.raises(Untrusted):
+            read_order(halt("app==2", 4, "robot", kind=kind)[1], WATCHED)
     payload = ResumePayload(1, nonce(1), (bytes(32),), NOW, "it is well")
     with pytest.raises(Untrusted):
         read_order(signed("resume", payload, "robot", "resume-1")[1], WATCHED)
 
 
-def test_what_a_controller_signs_and_nobody_understands_stops_nothing() -> None:
-    record = signed("halt", HaltPayload(1, nonce(0), "app==2", 4, NOW, "bad"), "robot")[1]
-    envelope = decode(Envelope, record, what="order", limit=ORDER_BYTES_MAX)
-    odd = encode(replace(envelope, payload=b"odd"))
+def test_a_halt_key_makes_no_controllers_halt() -> None:
     with pytest.raises(Untrusted):
-        read_order(odd, WATCHED)
+        read_order(robots_halt(name="halt-1")[1], WATCHED)
 
 
-def test_a_controllers_key_beside_a_halt_key_is_no_second_one() -> None:
+def test_what_a_controller_signs_and_nobody_understands_stops_nothing() -> None:
+    message = signed_bytes(FLEET, CONTROLLER_HALT, b"odd")
+    signatures = (Signature(KEYIDS["robot"], sign(ROBOT, message)),)
+    with pytest.raises(Malformed):
+        read_order(encode(Envelope(CONTROLLER_HALT, b"odd", signatures)), WATCHED)
+
+
+def test_a_controller_has_no_second_key_and_reaches_the_newest_alone() -> None:
     later = Subject("app", "3", sha256(b"three").digest(), counter=3, publisher="main")
-    payload = HaltPayload(1, nonce(0), "app==2", 6, NOW, "bad")
-    for first, second in (("robot", "halt-1"), ("halt-1", "robot")):
-        orders, brake = OrderSet(), Brake()
-        for each in (OLD, NEW, later):
-            brake.learn(each)
-        for name in (first, second):
-            orders.admit(signed("halt", payload, name)[1], WATCHED)
-        brake.set_halts(orders.in_force())
-        assert brake.level(NEW) == 4
-        assert orders.in_force()[0].keyids == {KEYIDS["halt-1"]}
-
-
-def test_a_controllers_copy_of_a_halt_that_is_known_by_a_halt_key_is_nothing_new() -> None:
-    payload, orders = HaltPayload(1, nonce(0), "app==2", 6, NOW, "bad"), OrderSet()
-    orders.admit(signed("halt", payload, "halt-1")[1], WATCHED)
-    admission, _ = orders.admit(signed("halt", payload, "robot")[1], WATCHED)
-    assert admission is Admission.KNOWN
-
-
-def test_a_controllers_halt_outlives_the_list_that_named_its_key() -> None:
-    orders = OrderSet()
-    order, record = halt("app==2", 4, "robot")
-    orders.admit(record, WATCHED)
-    orders.judge(AUTHORITY)
-    assert [each.id for each in orders.in_force()] == [order]
-    assert orders.offered() == ()
-    orders.judge(WATCHED)
-    assert orders.offered() == (order,)
+    order = read_order(robots_halt(level=6)[1], WATCHED)
+    assert isinstance(order, Halt)
+    brake = Brake()
+    for each in (OLD, NEW, later):
+        brake.learn(each)
+    brake.set_halts([order])
+    assert brake.level(NEW) == 4
 
 
 def test_a_revoked_controllers_key_halts_nothing_more() -> None:
     orders = OrderSet()
-    orders.admit(halt("app==2", 4, "robot")[1], WATCHED)
+    orders.admit(robots_halt()[1], WATCHED)
     payload = RevokePayload(1, nonce(1), KEYIDS["robot"], (), NOW, "it ran wild")
     revoke, record = signed("revoke", payload, "resume-1", "resume-2")
     orders.admit(record, WATCHED)
     orders.name(signed("beacon", BeaconPayload(1, (revoke,)), "beacon")[1], WATCHED)
     orders.let_resumes_act()
+    assert orders.in_force() == []
+
+
+def test_a_compaction_of_halts_leaves_out_a_controllers_halt_that_counts_no_more() -> None:
+    orders = OrderSet()
+    orders.admit(robots_halt()[1], WATCHED)
+    orders.judge(AUTHORITY)
+    compacted = replace(AUTHORITY, survivors=frozenset(), compacted="resume")
+    assert not orders.compact(compacted)
+    assert orders.compact(replace(compacted, compacted="halt"))
     assert orders.in_force() == []
 
 

@@ -1,23 +1,27 @@
 """What a witness signs, and what it does not; and when an order is logged."""
 
+from collections.abc import Callable
 from dataclasses import replace
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
 
-from firedoor.countersigning import Countersigning, is_short, makes_leases_alone, vouches
+from firedoor.countersigning import Countersigning, is_short, makes_leases_alone
 from firedoor.effects import AddSignature, Send
 from firedoor.errors import Malformed, Untrusted
-from firedoor.halt.envelope import countersigned, joined, seal
+from firedoor.halt.envelope import Envelope, Signature, countersigned, joined, seal
 from firedoor.halt.lease import LeasePayload, read_lease
 from firedoor.halt.merkle import root_of
-from firedoor.halt.order import BeaconPayload
+from firedoor.halt.order import BeaconPayload, HaltPayload
 from firedoor.halt.orderset import OrderSet
 from firedoor.halt.sync import OrderSync
 from firedoor.identity import FleetId, Peer, PeerId, Role
+from firedoor.limits import ORDER_BYTES_MAX
 from firedoor.runtime.key_files import KeyFile, write_key_file
 from firedoor.session import Session
 from firedoor.trust.keys import Authority, RoleKeys, key_of
+from firedoor.wire.codec import decode, encode
 from firedoor.wire.messages import Countersign
 from mirror.beacons import BEACON_KEY, own_signer
 
@@ -40,8 +44,16 @@ def by(seed: bytes) -> dict[str, bytes]:
     return {key_of(seed).keyid: seed}
 
 
-def a_lease(*ids: bytes, seed: bytes = ORIGIN, root: int = 2, targets: int = 4) -> bytes:
-    payload = LeasePayload(1, root, targets, 7, len(ids), root_of(ids), b"n" * 32)
+def a_lease(
+    *ids: bytes,
+    seed: bytes = ORIGIN,
+    root: int = 2,
+    targets: int = 4,
+    snapshot: int = 7,
+    count: int | None = None,
+) -> bytes:
+    counted = len(ids) if count is None else count
+    payload = LeasePayload(1, root, targets, snapshot, counted, root_of(ids), b"n" * 32)
     return seal("lease", payload, fleet=FLEET, keys=by(seed))[1]
 
 
@@ -62,41 +74,124 @@ def signed(record: bytes, seed: bytes = WITNESS) -> bytes:
 
 # What a witness vouches for.
 
+HALT = sha256(b"halt").digest()
+ROLES = {"halt": authority(1, HALT).roles["beacon"], **BOTH.roles}
+FULL = replace(BOTH, roles=ROLES)
+
+
+def a_halt(number: int) -> tuple[bytes, bytes]:
+    payload = HaltPayload(1, number.to_bytes(16, "big"), "app==1", 4, 0, "bad")
+    return seal("halt", payload, fleet=FLEET, keys=by(HALT))
+
+
+class Held:
+    """A witness that holds so many halts, in order of id."""
+
+    def __init__(self, count: int) -> None:
+        self.orders = OrderSet()
+        for number in range(count):
+            self.orders.admit(a_halt(number)[1], FULL)
+        self.ids = self.orders.ids()
+        self.countersigning = Countersigning(is_origin=False)
+
+    def signs(self, record: bytes, *, recorded: tuple[bytes, ...] | None = None) -> bool:
+        """Whether it signs this record at once; `recorded`: what is on its disk, if not all."""
+        self.countersigning.asked(PeerId("0" * 32), record)
+        here = self.ids if recorded is None else recorded
+        return bool(self.countersigning.due(here, self.orders, FULL))
+
+    def has_named(self, *ids: bytes) -> "Held":
+        beacon = a_beacon(*ids)
+        self.orders.name(joined(beacon, signed(beacon)), FULL)
+        return self
+
 
 @pytest.mark.parametrize("make", [a_lease, a_beacon])
-def test_a_witness_signs_over_exactly_what_it_has_recorded(make: object) -> None:
-    assert callable(make)
-    assert vouches(make(A, B), (A, B), BOTH)
-    assert not vouches(make(A), (A, B), BOTH)
-    assert not vouches(make(A, B), (A,), BOTH)
+def test_a_witness_signs_over_what_it_has_recorded(make: Callable[..., bytes]) -> None:
+    held = Held(2)
+    assert not held.signs(make(*held.ids), recorded=held.ids[:1])
+    assert held.signs(make(*held.ids))
+    assert not held.signs(make(*held.ids, A))
+
+
+@pytest.mark.parametrize("make", [a_lease, a_beacon])
+def test_a_witness_signs_no_list_that_lacks_what_was_named(make: Callable[..., bytes]) -> None:
+    held = Held(2)
+    held.has_named(held.ids[0])
+    held.has_named(*held.ids)
+    assert not held.signs(make(held.ids[0]))
+
+
+@pytest.mark.parametrize("make", [a_lease, a_beacon])
+def test_a_witness_signs_no_list_that_lacks_what_it_has_signed_for(
+    make: Callable[..., bytes],
+) -> None:
+    held = Held(2).has_named()
+    assert held.signs(a_lease(*held.ids))
+    assert not held.signs(make())
+
+
+def test_a_witness_that_starts_anew_lets_go_of_nothing_that_it_had_recorded() -> None:
+    held = Held(2).has_named()
+    held.countersigning.restore(held.ids)
+    assert not held.signs(a_lease())
+    assert held.signs(a_lease(*held.ids))
+
+
+def test_orders_that_the_origin_does_not_log_stop_no_lease() -> None:
+    # A thief has given one more to the witness alone.
+    held = Held(2)
+    held.has_named(held.ids[0])
+    assert held.signs(a_beacon(held.ids[0]))
+    assert held.signs(a_lease(held.ids[0]))
+
+
+def test_a_lease_over_a_list_that_is_not_known_waits_for_its_beacon() -> None:
+    held = Held(3)
+    assert not held.signs(a_lease(*held.ids[:2]))
+    held.has_named(*held.ids[:2])
+    assert held.countersigning.due(held.ids, held.orders, FULL)
 
 
 def test_a_witness_signs_for_no_stranger() -> None:
-    assert not vouches(a_lease(A, seed=STRANGER), (A,), BOTH)
+    held = Held(1)
+    assert not held.signs(a_lease(*held.ids, seed=STRANGER))
+    assert not held.signs(a_beacon(*held.ids, seed=STRANGER))
 
 
-@pytest.mark.parametrize(("root", "targets"), [(1, 4), (2, 3)])
-def test_a_witness_signs_no_lease_for_metadata_older_than_its_own(root: int, targets: int) -> None:
-    assert not vouches(a_lease(A, root=root, targets=targets), (A,), BOTH)
+@pytest.mark.parametrize(("root", "targets", "snapshot"), [(1, 4, 7), (2, 3, 7), (2, 4, 6)])
+def test_a_witness_signs_no_lease_for_metadata_older_than_its_own(
+    root: int, targets: int, snapshot: int
+) -> None:
+    held = Held(1)
+    assert not held.signs(a_lease(*held.ids, root=root, targets=targets, snapshot=snapshot))
 
 
 def test_a_witness_signs_a_lease_for_metadata_newer_than_its_own() -> None:
-    assert vouches(a_lease(A, targets=5), (A,), BOTH)
+    held = Held(1)
+    assert held.signs(a_lease(*held.ids, targets=5))
 
 
-def test_a_witness_signs_nothing_but_leases_and_beacons() -> None:
+def test_a_witness_signs_no_lease_whose_count_is_another() -> None:
+    held = Held(1)
+    assert not held.signs(a_lease(*held.ids, count=2))
+
+
+def test_a_witness_is_asked_for_nothing_but_leases_and_beacons() -> None:
     record = seal("certificate", BeaconPayload(1, (A,)), fleet=FLEET, keys=by(ORIGIN))[1]
-    assert not vouches(record, (A,), BOTH)
+    with pytest.raises(Malformed):
+        Held(1).signs(record)
 
 
 def test_what_cannot_be_vouched_for_yet_waits_and_only_the_last_of_its_kind() -> None:
-    witness, origin = Countersigning(is_origin=False), PeerId("0" * 32)
-    for record in (a_lease(A), a_lease(A, B), a_beacon(A)):
+    held, origin = Held(2), PeerId("0" * 32)
+    witness, orders, ids = held.countersigning, held.orders, held.ids
+    for record in (a_lease(A), a_lease(*ids), a_beacon(ids[0])):
         witness.asked(origin, record)
-    assert witness.due((), BOTH) == []
-    assert witness.due((A,), BOTH) == [AddSignature(origin, a_beacon(A))]
+    assert witness.due((), orders, FULL) == []
+    assert witness.due(ids[:1], orders, FULL) == [AddSignature(origin, a_beacon(ids[0]))]
     assert witness.is_asked
-    assert witness.due((A, B), BOTH) == [AddSignature(origin, a_lease(A, B))]
+    assert witness.due(ids, orders, FULL) == [AddSignature(origin, a_lease(*ids))]
     assert not witness.is_asked
 
 
@@ -128,6 +223,18 @@ def test_an_answer_that_no_beacon_key_has_signed_is_refused() -> None:
     origin.ask(a_lease(A), [session])
     with pytest.raises(Untrusted):
         origin.answered(session, signed(a_lease(A), STRANGER), BOTH)
+
+
+def test_junk_under_the_witnesss_name_does_not_keep_its_signature_out() -> None:
+    origin, session = Countersigning(is_origin=True), a_session("1", is_witness=True)
+    lease = a_lease(A)
+    origin.ask(lease, [session])
+    envelope = decode(Envelope, lease, what="lease", limit=ORDER_BYTES_MAX)
+    junk = Signature(key_of(WITNESS).keyid, bytes(64))
+    rest = tuple(Signature(f"{number:064x}", bytes(64)) for number in range(6))
+    bent = encode(replace(envelope, signatures=(junk, *rest, *envelope.signatures)))
+    assert origin.answered(session, bent, BOTH) is None
+    assert origin.answered(session, signed(lease), BOTH) is not None
 
 
 def test_the_origins_own_signature_twice_is_not_two() -> None:
@@ -190,6 +297,18 @@ def test_a_key_that_counts_no_more_has_logged_nothing() -> None:
     assert orders.is_logged(A, authority(1, ORIGIN))
     orders.judge(authority(1, STRANGER))
     assert not orders.is_logged(A, authority(1, STRANGER))
+    # Nor does what a key said before it was turned away count once it is back.
+    orders.judge(authority(1, ORIGIN))
+    assert not orders.is_logged(A, authority(1, ORIGIN))
+
+
+def test_an_old_beacon_is_no_news_and_takes_nothing_back() -> None:
+    one = authority(1, ORIGIN)
+    orders = OrderSet()
+    orders.name(a_beacon(A), one)
+    orders.name(a_beacon(A, B), one)
+    assert not orders.name(a_beacon(A), one).is_key_new
+    assert orders.is_logged(B, one)
 
 
 # The key file.

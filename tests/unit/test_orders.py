@@ -274,7 +274,7 @@ def test_an_order_offered_as_another_kind_is_refused(signed_as: str, offered_as:
 
 @pytest.mark.parametrize("kind", ["beacon", "promote", "", "Halt", "halt\n", "targets"])
 def test_a_record_of_another_kind_is_no_order(kind: str) -> None:
-    with pytest.raises(Malformed, match="wanted kind halt, drill, resume"):
+    with pytest.raises(Malformed, match="wanted kind halt, drill, controller-halt, resume"):
         read_order(sealed(kind, halt_payload(), HALT, BEACON)[1], AUTHORITY)
 
 

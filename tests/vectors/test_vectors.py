@@ -33,7 +33,7 @@ from firedoor.halt.order import (
 )
 from firedoor.halt.scope import ScopeKind, parse_scope
 from firedoor.identity import FleetId
-from firedoor.trust.keys import Authority, RoleKeys, key_of
+from firedoor.trust.keys import Authority, RoleKeys, controller_of, key_of
 from firedoor.trust.signing import signed_bytes
 from firedoor.wire.codec import encode, pack, record
 from firedoor.wire.messages import TAGS, decode_message, encode_message
@@ -42,6 +42,7 @@ HERE = Path(__file__).parent
 
 PAYLOADS: Mapping[str, type[object]] = {
     "halt": HaltPayload,
+    "controller-halt": HaltPayload,
     "resume": ResumePayload,
     "beacon": BeaconPayload,
     "drill": HaltPayload,
@@ -107,7 +108,13 @@ def authority() -> Authority:
         )
         for name, part in ORDERS["roles"].items()
     }
-    return Authority(fleet=FLEET, targets_version=1, roles=roles, is_fresh=True)
+    controllers = {
+        tuple(release.split("==")): controller_of(KEYS[key]["public"].hex())
+        for release, key in ORDERS["controllers"].items()
+    }
+    return Authority(
+        fleet=FLEET, targets_version=1, roles=roles, is_fresh=True, controllers=controllers
+    )
 
 
 def seeds_of(vector: Any) -> dict[str, bytes]:

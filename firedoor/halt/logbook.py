@@ -1,0 +1,72 @@
+"""Which recorded orders an origin *logs*: names in its beacons, and counts in its leases.
+
+* Of one key it logs a burst that no operator types, and then one in ten seconds. What waits is
+  obeyed and passed on all the same; only the bound of S2 begins with the log.
+* As every peer holds few orders of a key that are not logged, a thief of a halt key cannot fill a
+  fleet's order set in seconds: its people have hours to revoke the key.
+* What a beacon has named before, or this node had recorded before it started, is logged at once: an
+  origin that was set back must not wait for what it had.
+
+Source: halt.md, Paths (bounds) and Authority (rate limits that hold are at the origin).
+"""
+
+from collections.abc import Iterable
+
+from firedoor.limits import LOGGED_AT_ONCE_MAX
+from firedoor.units import Instant, Span, after, between
+
+# With a burst of 64 it takes a thief nearly three hours to fill the share of a key.
+LOGGED_EACH_SPAN = Span(10.0)
+
+
+class Logbook:
+    """The log of one node. `logged`: the ids in it."""
+
+    __slots__ = ("_used", "_waiting", "logged")
+
+    def __init__(self) -> None:
+        self.logged: set[bytes] = set()
+        # By key id: how much of the burst was used, and when.
+        self._used: dict[str, tuple[float, Instant]] = {}
+        self._waiting: dict[bytes, frozenset[str]] = {}
+
+    def restore(self, order_ids: Iterable[bytes]) -> None:
+        """These were recorded before this node started, or a beacon has named them."""
+        known = set(order_ids)
+        self.logged |= known
+        self._waiting = {each: keys for each, keys in self._waiting.items() if each not in known}
+
+    def enter(self, order_id: bytes, keyids: frozenset[str]) -> None:
+        """This order, which these keys have signed, is recorded here; `wake` logs it."""
+        if order_id not in self.logged:
+            self._waiting[order_id] = keyids
+
+    def wake(self, now: Instant) -> list[bytes]:
+        """Log what may be logged now, the oldest first; the ids of those."""
+        done = [each for each, keyids in [*self._waiting.items()] if self._takes(keyids, now)]
+        for each in done:
+            del self._waiting[each]
+        self.logged.update(done)
+        return done
+
+    def next_wakeup(self, now: Instant) -> Instant | None:
+        """When `wake` may log the next; None: nothing waits."""
+        waits = [
+            max((self._wait_of(keyid, now) for keyid in keyids), default=0.0)
+            for keyids in self._waiting.values()
+        ]
+        return after(now, Span(min(waits))) if waits else None
+
+    def _takes(self, keyids: frozenset[str], now: Instant) -> bool:
+        used = {keyid: self._used_by(keyid, now) + 1 for keyid in keyids}
+        is_taken = max(used.values(), default=0) <= LOGGED_AT_ONCE_MAX
+        if is_taken:
+            self._used |= {keyid: (count, now) for keyid, count in used.items()}
+        return is_taken
+
+    def _used_by(self, keyid: str, now: Instant) -> float:
+        count, since = self._used.get(keyid, (0.0, now))
+        return max(0.0, count - between(since, now) / LOGGED_EACH_SPAN)
+
+    def _wait_of(self, keyid: str, now: Instant) -> float:
+        return max(0.0, (self._used_by(keyid, now) + 1 - LOGGED_AT_ONCE_MAX) * LOGGED_EACH_SPAN)
