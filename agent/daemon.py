@@ -141,8 +141,8 @@ class AgentDaemon:
             else:
                 installer.stir()
 
-    def on_opened(self) -> None:
-        """More may move here."""
+    def on_changed(self) -> None:
+        """What may move here has changed, and nothing was halted by it."""
         self.receipts.closed()
         self._tombstones_wanted.set()
         self._stir()
@@ -344,7 +344,7 @@ class AgentDaemon:
                     await self._health_wanted.wait()
             except TimeoutError:
                 continue
-            # A site whose endpoints all obey at once does not report at once.
+            # A site whose endpoints obey at once reports neither at once nor while they record.
             await asyncio.sleep(HEALTH_SPREAD_S * (0.5 + self._dice.fraction()))
             self._health_wanted.clear()
 

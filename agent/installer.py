@@ -179,7 +179,8 @@ class Installer:
                 await self._stage(entry, manifest)
                 self._tell_guard(entry.manifest)
                 self._life.note(Phase.STAGED)
-            if not self._is_time(entry):
+            if self._settings.switch == "when-told" and not self.arming.is_told:
+                self._arm(entry)
                 return
             self._activate(entry)
         except FiredoorError as error:
@@ -194,16 +195,18 @@ class Installer:
         self.arming.done(entry.version)
         await self._check(entry.version, entry.manifest, manifest)
 
-    def _is_time(self, entry: ReleaseEntry) -> bool:
-        """Whether to switch now; a product that waits to be told is armed, and its lease kept."""
-        if self._settings.switch == "at-once" or self.arming.is_told:
-            return True
+    def _require_activation(self, entry: ReleaseEntry) -> None:
+        # The end of staging asks no gate, so level 3 is looked at here as well.
+        self._host.node.gates.require(Gate.INSTALL, entry.manifest)
         if not self._host.may_start(Gate.ACTIVATE, entry.manifest):
             raise self._host.node.leasing.wanting()
+
+    def _arm(self, entry: ReleaseEntry) -> None:
+        """Have the release switch when it is told to; its lease is renewed until then."""
+        self._require_activation(entry)
         self._host.node.leasing.lease.seek(self._host.clock.now())
         self.arming.arm(entry.manifest)
         self._say(f"{entry.version} is armed: it switches when it is told to")
-        return False
 
     def _disarm(self) -> None:
         if self.arming.manifest:
@@ -234,10 +237,7 @@ class Installer:
             raise
 
     def _activate(self, entry: ReleaseEntry) -> None:
-        # The end of staging asks no gate, so level 3 is looked at here as well.
-        self._host.node.gates.require(Gate.INSTALL, entry.manifest)
-        if not self._host.may_start(Gate.ACTIVATE, entry.manifest):
-            raise self._host.node.leasing.wanting()
+        self._require_activation(entry)
         self._life.note(Phase.ACTIVATING)
         before = self._handler.active()
         self._handler.activate(entry.version, entry.manifest)

@@ -201,7 +201,7 @@ async def _switch(settings: AgentSettings, products: list[str]) -> None:
     said = await _ask_itself(settings, SWITCH_PATH, json.dumps(products).encode())
     for product, end in said["switched"].items():
         print(plain(f"{product}: {end}"))  # noqa: T201  # the answer
-    if not said["switched"]:
+    if not said["switched"] and not said["failed"]:
         print("nothing is armed")  # noqa: T201  # the answer
     if said["failed"]:
         whys = [f"{product}: {why}" for product, why in said["failed"].items()]

@@ -16,11 +16,11 @@ from collections.abc import Awaitable, Callable
 
 from aiohttp import web
 
-from firedoor.errors import FiredoorError, Unavailable, Untrusted
+from firedoor.errors import FiredoorError, Malformed, Unavailable, Untrusted
 from firedoor.identity import PeerId
-from firedoor.runtime.peer_server import CLOCK, peer_of_request
+from firedoor.runtime.peer_server import CLOCK, peer_of_request, read_body
 
-# An armed release's lease is looked at this often: a part of the shortest that counts.
+# An armed release's lease is looked at this often: a sixth of the 30 s that one counts for a start.
 LOOK_S = 5.0
 
 SWITCH_PATH = "/v1/switch"
@@ -33,7 +33,10 @@ SWITCH_S = 20.0
 
 
 class Arming:
-    """Whether one product is armed, and for whom it is to switch. Empty: it is not."""
+    """Whether one product is armed, and who waits for its switch.
+
+    `manifest`: what is armed; empty for nothing.
+    """
 
     def __init__(self) -> None:
         self.manifest = ""
@@ -92,14 +95,25 @@ def switch_route(
 ) -> web.RouteDef:
     """`/v1/switch`, for this machine itself: POST a JSON list of products; empty means all.
 
-    `switch` answers with what became of each armed one.
+    `switch` answers with what became of each armed one. The handler raises Untrusted where another
+    machine asks, and Malformed where the body is no such list.
     """
 
     async def told(request: web.Request) -> web.Response:
         asker = peer_of_request(request, request.app[CLOCK])
         if asker.id != me:
             raise Untrusted(request.path, wanted="this machine itself", got=f"peer {asker.id[:12]}")
-        products = json.loads(await request.content.read(BODY_BYTES_MAX))
-        return web.json_response(await switch(frozenset(map(str, products))))
+        products = _products(await read_body(request, BODY_BYTES_MAX))
+        return web.json_response(await switch(products))
 
     return web.post(SWITCH_PATH, told)
+
+
+def _products(body: bytes) -> frozenset[str]:
+    try:
+        names = json.loads(body)
+    except (ValueError, RecursionError) as error:
+        raise Malformed("products", wanted="a JSON list", got=str(error)[:80]) from error
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise Malformed("products", wanted="a list of names", got=type(names).__name__)
+    return frozenset(names)

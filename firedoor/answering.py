@@ -15,18 +15,22 @@ from firedoor.trust.keys import Authority
 from firedoor.wire.messages import Logged, Obeyed, OrderRefused, Recorded
 
 
-def handed(session: Session, order: bytes) -> None:
+def note_handed(session: Session, order: bytes) -> None:
     """This order came from there."""
     if session.peer.role is Role.OPERATOR:
         session.handed.add(order)
 
 
-def told(sessions: Iterable[Session], message: Obeyed | Recorded | OrderRefused) -> list[Effect]:
+def tell_operators(
+    sessions: Iterable[Session], message: Obeyed | Recorded | OrderRefused
+) -> list[Effect]:
     """`message` to those of `sessions` who are operators."""
     return [Send(one.peer.id, message) for one in sessions if one.peer.role is Role.OPERATOR]
 
 
-def logged(sessions: Iterable[Session], orders: OrderSet, authority: Authority) -> list[Effect]:
+def tell_logged(
+    sessions: Iterable[Session], orders: OrderSet, authority: Authority
+) -> list[Effect]:
     """Word of all that is logged and was not said to be."""
     effects: list[Effect] = []
     for session in sessions:

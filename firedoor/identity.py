@@ -30,7 +30,7 @@ class Role(Enum):
     OPERATOR = "operator"
 
 
-RING = "broad"
+RING_DEFAULT = "broad"
 """The ring of a machine whose token named none."""
 
 
@@ -39,7 +39,7 @@ class Place:
     """Where a machine belongs, by its certificate: a LAN, and a stage of rollouts."""
 
     site: str = ""
-    ring: str = RING
+    ring: str = RING_DEFAULT
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +50,7 @@ class Peer:
     role: Role
     site: str
     is_current: bool = True
-    ring: str = RING
+    ring: str = RING_DEFAULT
 
 
 def checked_name(what: str, text: str) -> str:

@@ -26,6 +26,11 @@ SIGNATURES_MAX = 8
 # memory, and an operator in the field will never type so many (halt.md, Paths).
 UNRECORDED_PER_KEY_MAX = 64
 
+# Halts by the controllers of all releases together, and of one release: a publisher names as many
+# keys as it likes, and must not take the room of people's orders.
+CONTROLLER_HALTS_MAX = 256
+CONTROLLER_HALTS_OF_ONE_MAX = 4
+
 # New orders of one key that an origin logs at once; halt/logbook.py says how fast it goes on.
 LOGGED_AT_ONCE_MAX = UNRECORDED_PER_KEY_MAX
 

@@ -49,10 +49,11 @@ class Naming:
             TooLarge, Malformed, Untrusted: as `OrderSet.name`.
         """
         orders = self._orders
-        if orders.is_judged(record):
+        if orders.is_judged(record, authority):
             self._spreading.heard(record, sender.peer.id if sender is not None else None)
             return Heard(is_news=False)
         named = orders.name(record, authority)
+        record = named.record
         orders.beacon = orders.beacon or record
         is_above = sender is None or sender.is_upstream
         is_valid = orders.has_valid_beacon(authority)
@@ -65,5 +66,5 @@ class Naming:
 
     def restore(self, record: bytes, authority: Authority) -> None:
         """Take back the beacon that an earlier run kept; raises as `OrderSet.name`."""
-        self._orders.name(record, authority)
-        self._orders.beacon = self._orders.beacon or record
+        named = self._orders.name(record, authority)
+        self._orders.beacon = self._orders.beacon or named.record

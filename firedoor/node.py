@@ -59,9 +59,6 @@ from firedoor.wire.messages import (
     Witness,
 )
 
-# Whose keys, when they turn, change what a conversation about orders comes to.
-_BRAKE_ROLES = ("halt", "resume", "promote", "beacon")
-
 
 class Node:
     """The decisions of one peer. Every method returns what the host must do, in order."""
@@ -105,7 +102,7 @@ class Node:
         self._naming = Naming(self.orders, self._spreading)
         self._issuing = Issuing(settings)
         self.gates = Gates(settings.role, settings.place, self._reconciliation, self.leasing)
-        self.swarm = Swarm(settings.me, dice, settings.places)
+        self.swarm = Swarm(settings.me, dice, settings.requests_max)
         self.sharing = Sharing(self.gates, self.swarm)
         self.durable: set[bytes] = set()
         self.forgotten: set[bytes] = set()
@@ -117,7 +114,7 @@ class Node:
         """Believe these keys from now on. A resume may begin to act by it."""
         old, self._authority = self._authority, authority
         effects: list[Effect] = []
-        if old is not None and old.names_others_than(authority):
+        if old is not None and old.has_other_keys_than(authority):
             effects += self._follow_turned_keys(old, authority)
         return [*effects, *self._vouch(), *self._compact(authority), *self._apply(now)]
 
@@ -132,11 +129,11 @@ class Node:
         It may have come before the metadata that makes it right, and was refused then.
         """
         self.orders.judge(new)
-        is_turned = any(old.roles.get(role) != new.roles.get(role) for role in _BRAKE_ROLES)
+        is_turned = old.has_other_brake_keys_than(new)
         peers = [
             one.peer.id
             for one in self._sessions.values()
-            if (is_turned or one.sync.has_untrusted) and one.peer.role is not Role.OPERATOR
+            if (is_turned or one.sync.has_unknown) and one.peer.role is not Role.OPERATOR
         ]
         return [Drop(peer, "keys were turned; syncing anew") for peer in peers]
 
@@ -167,6 +164,12 @@ class Node:
         self.orders.restore_acted(acted)
         self._issuing.restore(self.durable)
         return [*self._compact(authority), *self._apply(now)]
+
+    def was_copied(self) -> None:
+        """This machine is a copy, or was set back: its lease is of another life."""
+        self.leasing.lease.void("this machine was copied or set back: its generation id is new")
+        # A second origin makes leases over what it holds, so it catches up anew.
+        self._reconciliation.is_done &= not self._settings.beacon_key
 
     def expect_mirror(self, now: Instant) -> None:
         """A mirror is near, says a hint; for a while no mere peer reconciles this node."""
@@ -262,18 +265,18 @@ class Node:
         admission, order = self.orders.admit(record, self._keys())
         given_by = [self._sessions[sender]] if sender is not None else []
         for session in given_by:
-            answering.handed(session, order.id)
+            answering.note_handed(session, order.id)
         if admission is Admission.SIGNED_ANEW:
             return [*self._forward(order.record, sender, now), Keep(order.id, order.record)]
         if admission is Admission.KNOWN:
             self._spreading.heard(record, sender)
             done = Recorded((order.id,))
-            said = answering.told(given_by, done) if order.id in self.durable else []
-            return [*said, *answering.logged(given_by, self.orders, self._keys())]
+            said = answering.tell_operators(given_by, done) if order.id in self.durable else []
+            return [*said, *answering.tell_logged(given_by, self.orders, self._keys())]
         cut = self._apply(now)
         forward = self._forward(order.record, sender, now)
         tell = Tell(f"{order.kind}-admitted", (("order", order.id.hex()),))
-        said = answering.told(given_by, Obeyed((order.id,)))
+        said = answering.tell_operators(given_by, Obeyed((order.id,)))
         return [Cut(order.id), *cut, *forward, *said, Keep(order.id, order.record), tell]
 
     def _forward(self, record: bytes, sender: PeerId | None, now: Instant) -> list[Effect]:
@@ -285,7 +288,7 @@ class Node:
         """The host has made this order durable; who handed it over waits for that."""
         self.durable.add(order_id)
         self._issuing.recorded(self.orders.get(order_id))
-        told = answering.told(self._sessions.values(), Recorded((order_id,)))
+        told = answering.tell_operators(self._sessions.values(), Recorded((order_id,)))
         return [*told, *self._vouch()]
 
     def _vouch(self) -> list[Effect]:
@@ -404,7 +407,7 @@ class Node:
             except Refused as error:
                 self._count(error)
                 session = self._sessions[sender]
-                effects += answering.told([session], OrderRefused(str(error)[:400]))
+                effects += answering.tell_operators([session], OrderRefused(str(error)[:400]))
                 effects += session.sync.refuse(error)
                 if session.sync.is_spent:
                     break  # The rest would cost a verification each, for nobody.
@@ -422,9 +425,10 @@ class Node:
             self._count(error)
             if session is not None:
                 session.sync.has_untrusted |= isinstance(error, Untrusted)
+                session.sync.has_unknown |= isinstance(error, Untrusted)
             return [Tell("beacon-refused", (("peer", sender or ""), ("why", str(error))))]
         self._issuing.named(self.orders.named)
-        logged = answering.logged(sessions, self.orders, self._keys())
+        logged = answering.tell_logged(sessions, self.orders, self._keys())
         news = self._apply(now) if heard.is_news else []
         return [*news, *heard.effects, *logged, *self._vouch()]
 

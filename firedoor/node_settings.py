@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from firedoor.halt.lease import STANDARD, LeaseTerms
-from firedoor.identity import RING, PeerId, Place, Role
+from firedoor.identity import RING_DEFAULT, PeerId, Place, Role
 from firedoor.limits import REQUESTS_MAX
 
 
@@ -11,9 +11,9 @@ from firedoor.limits import REQUESTS_MAX
 class NodeSettings:
     """Who this node is.
 
-    `port`: where it listens; `has_mirrors`: some are configured; `places`: requests in flight at
-    once; `lease`: how old a lease may be; `beacon_key`: id of the beacon key of this mirror that is
-    not the origin, empty for none.
+    `port`: where it listens; `has_mirrors`: some are configured; `requests_max`: in flight at once;
+    `lease`: how old a lease may be; `beacon_key`: id of the beacon key of this mirror that is not
+    the origin, empty for none.
     """
 
     me: PeerId
@@ -22,10 +22,10 @@ class NodeSettings:
     port: int
     is_origin: bool = False
     has_mirrors: bool = True
-    places: int = REQUESTS_MAX
+    requests_max: int = REQUESTS_MAX
     lease: LeaseTerms = STANDARD
     beacon_key: str = ""
-    ring: str = RING
+    ring: str = RING_DEFAULT
 
     @property
     def place(self) -> Place:

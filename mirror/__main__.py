@@ -27,7 +27,7 @@ from firedoor.runtime.renewal import Renewal
 from firedoor.runtime.settings import MirrorSettings, read_mirror, split_address
 from firedoor.runtime.tls import enrolment_server_context
 from mirror.api.origin_routes import Forwarder, OriginApi, enrolment_app, forward_routes, routes
-from mirror.beacons import own_signer
+from mirror.beacon_key import own_signer
 from mirror.daemon import MirrorDaemon, state_folder
 from mirror.endpoints import Endpoints
 from mirror.origin import Origin, renew_origin

@@ -25,7 +25,7 @@ from firedoor.runtime.settings import split_address
 from firedoor.runtime.trust_client import ReleaseEntry
 from firedoor.wire.codec import encode
 from firedoor.wire.messages import Announce, Health, Message, Receipts, Recorded, Report
-from mirror.beacons import BeaconSigner
+from mirror.beacon_key import BeaconSigner
 from mirror.certificates import certificate_of
 from mirror.endpoints import Endpoints, believable
 from mirror.origin import Origin
@@ -138,8 +138,8 @@ class MirrorDaemon:
         """An order has come; the next look at what to fetch heeds it."""
         self._sync_wanted.set()
 
-    def on_opened(self) -> None:
-        """A resume may let a release move again."""
+    def on_changed(self) -> None:
+        """A resume may let a release move again, and an order that is logged wants its beacon."""
         self._sync_wanted.set()
         if self._origin is None:
             # The origin's own are evidence.
@@ -263,7 +263,9 @@ class MirrorDaemon:
         node, ids = self._host.node, self._host.node.logged_ids()
         authority = self._host.catalogue.authority
         is_valid = authority is not None and node.orders.has_valid_beacon(authority)
-        if ids == self._named and (is_valid or not ids):
+        # One that takes a witness's signature is not whole before that has come.
+        is_whole = is_valid and node.orders.has_said(self._signer.keyid, ids)
+        if ids == self._named and (is_whole or not ids):
             return
         self._named = ids
         self._host.apply(node.take_beacon(self._signer.beacon(ids), None, self._host.clock.now()))

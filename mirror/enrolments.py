@@ -13,7 +13,7 @@ from hashlib import sha256
 from pathlib import Path
 
 from firedoor.errors import Malformed, TooLarge, Unavailable, Untrusted
-from firedoor.identity import RING, PeerId, Role, checked_name
+from firedoor.identity import RING_DEFAULT, PeerId, Role, checked_name
 from firedoor.units import UnixTime
 
 # A token is typed or pasted within minutes; a week covers a technician's round of far sites.
@@ -40,7 +40,7 @@ class Grant:
 
     role: Role
     site: str
-    ring: str = RING
+    ring: str = RING_DEFAULT
 
 
 class Enrolments:
@@ -62,14 +62,16 @@ class Enrolments:
         for table in ("tokens", "peers"):
             columns = self._base.execute(f"PRAGMA table_info({table})").fetchall()
             if "ring" not in {column[1] for column in columns}:
-                default = f"TEXT NOT NULL DEFAULT '{RING}'"
+                default = f"TEXT NOT NULL DEFAULT '{RING_DEFAULT}'"
                 self._base.execute(f"ALTER TABLE {table} ADD COLUMN ring {default}")
 
     def close(self) -> None:
         """Let go of the file."""
         self._base.close()
 
-    def issue(self, role: Role, site: str, *, span_s: int, now: UnixTime, ring: str = RING) -> str:
+    def issue(
+        self, role: Role, site: str, *, span_s: int, now: UnixTime, ring: str = RING_DEFAULT
+    ) -> str:
         """A new secret that enrols one peer of this role, site and ring within `span_s` seconds.
 
         Raises:

@@ -23,7 +23,7 @@ from msgspec import Meta
 from tuf.api.metadata import Metadata, Root, Targets
 
 from firedoor.errors import Malformed, Unavailable, Untrusted
-from firedoor.identity import RING, Peer, Role
+from firedoor.identity import RING_DEFAULT, Peer, Role
 from firedoor.limits import ENROLMENT_BYTES_MAX, MANIFEST_BYTES_MAX, METADATA_BYTES_MAX
 from firedoor.runtime.certificates import OPERATOR_DAYS, id_of_request, issue, make_request
 from firedoor.runtime.files import durable_write, sync_folder
@@ -34,7 +34,7 @@ from firedoor.trust.keys import NaclSigner
 from firedoor.units import UnixTime
 from firedoor.wire.codec import decode, record
 from firedoor.wire.messages import Report
-from mirror.beacons import BeaconSigner
+from mirror.beacon_key import BeaconSigner
 from mirror.enrolments import Enrolments, Grant
 from mirror.metadata import MetadataFolder, check_offer, parse
 from mirror.online_keys import OnlineKeys
@@ -222,7 +222,7 @@ class Origin:
         peers = self._enrolments.peers(Role.AGENT)
         return [Report(peer, Role.AGENT.value, site, (), ()) for peer, site in peers]
 
-    def issue_token(self, role: Role, site: str, span_s: int, ring: str = RING) -> str:
+    def issue_token(self, role: Role, site: str, span_s: int, ring: str = RING_DEFAULT) -> str:
         """The secret of a new token; raises as `Enrolments.issue`."""
         return self._enrolments.issue(role, site, span_s=span_s, now=self._unix(), ring=ring)
 

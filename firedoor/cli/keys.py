@@ -1,4 +1,4 @@
-"""`firedoor init` and `firedoor keys list | renew`: a fleet's keys, made, shown, kept current."""
+"""`firedoor init` and `firedoor keys list | renew | beacon | controller`: a fleet's keys."""
 
 import os
 from collections.abc import Mapping
@@ -16,6 +16,7 @@ from firedoor.runtime.certificates import make_request
 from firedoor.runtime.clocks import Clock
 from firedoor.runtime.fleet_folder import FleetPlan, make_fleet
 from firedoor.runtime.key_files import (
+    BEACON_KEY,
     CONTROLLER,
     KeyFile,
     read_key_file,
@@ -98,8 +99,9 @@ def make_beacon_key(state: Path) -> None:
     identity = read_key_file(state / "identity.key", lambda: "")
     if identity.role != Role.MIRROR.value:
         raise Malformed(str(state), wanted="a mirror's state folder", got=f"a {identity.role}'s")
-    path = state / "beacon.key"
+    path = state / BEACON_KEY
     if not path.exists():
+        # A signing half and a TLS half, as in every key file; nobody is dialled with this one.
         secret = os.urandom(64)
         public = key_of(secret[:32])
         key = KeyFile(

@@ -14,6 +14,7 @@ from firedoor.cli import brake
 from firedoor.cli.common import fail
 from firedoor.cli.options import AnyFleet, AnyKey, Fleet, Key, PassphraseFile, To
 from firedoor.errors import FiredoorError
+from firedoor.identity import RING_DEFAULT
 
 app = typer.Typer(
     rich_markup_mode=None,
@@ -165,7 +166,7 @@ def token(
     *,
     role: Annotated[str, typer.Option(help="agent or mirror")],
     site: Annotated[str, typer.Option()],
-    ring: Annotated[str, typer.Option(help="stage of rollouts that it belongs to")] = "broad",
+    ring: Annotated[str, typer.Option(help="stage of rollouts that it belongs to")] = RING_DEFAULT,
     enrol: Annotated[str, typer.Option(help="HOST:PORT of an enrolment listener")],
     minutes: int = 60,
     count: Annotated[int, typer.Option(help="how many, one a line")] = 1,

@@ -54,6 +54,7 @@ _BRAKE = ("halt", "resume", "promote")
 class Turn:
     """What `keys rotate` was asked for. `count` and `threshold`: 0 keeps what is.
 
+    For the origin's own roles 0 means its key with `others`, and a threshold of 1.
     `survivors`: compact the orders of the role to these ids; None: every order survives. `others`:
     public keys, in hex, of other machines that shall hold the role too.
     """

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from firedoor.errors import FiredoorError, Unavailable
-from firedoor.identity import RING, Role
+from firedoor.identity import RING_DEFAULT, Role
 from firedoor.runtime.clocks import Clock
 from firedoor.runtime.key_files import read_key_file
 from firedoor.runtime.pacing import Budget
@@ -111,7 +111,7 @@ class Site:
         self._enrol = address
 
     async def add_all(
-        self, programs: Sequence[Program], *, site: str = "branch", ring: str = RING
+        self, programs: Sequence[Program], *, site: str = "branch", ring: str = RING_DEFAULT
     ) -> None:
         """Enrol several mirrors or agents of one role and write their settings."""
         said = await self.firedoor(

@@ -21,7 +21,8 @@ from firedoor.identity import Place
 SIGNERS_NARROW = 2
 
 
-NOWHERE = Place()
+# Of a brake that no certificate has placed: halts of a site never reach it.
+UNPLACED = Place()
 
 
 class Gate(IntEnum):
@@ -43,7 +44,7 @@ class Brake:
 
     __slots__ = ("_in_force", "_newest", "_passed", "_place", "_seen")
 
-    def __init__(self, place: Place = NOWHERE) -> None:
+    def __init__(self, place: Place = UNPLACED) -> None:
         self._place = place
         # One assignment changes all of it: a thread that stages a release asks in between.
         self._in_force: tuple[tuple[Halt, frozenset[bytes]], ...] = ()

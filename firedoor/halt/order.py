@@ -261,7 +261,8 @@ def read_order(record: bytes, authority: Authority, *, is_recorded: bool = False
     else:
         message, signers = signers_of(envelope, authority)
     if not is_recorded:
-        require_enough(envelope, signers, authority, what="order")
+        what = CONTROLLER_HALT if envelope.kind == CONTROLLER_HALT else "order"
+        require_enough(envelope, signers, authority, what=what)
         if len(signers) < len(envelope.signatures):
             envelope = only_by(envelope, signers)
             record = encode(envelope)

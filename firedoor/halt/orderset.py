@@ -7,7 +7,7 @@
 * `named`: ids that a beacon of the origin has named. What lifts something (a resume, a revocation,
   a pass) begins to act only when it is named under metadata within its dates, and then goes on.
 * At most UNRECORDED_PER_KEY_MAX orders of one key that no beacon names are held, and at most
-  ORDERS_PER_KEY_MAX of one key in all.
+  ORDERS_PER_KEY_MAX of one key in all; of all controllers together CONTROLLER_HALTS_MAX.
 """
 
 from collections.abc import Collection, Iterable
@@ -16,7 +16,14 @@ from enum import Enum
 from hashlib import sha256
 
 from firedoor.errors import Refused, TooLarge
-from firedoor.halt.envelope import CONTROLLER_HALT, role_of, threshold_of
+from firedoor.halt.envelope import (
+    BEACON_BYTES_MAX,
+    CONTROLLER_HALT,
+    only_by,
+    open_envelope,
+    role_of,
+    threshold_of,
+)
 from firedoor.halt.merkle import root_of
 from firedoor.halt.order import (
     Ban,
@@ -31,8 +38,16 @@ from firedoor.halt.order import (
     read_beacon,
     read_order,
 )
-from firedoor.limits import LISTS_MAX, ORDERS_MAX, ORDERS_PER_KEY_MAX, UNRECORDED_PER_KEY_MAX
+from firedoor.limits import (
+    CONTROLLER_HALTS_MAX,
+    CONTROLLER_HALTS_OF_ONE_MAX,
+    LISTS_MAX,
+    ORDERS_MAX,
+    ORDERS_PER_KEY_MAX,
+    UNRECORDED_PER_KEY_MAX,
+)
 from firedoor.trust.keys import Authority
+from firedoor.wire.codec import encode
 
 
 class Admission(Enum):
@@ -48,12 +63,13 @@ class Named:
     """What a beacon brought: `fresh` ids that none had named before.
 
     `is_list_new`: no such list was known lately; `is_key_new`: one of its keys had not said all of
-    this before.
+    this before; `record`: the beacon without signatures by nobody, of which there could be endless.
     """
 
     fresh: frozenset[bytes]
     is_list_new: bool
     is_key_new: bool
+    record: bytes
 
 
 class OrderSet:
@@ -66,6 +82,8 @@ class OrderSet:
         "_judged",
         "_lists",
         "_named",
+        "_named_by",
+        "_named_last",
         "_said",
         "_thresholds",
         "_void",
@@ -83,6 +101,8 @@ class OrderSet:
         self._acted: set[bytes] = set()
         self._void: set[bytes] = set()
         self.beacon = b""
+        self._named_last = b""
+        self._named_by: Authority | None = None
         # By the id of each beacon key: what it has named.
         self._said: dict[str, frozenset[bytes]] = {}
 
@@ -121,9 +141,9 @@ class OrderSet:
         self._hold(order if known is None else merged(order, known), authority)
         return order
 
-    def is_judged(self, record: bytes) -> bool:
-        """Whether this is the last beacon, found right by the keys of today."""
-        return record == self.beacon and record in self._judged
+    def is_judged(self, record: bytes, authority: Authority) -> bool:
+        """Whether this is the beacon that was named last, found right by these very keys."""
+        return record == self._named_last and authority is self._named_by
 
     def judge(self, authority: Authority) -> bool:
         """Count signatures anew by these keys; whether an order has lost its own by it."""
@@ -197,8 +217,7 @@ class OrderSet:
             size = len(self._named) + len(fresh)
             raise TooLarge("ids named by beacons", limit=ORDERS_MAX, size=size)
         self._named |= fresh
-        self._judged.pop(self.beacon, None)
-        self._judged[record] = b""
+        self._named_last, self._named_by = record, authority
         digest = root_of(sorted(ids))
         is_list_new = digest not in self._lists
         is_key_new = any(not ids <= self._said.get(each, frozenset()) for each in signers)
@@ -210,7 +229,8 @@ class OrderSet:
             # The list of what is held is the one that leases are made over: it stays.
             mine = root_of(self.offered())
             del self._lists[next(each for each in self._lists if each != mine)]
-        return Named(fresh, is_list_new, is_key_new)
+        envelope = open_envelope(record, "beacon", limit=BEACON_BYTES_MAX)
+        return Named(fresh, is_list_new, is_key_new, encode(only_by(envelope, signers)))
 
     def is_logged(self, order_id: bytes, authority: Authority) -> bool:
         """Whether fewer beacon keys than make a lease have yet to say that they hold this order."""
@@ -218,6 +238,10 @@ class OrderSet:
         keys = role.keys if role is not None else {}
         lack = [keyid for keyid in keys if order_id not in self._said.get(keyid, ())]
         return role is not None and len(lack) < role.threshold
+
+    def has_said(self, keyid: str, order_ids: Collection[bytes]) -> bool:
+        """Whether a whole beacon that this key has signed named all of these."""
+        return set(order_ids) <= self._said.get(keyid, frozenset())
 
     def has_valid_beacon(self, authority: Authority) -> bool:
         """Whether the last beacon is signed by a key that still counts; False: there is none."""
@@ -311,6 +335,8 @@ class OrderSet:
     def _check_room(self, order: Order) -> None:
         if len(self._held) >= ORDERS_MAX:
             raise TooLarge("order set", limit=ORDERS_MAX, size=len(self._held) + 1)
+        if isinstance(order, Halt) and order.is_by_controller:
+            self._check_room_of_controllers(order)
         for keyid in order.signers:
             mine = [each.id for each in self._held.values() if keyid in each.signers]
             if len(mine) >= ORDERS_PER_KEY_MAX:
@@ -319,6 +345,17 @@ class OrderSet:
             if order.id not in self._named and unlogged >= UNRECORDED_PER_KEY_MAX:
                 what = "orders of one key that the origin has not logged"
                 raise TooLarge(what, limit=UNRECORDED_PER_KEY_MAX, size=unlogged + 1)
+
+    def _check_room_of_controllers(self, order: Halt) -> None:
+        held = [each for each in self._held.values() if isinstance(each, Halt)]
+        scopes = [each.scope for each in held if each.is_by_controller]
+        if len(scopes) >= CONTROLLER_HALTS_MAX:
+            what = "halts by controllers"
+            raise TooLarge(what, limit=CONTROLLER_HALTS_MAX, size=len(scopes) + 1)
+        same = scopes.count(order.scope)
+        if same >= CONTROLLER_HALTS_OF_ONE_MAX:
+            what = f"halts of {order.scope.text} by its controller"
+            raise TooLarge(what, limit=CONTROLLER_HALTS_OF_ONE_MAX, size=same + 1)
 
 
 def _id(order: Order) -> bytes:

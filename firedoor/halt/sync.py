@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 from firedoor.effects import Drop, Effect, Send, Tell
 from firedoor.errors import Malformed, Refused, Untrusted
+from firedoor.halt.envelope import CONTROLLER_HALT
 from firedoor.halt.orderset import OrderSet
 from firedoor.identity import Peer, PeerId, Role
 from firedoor.limits import (
@@ -34,7 +35,8 @@ class OrderSync:
 
     `sent_digest`: of the set when our hello went out. `has_untrusted`: the peer sent what no key
     that is known here has signed: junk, or by a key that is newer than our metadata. So nobody is
-    brought up to date by such a conversation, and after the next metadata it begins anew.
+    brought up to date by such a conversation. `has_unknown`: so, or the halt of a controller that
+    is not known here; after the next metadata the conversation begins anew.
     """
 
     peer: Peer
@@ -44,6 +46,7 @@ class OrderSync:
     has_received: bool = False
     has_caught_up: bool = False
     has_untrusted: bool = False
+    has_unknown: bool = False
     refused: int = 0
 
     @property
@@ -94,7 +97,11 @@ class OrderSync:
     def refuse(self, error: Refused) -> list[Effect]:
         """An order from this peer was refused; one too many ends the conversation."""
         self.refused += 1
-        self.has_untrusted |= isinstance(error, Untrusted)
+        self.has_unknown |= isinstance(error, Untrusted)
+        # A controller's halt whose release is not listed here stops nothing here, for what is not
+        # listed is not installed; so it keeps nobody from catching up.
+        is_controllers = isinstance(error, Untrusted) and error.what == CONTROLLER_HALT
+        self.has_untrusted |= isinstance(error, Untrusted) and not is_controllers
         if self.is_spent:
             return [Drop(self.peer.id, "it sent too many orders that were refused")]
         facts = (("peer", self.peer.id), ("why", str(error)))

@@ -177,10 +177,16 @@ class Catalogue:
         return releases
 
     def _authority(self, listed: Sequence[ReleaseEntry]) -> Authority:
-        """Who may sign what now: by root's word, and the controllers of these releases."""
+        """Who may sign what now: by root's word, and the controllers of these releases.
+
+        Of a list that is past its dates too: what it names can still be halted.
+        """
+        kept: list[ReleaseEntry] = []
+        with suppress(FiredoorError):
+            kept = self._trust.kept_releases()
         controllers = {
             (each.product, each.version): controller_of(each.controller)
-            for each in listed
+            for each in (*kept, *listed)
             if each.controller
         }
         return replace(self._trust.authority(self._clock.unix()), controllers=controllers)

@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from firedoor.errors import Malformed, Untrusted
-from firedoor.identity import RING, PeerId, Role, checked_name
+from firedoor.identity import RING_DEFAULT, PeerId, Role, checked_name
 from firedoor.units import UnixTime
 
 # A banned machine that the origin cannot reach stops being current within a week (halt.md).
@@ -57,7 +57,7 @@ def issue(
     role: Role,
     site: str,
     now: UnixTime,
-    ring: str = RING,
+    ring: str = RING_DEFAULT,
     span_days: float = CERTIFICATE_DAYS,
 ) -> bytes:
     """A leaf for the key in the request, as PEM. Role, site and ring are the issuer's word.

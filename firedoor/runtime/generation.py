@@ -9,9 +9,9 @@ shows clones. Source: halt.md, Gates.
 """
 
 import asyncio
+import errno
 import socket
 from collections.abc import Callable
-from contextlib import suppress
 
 from firedoor.runtime.logs import log
 
@@ -44,13 +44,16 @@ class GenerationWatch:
             events.close()
 
     def _read(self, events: socket.socket) -> None:
-        # More came than the kernel kept, or nothing is left: the next event is heard all the same.
-        with suppress(OSError):
+        try:
             while True:
                 data, (pid, _) = events.recvfrom(EVENT_BYTES_MAX)
                 if is_new_generation(data, pid):
                     log("machine-copied", level="warning", why="a new VM generation id")
                     self._on_copy()
+        except OSError as error:
+            # More came than the kernel kept: what was lost may have been the word.
+            if error.errno == errno.ENOBUFS:
+                self._on_copy()
 
 
 def is_new_generation(event: bytes, sender: int) -> bool:
@@ -64,8 +67,12 @@ def _listen() -> socket.socket | None:
         return None
     try:
         events = socket.socket(socket.AF_NETLINK, socket.SOCK_DGRAM, NETLINK_KOBJECT_UEVENT)
+    except OSError:
+        return None
+    try:
         events.setblocking(False)  # noqa: FBT003  # the standard library's own
         events.bind((0, KERNEL_GROUP))
     except OSError:
+        events.close()
         return None
     return events

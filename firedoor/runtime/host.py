@@ -86,8 +86,11 @@ class Program(Protocol):
     def on_cut(self) -> None:
         """An order has come: less may move or run here."""
 
-    def on_opened(self) -> None:
-        """More may move here: by a resume, a lease, or by having caught up."""
+    def on_changed(self) -> None:
+        """What may move here has changed other than by an order that came just now.
+
+        A resume acts, a lease came or lapsed, an order was logged, or this node has caught up.
+        """
 
     async def on_complete(self, manifest: str) -> None:
         """Every piece of a release is here."""
@@ -131,7 +134,7 @@ class Host:
         self.lines = Lines(self)
         self.program: Program
         self._encoded: tuple[object, bytes] = (None, b"")
-        self._is_cut = self._is_opened = False
+        self._is_cut = self._is_changed = False
         self._stirred = asyncio.Event()
         self._recorder = Recorder(self.log, self.start)
         self._group: asyncio.TaskGroup
@@ -145,8 +148,7 @@ class Host:
     async def run(self, program: Program, *workers: Coroutine[Any, Any, None]) -> None:
         """Serve until cancelled. `workers` run beside the node's timer."""
         self.program = program
-        copied = "this machine was copied or set back: its generation id is new"
-        watch = GenerationWatch(lambda: self.node.leasing.lease.void(copied))
+        watch = GenerationWatch(self.node.was_copied)
         async with asyncio.TaskGroup() as self._group:
             self._group.create_task(watch.keep())
             try:
@@ -209,7 +211,7 @@ class Host:
     # --- effects -------------------------------------------------------------------------------
 
     def apply(self, effects: list[Effect]) -> None:
-        """Carry out `effects` in order, and what is told last: the disk comes before the log.
+        """Carry out `effects` in order, and what is told last: the disk before lines for people.
 
         Nothing here waits, but for a disk that is quick.
         """
@@ -227,11 +229,11 @@ class Host:
             if isinstance(effect, Tell):
                 self._tell(effect)
         is_cut, self._is_cut = self._is_cut, False
-        is_opened, self._is_opened = self._is_opened, False
+        is_changed, self._is_changed = self._is_changed, False
         if is_cut:
             self.program.on_cut()
-        if is_opened:
-            self.program.on_opened()
+        if is_changed:
+            self.program.on_changed()
 
     def _do(self, effect: Effect, entries: list[Entry]) -> None:  # noqa: C901, PLR0912  # one case an effect, flat
         match effect:
@@ -243,7 +245,7 @@ class Host:
                 entries.append((BEACON, record))
             case KeepActed(order):
                 entries.append((ACTED, order))
-                self._is_opened = True
+                self._is_changed = True
             case KeepForgotten(order):
                 entries.append((FORGOTTEN, order))
             case DrawNonce():
@@ -278,7 +280,7 @@ class Host:
         if what.event == "peer-synced":
             self.program.on_synced(PeerId(str(dict(what.facts)["peer"])))
         elif what.event in {"reconciled", "leased", "lease-lapsed", "order-logged"}:
-            self._is_opened = True
+            self._is_changed = True
 
     def send(self, peer: PeerId, message: object) -> None:
         """Queue one message for `peer`; a peer too slow to take it is dropped and comes back."""

@@ -21,6 +21,9 @@ from firedoor.wire.codec import record
 
 FORMAT = "firedoor-key-1"
 
+BEACON_KEY = "beacon.key"
+"""The file of a mirror's own beacon key, in its state folder."""
+
 CONTROLLER = "controller"
 """The role, in its key file, of a program that may halt the releases that name its key."""
 

@@ -334,6 +334,22 @@ def peer_of_request(request: web.Request, clock: Clock) -> Peer:
     return peer_of(certificate, clock.unix())
 
 
+async def read_body(request: web.Request, limit: int) -> bytes:
+    """The body of a request, if it has at most `limit` bytes.
+
+    Raises:
+        Malformed: it has more; the rest is not read.
+    """
+    parts: list[bytes] = []
+    size = 0
+    async for part in request.content.iter_chunked(1 << 16):
+        size += len(part)
+        if size > limit:
+            raise Malformed("body", wanted=f"at most {limit} bytes", got="more")
+        parts.append(part)
+    return b"".join(parts)
+
+
 @web.middleware
 async def say_errors(
     request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]

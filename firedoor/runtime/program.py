@@ -179,7 +179,7 @@ def make_host(
         port=port,
         is_origin=is_origin,
         has_mirrors=has_mirrors,
-        places=places_of(limits.receive_bytes_per_s),
+        requests_max=places_of(limits.receive_bytes_per_s),
         lease=lease,
         beacon_key=beacon_key,
         ring=person.peer.ring,

@@ -5,6 +5,7 @@
   of waiting for a core: with 200 endpoints on two cores the last had recorded a halt 170 ms later.
 * A disk that hangs costs one turn of the event loop. Nothing moves or starts in it, for the brake
   was closed before, and what was forwarded had left.
+* Records get there in the order in which they came, whichever way each takes.
 * A full disk is tried again for ever: only the promise to survive a crash waits for it.
 """
 
@@ -29,6 +30,8 @@ class Recorder:
         self._log = order_log
         self._start = start
         self._writing = asyncio.Lock()
+        # What waits for its turn on the loop, and what waits in a thread or for one.
+        self._soon = self._slow = 0
 
     def keep(
         self, entries: Sequence[Entry], then: Callable[[], None], *, is_forwarding: bool
@@ -37,24 +40,31 @@ class Recorder:
 
         `is_forwarding`: messages wait in outboxes that shall leave first.
         """
-        if not self._log.is_quick:
-            self._start(self._keep_slowly(entries, then))
-        elif is_forwarding:
-            asyncio.get_running_loop().call_soon(self._keep_quickly, entries, then)
+        if is_forwarding or self._soon:
+            self._soon += 1
+            asyncio.get_running_loop().call_soon(self._keep_soon, entries, then)
         else:
-            self._keep_quickly(entries, then)
+            self._keep_now(entries, then)
 
-    def _keep_quickly(self, entries: Sequence[Entry], then: Callable[[], None]) -> None:
-        # Whoever is at it in a thread goes first.
-        if self._writing.locked() or not self._is_written(entries):
-            self._start(self._keep_slowly(entries, then))
-        else:
+    def _keep_soon(self, entries: Sequence[Entry], then: Callable[[], None]) -> None:
+        self._soon -= 1
+        self._keep_now(entries, then)
+
+    def _keep_now(self, entries: Sequence[Entry], then: Callable[[], None]) -> None:
+        is_quick = self._log.is_quick and not self._slow
+        if is_quick and self._is_written(entries):
             then()
+        else:
+            self._slow += 1
+            self._start(self._keep_slowly(entries, then))
 
     async def _keep_slowly(self, entries: Sequence[Entry], then: Callable[[], None]) -> None:
-        async with self._writing:
-            while not await asyncio.to_thread(self._is_written, entries):
-                await asyncio.sleep(RECORD_AGAIN_S)
+        try:
+            async with self._writing:
+                while not await asyncio.to_thread(self._is_written, entries):
+                    await asyncio.sleep(RECORD_AGAIN_S)
+        finally:
+            self._slow -= 1
         then()
 
     def _is_written(self, entries: Sequence[Entry]) -> bool:

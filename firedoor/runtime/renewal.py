@@ -82,6 +82,14 @@ class Renewal:
         for context in self.contexts:
             load_identity(context, credentials)
         log("certificate-renewed", peer=key.name)
+        _say_ring(key.certificate.encode(), certificate, self._clock.unix())
+
+
+def _say_ring(old: bytes, new: bytes, now: UnixTime) -> None:
+    """Say that halts of the new ring count from the next start on, if a certificate names one."""
+    was, is_now = peer_of_certificate(old, now).ring, peer_of_certificate(new, now).ring
+    if was != is_now:
+        log("ring-changed", level="error", was=was, now=is_now, do="restart this program")
 
 
 def checked_renewal(key: KeyFile, certificate: bytes, now: UnixTime) -> str:

@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from firedoor.errors import Malformed, Untrusted
-from firedoor.identity import NAME, RING, Peer, PeerId, Role
+from firedoor.identity import NAME, RING_DEFAULT, Peer, PeerId, Role
 from firedoor.runtime.key_files import KeyFile
 from firedoor.units import UnixTime
 
@@ -123,7 +123,7 @@ def _peer(uris: list[str], *, is_current: bool) -> Peer:
     found = _URI.fullmatch(uris[0]) if len(uris) == 1 else None
     if found is None:
         raise Untrusted("peer", wanted="role, site and id in its certificate", got=str(uris)[:80])
-    return Peer(PeerId(found[4]), Role(found[1]), found[2], is_current, found[3] or RING)
+    return Peer(PeerId(found[4]), Role(found[1]), found[2], is_current, found[3] or RING_DEFAULT)
 
 
 def _context(protocol: int, credentials: Credentials) -> ssl.SSLContext:

@@ -281,14 +281,14 @@ class TrustClient:
         """
         delegations = _targets(self._kept("targets.json"), "targets.json").signed.delegations
         roles = delegations.roles or {} if delegations is not None else {}
-        found: list[ReleaseEntry] = []
+        found: dict[str, ReleaseEntry] = {}
         for role in [name for name in roles if is_publisher(name)]:
             with suppress(FiredoorError):
                 kept = _targets(self._kept(f"{quote(role, safe='')}.json"), role)
-                found += [
-                    _entry(role, path, target) for path, target in kept.signed.targets.items()
-                ]
-        return found
+                for path, target in kept.signed.targets.items():
+                    # As in `releases`: the first role in order of delegation has the word.
+                    found.setdefault(path, _entry(role, path, target))
+        return list(found.values())
 
     def _releases_of(self, role: DelegatedRole) -> list[ReleaseEntry]:
         assert self._updater is not None

@@ -28,6 +28,8 @@ from firedoor.units import UnixTime
 _KIND = ("ed25519", "ed25519")
 _PUBLIC_BYTES = 32
 
+_BRAKE_ROLES = ("halt", "resume", "promote", "beacon")
+
 # In the top-level targets of a compaction: which orders of keys that count no more are kept.
 SURVIVORS = "x-firedoor-survivors"
 
@@ -132,10 +134,14 @@ class Authority:
     compacted: str = ""
     controllers: Mapping[tuple[str, str], RoleKeys] = field(default_factory=dict)
 
-    def names_others_than(self, later: "Authority") -> bool:
-        """Whether the keys that count have changed between this and `later`."""
+    def has_other_keys_than(self, later: "Authority") -> bool:
+        """Whether the keys that count may have changed between this and `later`."""
         is_same = self.targets_version == later.targets_version
         return not is_same or self.controllers != later.controllers
+
+    def has_other_brake_keys_than(self, later: "Authority") -> bool:
+        """Whether keys have turned that change what a conversation about orders comes to."""
+        return any(self.roles.get(role) != later.roles.get(role) for role in _BRAKE_ROLES)
 
 
 def controller_of(public: str) -> RoleKeys:

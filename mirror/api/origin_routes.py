@@ -23,7 +23,7 @@ from firedoor.limits import (
 )
 from firedoor.runtime.certificates import id_of_request
 from firedoor.runtime.peer_client import PeerClient
-from firedoor.runtime.peer_server import CLOCK, peer_of_request, say_errors
+from firedoor.runtime.peer_server import CLOCK, peer_of_request, read_body, say_errors
 from firedoor.runtime.piece_store import PieceStore
 from firedoor.runtime.settings import split_address
 from firedoor.wire.codec import pack, unpack
@@ -241,22 +241,6 @@ def enrolment_app(enroller: Enroller) -> web.Application:
     app = web.Application(middlewares=[say_errors])
     app.add_routes([web.get("/ca.pem", ca), web.post("/enrol", enrol)])
     return app
-
-
-async def read_body(request: web.Request, limit: int) -> bytes:
-    """The body of a request, if it has at most `limit` bytes.
-
-    Raises:
-        Malformed: it has more; the rest is not read.
-    """
-    parts: list[bytes] = []
-    size = 0
-    async for part in request.content.iter_chunked(1 << 16):
-        size += len(part)
-        if size > limit:
-            raise Malformed("body", wanted=f"at most {limit} bytes", got="more")
-        parts.append(part)
-    return b"".join(parts)
 
 
 def _peer(request: web.Request) -> Peer:

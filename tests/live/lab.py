@@ -22,7 +22,7 @@ import pytest
 
 from firedoor.cli.site import Program, Site, version_of
 from firedoor.errors import Unavailable
-from firedoor.identity import RING, Role
+from firedoor.identity import RING_DEFAULT, Role
 
 PORT = 7443
 ENROL_PORT = 7444
@@ -149,7 +149,7 @@ class LabSite(Site):
         *,
         receive: int = 0,
         switch: str = "at-once",
-        ring: str = RING,
+        ring: str = RING_DEFAULT,
         **more: Any,
     ) -> list[str]:
         """Enrol `count` more endpoints that take `receive` bytes a second; their names.

@@ -167,6 +167,11 @@ class World:
         payload = HaltPayload(1, nonce, scope, int(level), 0, "bad")
         self._give("halt", f"halt-{number}", payload, at, NEW_HALT)
 
+    def _refresh(self, name: str) -> None:
+        """`refresh NODE`: newer metadata comes, with the same keys."""
+        fresh = replace(self._authority, snapshot_version=self._authority.snapshot_version + 1)
+        self._do(name, self._nodes[name].trust(fresh, self._now))
+
     def _turn(self, name: str) -> None:
         """`turn NODE`: metadata comes in which the halt role has another key."""
         self._do(name, self._nodes[name].trust(TURNED, self._now))
@@ -202,6 +207,13 @@ class World:
         keys = {key_of(seed).keyid: seed}
         _, record = seal("beacon", BeaconPayload(1, ids), fleet=FLEET, keys=keys)
         self._do(at, self._nodes[at].take_beacon(record, None, self._now))
+
+    def _cosign(self, sender: str, to: str) -> None:
+        """`cosign FROM TO`: the origin's own beacon, which names nothing, is to be signed there."""
+        seed = SEEDS["beacon"][0]
+        keys = {key_of(seed).keyid: seed}
+        record = seal("beacon", BeaconPayload(1, ()), fleet=FLEET, keys=keys)[1]
+        self._waiting.append((sender, to, Countersign(record)))
 
     def _learn(self, name: str, release: str) -> None:
         self._do(name, self._nodes[name].learn(*subject(release), self._now))

@@ -116,7 +116,7 @@ class Endpoint:
     def on_gone(self, peer: PeerId) -> None:
         pass
 
-    def on_opened(self) -> None:
+    def on_changed(self) -> None:
         self.installer.stir()
 
     def on_cut(self) -> None:

@@ -6,7 +6,9 @@ from hashlib import sha256
 import pytest
 from nacl.signing import SigningKey
 
-from firedoor.errors import Malformed, Untrusted
+from firedoor.dice import Dice
+from firedoor.effects import Drop
+from firedoor.errors import Malformed, TooLarge, Untrusted
 from firedoor.halt.brake import Brake, Gate
 from firedoor.halt.envelope import CONTROLLER_HALT, Envelope, Signature, seal
 from firedoor.halt.order import (
@@ -21,11 +23,16 @@ from firedoor.halt.order import (
 )
 from firedoor.halt.orderset import OrderSet
 from firedoor.halt.scope import Subject
-from firedoor.identity import RING, FleetId, Place
-from firedoor.limits import ORDER_BYTES_MAX
+from firedoor.halt.sync import OrderSync
+from firedoor.identity import RING_DEFAULT, FleetId, Peer, PeerId, Place, Role
+from firedoor.limits import CONTROLLER_HALTS_MAX, CONTROLLER_HALTS_OF_ONE_MAX, ORDER_BYTES_MAX
+from firedoor.node import Node
+from firedoor.node_settings import NodeSettings
 from firedoor.trust.keys import Authority, RoleKeys
 from firedoor.trust.signing import sign, signed_bytes
+from firedoor.units import Instant
 from firedoor.wire.codec import decode, encode
+from firedoor.wire.messages import Orders
 
 FLEET = FleetId("0a" * 16)
 NAMES = ("halt-1", "halt-2", "resume-1", "resume-2", "resume-3", "promote-1", "promote-2", "beacon")
@@ -51,6 +58,7 @@ NEW = Subject("app", "2", sha256(b"two").digest(), counter=2, publisher="main")
 MAP = Subject("map", "9", sha256(b"map").digest(), counter=9, publisher="maps")
 PEER = "0f" * 16
 NOW = 1_700_000_000
+START = Instant(0.0)
 
 
 def nonce(number: int) -> bytes:
@@ -174,6 +182,56 @@ def test_a_revoked_controllers_key_halts_nothing_more() -> None:
     assert orders.in_force() == []
 
 
+def test_publishers_with_many_keys_leave_people_their_room() -> None:
+    watched = {("app", f"{number}"): role(1, "robot") for number in range(1000)}
+    everywhere = replace(AUTHORITY, controllers=watched)
+    orders, beacon = OrderSet(), []
+    for number in range(CONTROLLER_HALTS_MAX):
+        order, record = halt(f"app=={number}", 1, "robot", number=number, kind=CONTROLLER_HALT)
+        orders.admit(record, everywhere)
+        beacon.append(order)
+        orders.name(signed("beacon", BeaconPayload(1, tuple(beacon)), "beacon")[1], everywhere)
+    with pytest.raises(TooLarge, match="halts by controllers"):
+        orders.admit(halt("app==999", 1, "robot", kind=CONTROLLER_HALT)[1], everywhere)
+    orders.admit(halt("everything", 4)[1], everywhere)
+
+
+def test_one_release_is_halted_by_its_controller_a_few_times_only() -> None:
+    orders = OrderSet()
+    records = [
+        halt("app==2", 1, "robot", number=number, kind=CONTROLLER_HALT)[1]
+        for number in range(CONTROLLER_HALTS_OF_ONE_MAX + 1)
+    ]
+    for record in records[1:]:
+        orders.admit(record, WATCHED)
+    with pytest.raises(TooLarge, match="app==2"):
+        orders.admit(records[0], WATCHED)
+    assert len(orders.ids()) == CONTROLLER_HALTS_OF_ONE_MAX
+
+
+def test_a_controller_that_is_not_known_here_keeps_nobody_from_catching_up() -> None:
+    with pytest.raises(Untrusted) as refusal:
+        read_order(robots_halt()[1], AUTHORITY)
+    sync = OrderSync(Peer(PeerId("1" * 32), Role.MIRROR, "branch"), bytes(32))
+    sync.refuse(refusal.value)
+    assert (sync.has_untrusted, sync.has_unknown) == (False, True)
+    with pytest.raises(Untrusted) as refusal:
+        read_order(halt("app", 4, "robot")[1], WATCHED)
+    sync.refuse(refusal.value)
+    assert sync.has_untrusted
+
+
+def test_a_conversation_begins_anew_once_the_controller_is_known() -> None:
+    settings = NodeSettings(PeerId("2" * 32), Role.AGENT, "branch", 7443)
+    node, mirror, now = Node(settings, Dice(1), START), PeerId("1" * 32), START
+    node.trust(AUTHORITY, now)
+    node.connected(Peer(mirror, Role.MIRROR, "branch"), host="h", is_upstream=True, now=now)
+    node.receive(Orders((robots_halt()[1],)), mirror, now)
+    assert node.orders.ids() == ()
+    dropped = [each for each in node.trust(WATCHED, now) if isinstance(each, Drop)]
+    assert [each.peer for each in dropped] == [mirror]
+
+
 def test_a_compaction_of_halts_leaves_out_a_controllers_halt_that_counts_no_more() -> None:
     orders = OrderSet()
     orders.admit(robots_halt()[1], WATCHED)
@@ -187,7 +245,7 @@ def test_a_compaction_of_halts_leaves_out_a_controllers_halt_that_counts_no_more
 class Fleet:
     """An order set and its brake, as a node has them."""
 
-    def __init__(self, site: str = "branch", ring: str = RING) -> None:
+    def __init__(self, site: str = "branch", ring: str = RING_DEFAULT) -> None:
         self.orders = OrderSet()
         self.brake = Brake(Place(site, ring))
         for subject in (OLD, NEW, MAP):

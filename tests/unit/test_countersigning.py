@@ -18,12 +18,12 @@ from firedoor.halt.orderset import OrderSet
 from firedoor.halt.sync import OrderSync
 from firedoor.identity import FleetId, Peer, PeerId, Role
 from firedoor.limits import ORDER_BYTES_MAX
-from firedoor.runtime.key_files import KeyFile, write_key_file
+from firedoor.runtime.key_files import BEACON_KEY, KeyFile, write_key_file
 from firedoor.session import Session
 from firedoor.trust.keys import Authority, RoleKeys, key_of
 from firedoor.wire.codec import decode, encode
 from firedoor.wire.messages import Countersign
-from mirror.beacons import BEACON_KEY, own_signer
+from mirror.beacon_key import own_signer
 
 FLEET = FleetId("0a" * 16)
 ORIGIN, WITNESS, STRANGER = (bytes([number]) * 32 for number in (1, 2, 3))
@@ -283,6 +283,14 @@ def test_with_two_origins_an_order_is_logged_once_both_have_named_it() -> None:
     assert orders.name(a_beacon(A, seed=WITNESS), EACH).is_key_new
     assert orders.is_logged(A, EACH)
     assert not orders.name(a_beacon(A, seed=WITNESS), EACH).is_key_new
+
+
+def test_a_beacon_is_kept_without_signatures_by_nobody() -> None:
+    beacon = a_beacon(A)
+    envelope = decode(Envelope, beacon, what="beacon", limit=ORDER_BYTES_MAX)
+    junk = Signature("0f" * 32, bytes(64))
+    bent = encode(replace(envelope, signatures=(junk, *envelope.signatures)))
+    assert OrderSet().name(bent, authority(1, ORIGIN)).record == beacon
 
 
 def test_with_a_witness_an_order_is_logged_once_one_beacon_of_both_names_it() -> None:

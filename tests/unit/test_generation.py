@@ -1,6 +1,7 @@
 """What the kernel says of a machine that was copied, and who else cannot say it."""
 
 import asyncio
+import errno
 import os
 import socket
 from pathlib import Path
@@ -14,6 +15,8 @@ from firedoor.runtime.generation import (
     GenerationWatch,
     is_new_generation,
 )
+from tests.unit.endpoint import Endpoint
+from tests.unit.origin_bench import Bench
 
 COPIED = b"change@/devices/vmgenid\0ACTION=change\0SUBSYSTEM=platform\0NEW_VMGENID=1\0SEQNUM=9\0"
 LOOPBACK = Path("/sys/class/net/lo/uevent")
@@ -89,3 +92,32 @@ def test_an_event_that_root_here_has_sent_is_not_believed(monkeypatch: pytest.Mo
         await asyncio.wait({watching})
 
     asyncio.run(story())
+
+
+def test_events_that_were_lost_may_have_been_the_word() -> None:
+    told: list[int] = []
+
+    class Full:
+        def recvfrom(self, _: int) -> None:
+            raise OSError(errno.ENOBUFS, "no buffer space")
+
+    GenerationWatch(lambda: told.append(1))._read(Full())  # type: ignore[arg-type]  # a socket's one method
+    assert told == [1]
+
+
+def test_a_program_that_may_not_hear_the_kernel_goes_without(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(generation, "NETLINK_KOBJECT_UEVENT", 9999)
+    assert generation._listen() is None
+
+
+def test_a_machine_that_was_copied_has_no_lease(bench: Bench, tmp_path: Path) -> None:
+    async def story(one: Endpoint) -> None:
+        lease = one.host.node.leasing.lease
+        assert lease.age(one.host.clock.now()) is not None
+        one.host.node.was_copied()
+        assert lease.age(one.host.clock.now()) is None
+        assert "generation id" in lease.why
+
+    Endpoint(bench, tmp_path / "endpoint").run(story)

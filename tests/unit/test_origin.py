@@ -22,7 +22,7 @@ from firedoor.errors import (
     Untrusted,
 )
 from firedoor.halt.order import read_beacon
-from firedoor.identity import RING, FleetId, Peer, PeerId, Role
+from firedoor.identity import RING_DEFAULT, FleetId, Peer, PeerId, Role
 from firedoor.pieces.chunking import pack_piece
 from firedoor.pieces.manifest import (
     encode_manifest,
@@ -299,7 +299,7 @@ def test_enrolments_of_before_there_were_rings_are_in_the_broad_one(tmp_path: Pa
         base.execute("INSERT INTO peers VALUES ('a', 'agent', 'branch', 1, 1)")
     for _ in range(2):
         with closing(Enrolments(path)) as enrolments:
-            assert enrolments.renew(PeerId("a"), NOW) == Grant(Role.AGENT, "branch", RING)
+            assert enrolments.renew(PeerId("a"), NOW) == Grant(Role.AGENT, "branch", RING_DEFAULT)
             secret = enrolments.issue(Role.AGENT, "branch", span_s=60, now=NOW, ring="canary")
             assert enrolments.redeem(secret, PeerId("b"), NOW).ring == "canary"
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from firedoor.errors import Unavailable
-from firedoor.runtime import recorder
+from firedoor.runtime import order_log, recorder
 from firedoor.runtime.order_log import BEACON, ORDER, Entry, OrderLog, read_frames
 from firedoor.runtime.recorder import Recorder
 
@@ -91,10 +91,10 @@ def test_records_wait_for_a_full_disk_in_the_order_in_which_they_came(
 
     async def story() -> None:
         log, work, said = SlowLog(tmp_path / "orders.log"), Work(), list[str]()
-        log.full = 3
+        # Full once: the second write would pass at once if it did not wait for the first.
+        log.full = 1
         keeper = Recorder(log, work)
         keeper.keep(RECORDS[:1], lambda: said.append("first"), is_forwarding=False)
-        await asyncio.sleep(0)
         keeper.keep(RECORDS[1:], lambda: said.append("then"), is_forwarding=False)
         assert said == []
         await work.ended()
@@ -102,3 +102,13 @@ def test_records_wait_for_a_full_disk_in_the_order_in_which_they_came(
         assert _bodies(log.path) == BODIES
 
     asyncio.run(story())
+
+
+def test_a_disk_whose_last_write_was_slow_is_not_quick(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = OrderLog(tmp_path / "orders.log")
+    assert log.is_quick
+    monkeypatch.setattr(order_log, "QUICK_S", 0.0)
+    log.append_all(RECORDS)
+    assert not log.is_quick

@@ -6,8 +6,10 @@ from pathlib import Path
 import pytest
 
 from agent import installer as agent_installer
+from agent import switching
 from agent.lifecycle import Phase
-from firedoor.errors import Halted, Unavailable
+from firedoor.errors import Halted, Malformed, Unavailable
+from firedoor.units import after
 from tests.unit.endpoint import PRODUCT, Endpoint
 from tests.unit.origin_bench import Bench
 
@@ -74,6 +76,65 @@ def test_a_halt_that_comes_with_the_word_wins(endpoint: Endpoint) -> None:
         assert one.installer.counts.activations == 0
 
     endpoint.run(story)
+
+
+def test_a_halt_that_comes_while_the_last_piece_is_staged_arms_nothing(
+    endpoint: Endpoint,
+) -> None:
+    def halt(step: str) -> None:
+        if step == "after stage":
+            asyncio.run_coroutine_threadsafe(endpoint.halt(f"{PRODUCT}==2.0", 3), loops[0])
+
+    loops: list[asyncio.AbstractEventLoop] = []
+
+    async def story(one: Endpoint) -> None:
+        await one.until(lambda: bool(one.host.node.gates.brake.halts))
+        await one.until(lambda: len(one.installer.staged()) == 1)
+        assert not one.installer.arming.manifest
+        assert "lease" not in one.installer.health().detail
+
+    def watch(step: str) -> None:
+        if not loops and step.endswith("stage"):
+            return
+        halt(step)
+
+    async def with_loop(one: Endpoint) -> None:
+        loops.append(asyncio.get_running_loop())
+        await story(one)
+
+    endpoint.run(with_loop, cut_power=watch)
+
+
+def test_an_armed_release_has_its_lease_renewed(endpoint: Endpoint) -> None:
+    async def story(one: Endpoint) -> None:
+        await until_armed(one)
+        lease = one.host.node.leasing.lease
+        soon = after(one.host.clock.now(), lease.terms.renewal)
+        due = lease.next_wakeup(one.host.clock.now(), has_work=False)
+        assert due is not None
+        assert due <= soon
+
+    endpoint.run(story)
+
+
+def test_a_word_that_is_not_heeded_in_time_is_given_up(
+    endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(switching, "SWITCH_S", 0.0)
+
+    async def story(one: Endpoint) -> None:
+        await until_armed(one)
+        with pytest.raises(Unavailable, match="not within"):
+            await one.installer.arming.switched()
+        assert not one.installer.arming.is_told
+
+    endpoint.run(story)
+
+
+@pytest.mark.parametrize("body", [b"{", b"3", b"null", b"{}", b"[1]", b"[" * 100_000])
+def test_a_word_that_is_no_list_of_products_is_refused(body: bytes) -> None:
+    with pytest.raises(Malformed):
+        switching._products(body)
 
 
 def test_a_lease_that_lapses_disarms_and_the_next_one_arms_again(endpoint: Endpoint) -> None:

@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from firedoor.errors import Malformed, Untrusted
-from firedoor.identity import RING, Peer, PeerId, Role
+from firedoor.identity import RING_DEFAULT, Peer, PeerId, Role
 from firedoor.runtime.certificates import fingerprint, issue, make_authority, make_request, peer_id
 from firedoor.runtime.key_files import KeyFile
 from firedoor.runtime.tls import (
@@ -172,7 +172,7 @@ def test_a_certificate_says_the_ring_of_its_machine() -> None:
 
 
 def test_a_certificate_of_before_there_were_rings_is_of_the_broad_one() -> None:
-    assert peer_of(certificate(URI), NOW).ring == RING
+    assert peer_of(certificate(URI), NOW).ring == RING_DEFAULT
 
 
 @pytest.mark.parametrize(

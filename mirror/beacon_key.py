@@ -12,11 +12,8 @@ from firedoor.halt.lease import LeasePayload
 from firedoor.halt.merkle import root_of
 from firedoor.halt.order import BeaconPayload
 from firedoor.identity import FleetId
-from firedoor.runtime.key_files import KeyFile, read_key_file
+from firedoor.runtime.key_files import BEACON_KEY, KeyFile, read_key_file
 from firedoor.trust.keys import Authority
-
-BEACON_KEY = "beacon.key"
-"""The file of a mirror's own beacon key, in its state folder."""
 
 
 class BeaconSigner:
