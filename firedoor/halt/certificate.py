@@ -2,7 +2,8 @@
 
 * The origin signs who was expected at that moment and which receipts it has, each under a Merkle
   root. The receipts are signed by their endpoints, the halt by its keys, those by root: whoever has
-  the fleet's first root.json can check the whole file offline.
+  the fleet's first root.json can check the whole file offline. Of a controller's halt the origin's
+  word is the proof.
 * Who is silent cannot newly activate once the span of its lease has gone by since the origin logged
   the halt (S2); until then it is named as within its bound.
 
@@ -19,7 +20,7 @@ from msgspec import Meta
 from firedoor.errors import Malformed, Untrusted
 from firedoor.halt.envelope import open_envelope, verify
 from firedoor.halt.merkle import root_of
-from firedoor.halt.order import Halt, read_order
+from firedoor.halt.order import Halt, Order, read_order
 from firedoor.halt.receipt import Receipt, read_receipt
 from firedoor.identity import PeerId
 from firedoor.limits import (
@@ -151,7 +152,7 @@ def check(file: CertificateFile, authority: Authority) -> Certificate:
         Untrusted: a signature, a list or an order that is not what it must be.
         TooLarge, Malformed: a record in it is none.
     """
-    order = read_order(file.order, authority)
+    order = _order_in(file.order, authority)
     if not isinstance(order, Halt):
         raise Untrusted("certificate", wanted="a halt or a drill", got=order.kind)
     envelope = open_envelope(file.statement, "certificate")
@@ -167,6 +168,16 @@ def check(file: CertificateFile, authority: Authority) -> Certificate:
     receipts = {receipt.endpoint: receipt for receipt in found}
     rows = tuple(_row(each, receipts, said, file.clones) for each in file.expected)
     return Certificate(order, said.logged_at, said.made_at, rows)
+
+
+def _order_in(record: bytes, authority: Authority) -> Order:
+    """The halt; one by a controller stands by the origin's word, which signs its id.
+
+    Whose key a release names is in its publisher's list, and that is not in the file.
+    """
+    order = read_order(record, authority, is_recorded=True)
+    is_controllers = isinstance(order, Halt) and order.is_by_controller
+    return order if is_controllers else read_order(record, authority)
 
 
 def _row(

@@ -208,6 +208,8 @@ def test_a_controllers_key_halts_the_release_that_names_it_and_no_other(tmp_path
             await site.firedoor("halt", "kiosk==1.0", *words)
         await site.firedoor("halt", "kiosk==2.0", *words)
         await site.until_running("kiosk", "1.0", names)
+        said = await site.firedoor("certificate", "--key", operator, "--wait", "4", "--json")
+        assert (json.loads(said)["enforced"], json.loads(said)["expected"]) == (2, 2)
 
     tell(tmp_path, story)
 

@@ -19,7 +19,7 @@ from firedoor.halt.certificate import (
     read_file,
     statement_of,
 )
-from firedoor.halt.envelope import seal
+from firedoor.halt.envelope import CONTROLLER_HALT, seal
 from firedoor.halt.order import HaltPayload
 from firedoor.halt.receipt import (
     Had,
@@ -32,6 +32,7 @@ from firedoor.halt.receipt import (
 from firedoor.identity import FleetId, PeerId
 from firedoor.limits import RECEIPT_BYTES_MAX
 from firedoor.runtime.key_files import read_key_file
+from firedoor.runtime.trust_client import fleet_of
 from firedoor.wire.codec import decode, encode
 from mirror.origin import Origin
 from tests.unit.origin_bench import Bench
@@ -152,13 +153,13 @@ EXPECTED = (
 )
 
 
-def file_of(bench: Bench) -> CertificateFile:
+def file_of(bench: Bench, kind: str = "halt") -> CertificateFile:
     """A certificate by a real fleet's keys: one enforced, one recorded, three silent."""
     origin: Origin = bench.origin
     key = read_key_file(bench.fleet / "keys" / "halt-1.key", str)
     fleet = FleetId(key.fleet)
     halt = HaltPayload(1, bytes(16), "app==2", 6, NOW, "crashes")
-    order, record = seal("halt", halt, fleet=fleet, keys={key.keyid: key.signing_seed})
+    order, record = seal(kind, halt, fleet=fleet, keys={key.keyid: key.signing_seed})
     receipts = tuple(
         seal_receipt(payload(order=order, enforced_at=at), fleet=fleet, seed=seed)
         for seed, at in ((SEEDS[0], NOW), (SEEDS[1], 0))
@@ -214,6 +215,16 @@ def test_a_certificate_that_was_changed_does_not_verify(
 ) -> None:
     with pytest.raises(Refused):
         checked(encode(change(file_of(bench))), root_of_fleet(bench.fleet))
+
+
+def test_a_controllers_halt_stands_by_the_origins_word(bench: Bench) -> None:
+    file, root = file_of(bench, CONTROLLER_HALT), root_of_fleet(bench.fleet)
+    assert checked(encode(file), root).halt.is_by_controller
+    other = HaltPayload(1, bytes(15) + b"x", "app==2", 6, NOW, "crashes")
+    fleet = fleet_of(root)
+    forged = seal(CONTROLLER_HALT, other, fleet=fleet, keys={"0f" * 32: bytes(32)})[1]
+    with pytest.raises(Untrusted):
+        checked(encode(replace(file, order=forged)), root)
 
 
 def test_another_fleet_s_root_verifies_nothing(bench: Bench) -> None:
