@@ -2,7 +2,7 @@
 
 * All records of one moment share one write and one fdatasync.
 * A thread's turn costs five times as much CPU as the write itself, and on a busy machine two turns
-  of waiting for a core: with 200 endpoints on two cores the last had recorded a halt 170 ms later.
+  of waiting for a core: with 200 endpoints on two cores p99 of recording was a third higher.
 * A disk that hangs costs one turn of the event loop. Nothing moves or starts in it, for the brake
   was closed before, and what was forwarded had left.
 * Records get there in the order in which they came, whichever way each takes.
