@@ -22,7 +22,7 @@ from firedoor.runtime.logs import log
 from firedoor.runtime.renewal import Renewal
 from firedoor.runtime.settings import AgentSettings, split_address
 from firedoor.units import between
-from firedoor.wire.messages import Announce, Health, Message, Recorded, Report, Roster
+from firedoor.wire.messages import Announce, Health, Message, Recorded, Report, Roster, RosterChange
 
 # While no mirror answers, the keys and the list of releases are asked for this often.
 FIRST_CONTACT_S = 0.5
@@ -104,7 +104,7 @@ class AgentDaemon:
                 # Only news: two endpoints would else answer each other's word with a word for ever.
                 if self._news():
                     self._refresh_wanted.set()
-            case Roster(entries) if sender in self._mirrors():
+            case Roster(entries) | RosterChange(come=entries) if sender in self._mirrors():
                 for entry in entries:
                     address = (entry.host, entry.port)
                     self.neighbours.found(PeerId(entry.id), address, Role.AGENT)

@@ -26,7 +26,7 @@ from firedoor.leasing import Leasing
 from firedoor.naming import Naming
 from firedoor.node_settings import NodeSettings
 from firedoor.pieces.inventory import Bits, PieceMap
-from firedoor.rosters import Rosters
+from firedoor.rosters import Rosters, roster_after
 from firedoor.session import Session
 from firedoor.sharing import Sharing
 from firedoor.spreading import Spreading
@@ -56,6 +56,7 @@ from firedoor.wire.messages import (
     Receipts,
     Recorded,
     Roster,
+    RosterChange,
     Witness,
 )
 
@@ -241,12 +242,11 @@ class Node:
                 return self._take_lease(message, sender, now)
             case Interest() | Bitfield() | Have():
                 return self.sharing.heard(session, message, now)
-            case Roster(entries):
+            case Roster() | RosterChange():
                 if session.peer.role is not Role.MIRROR:
                     return []
-                roster = tuple(PeerId(entry.id) for entry in entries)
-                session.roster = frozenset(roster)
-                return self.swarm.roster(roster, now)
+                session.roster = roster_after(session.roster, message)
+                return self.swarm.roster(tuple(sorted(session.roster)), now)
             case Beat() | Receipts() | Recorded() | Obeyed() | Logged() | OrderRefused():
                 return []  # The host's own business.
             case Announce() | Health():

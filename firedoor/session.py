@@ -10,8 +10,9 @@ from firedoor.identity import Peer, PeerId
 class Session:
     """One conversation. `is_upstream`: pieces and metadata come from there.
 
-    `roster`: whom it, a mirror, tells of new orders itself; `is_witness`: it holds a beacon key and
-    countersigns; `handed`: what this operator has handed over and was not told to be logged yet.
+    `roster`: whom it, a mirror, tells of new orders itself; `has_roster`: it was told this mirror's
+    own, so that only changes follow; `is_witness`: it holds a beacon key and countersigns;
+    `handed`: what this operator has handed over and was not told to be logged yet.
     """
 
     peer: Peer
@@ -20,6 +21,7 @@ class Session:
     sync: OrderSync
     port: int = 0
     roster: frozenset[PeerId] = frozenset()
+    has_roster: bool = False
     interests: dict[str, None] = field(default_factory=dict)
     is_witness: bool = False
     handed: set[bytes] = field(default_factory=set)

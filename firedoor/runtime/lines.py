@@ -23,6 +23,7 @@ from firedoor.wire.messages import (
     Receipts,
     Recorded,
     Roster,
+    RosterChange,
     decode_message,
     encode_message,
 )
@@ -32,6 +33,9 @@ if TYPE_CHECKING:
 
 # One object, so that it is put into bytes once for all peers.
 BEAT = Beat()
+
+# What the program beside the node hears of, too.
+FOR_PROGRAMS = (Announce, Health, Receipts, Recorded, Roster, RosterChange)
 
 # Of a connection that the other side has dialled nobody knows how long it took.
 NO_TIME = Span(0.0)
@@ -122,7 +126,7 @@ class Lines:
                 self._host.apply(
                     self._host.node.receive(message, line.peer.id, self._host.clock.now())
                 )
-                if isinstance(message, Announce | Health | Receipts | Recorded | Roster):
+                if isinstance(message, FOR_PROGRAMS):
                     self._host.program.on_message(message, line.peer.id)
             except (Refused, Unavailable) as error:
                 self._host.drop(line.peer.id, str(error))

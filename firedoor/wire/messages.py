@@ -194,6 +194,14 @@ class Roster:
 
 
 @dataclass(frozen=True, slots=True)
+class RosterChange:
+    """Which endpoints have come to this mirror, or moved, and which have gone since its roster."""
+
+    come: Annotated[tuple[RosterEntry, ...], Meta(max_length=ROSTER_MAX)]
+    gone: Annotated[tuple[Id, ...], Meta(max_length=ROSTER_MAX)]
+
+
+@dataclass(frozen=True, slots=True)
 class ProductHealth:
     """What one endpoint has of one product. `phase` is of agent/lifecycle.py."""
 
@@ -251,6 +259,7 @@ Message = (
     | Bitfield
     | Have
     | Roster
+    | RosterChange
     | Health
 )
 
@@ -278,6 +287,7 @@ TAGS: dict[int, type[Message]] = {
     20: Logged,
     21: Witness,
     22: Countersign,
+    23: RosterChange,
 }
 _TAG_OF: dict[type[object], int] = {kind: tag for tag, kind in TAGS.items()}
 

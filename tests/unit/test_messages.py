@@ -42,6 +42,7 @@ from firedoor.wire.messages import (
     Recorded,
     Report,
     Roster,
+    RosterChange,
     RosterEntry,
     Witness,
     decode_message,
@@ -79,6 +80,7 @@ EXAMPLES: tuple[Message, ...] = (
     Bitfield(manifest=M, bits=b"\xf0"),
     Have(manifest=M, pieces=(0, 5, 2**40)),
     Roster(entries=(ENTRY,)),
+    RosterChange(come=(ENTRY,), gone=(PEER,)),
     Health(reports=(REPORT,)),
 )
 
@@ -262,6 +264,7 @@ AT_THE_LIMIT: tuple[Message, ...] = (
     Bitfield(manifest=M, bits=bytes(131072)),
     Have(manifest=M, pieces=(2**40,) * LIST_ITEMS_MAX),
     Roster(entries=(RosterEntry(id=PEER, host="h" * 64, port=65535),) * ROSTER_MAX),
+    RosterChange(come=(), gone=(PEER,) * ROSTER_MAX),
     Roster(entries=(RosterEntry(id=PEER, host="", port=1),)),
     Health(reports=(REPORT,) * ROSTER_MAX),
     Health(reports=(Report(PEER, "r" * 400, "s" * 400, (PRODUCT,) * 256, ("o",) * 256),)),
