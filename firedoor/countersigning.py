@@ -7,6 +7,8 @@
   mirror, makes none over an old set.
 * It need not hold exactly the same: what a thief of a halt key has given to it alone, and the
   origin does not log, must not stop leases.
+* What it signs for by name is on its disk before the signature leaves; a lease it signs only over
+  what was so named.
 * What it cannot vouch for yet it keeps, the last of each kind, and signs once it has caught up.
 * A newer record takes the place of an open one, and a witness that comes is asked for what is open:
   nothing here waits for a time.
@@ -16,7 +18,7 @@ It holds no key: the host signs. Source: halt.md, Authority (a stolen beacon key
 
 from collections.abc import Iterable
 
-from firedoor.effects import AddSignature, Effect, Send
+from firedoor.effects import AddSignature, Effect, KeepVouched, Send
 from firedoor.errors import Malformed, Untrusted
 from firedoor.halt.envelope import (
     BEACON_BYTES_MAX,
@@ -98,20 +100,28 @@ class Countersigning:
         """Whether something waits to be signed here."""
         return bool(self._asked)
 
-    def restore(self, recorded: Iterable[bytes]) -> None:
-        """These were recorded before a start: what was signed for then is among them."""
-        self._signed_for |= frozenset(recorded)
+    def restore(self, vouched: Iterable[bytes]) -> None:
+        """These were signed for before a start."""
+        self._signed_for |= frozenset(vouched)
 
     def asked(self, origin: PeerId, record: bytes) -> None:
         """The origin wants this signed.
 
         Raises:
-            TooLarge, Malformed: it is neither a lease nor a beacon.
+            TooLarge, Malformed: it is neither a lease nor a beacon that this version can read.
         """
         kind = _envelope(record).kind
         if kind not in {"lease", "beacon"}:
             raise Malformed("countersigned record", wanted="a lease or a beacon", got=repr(kind))
+        (_beacon if kind == "beacon" else _lease)(record)
         self._asked[kind] = (origin, record)
+
+    def wanted(self, authority: Authority) -> frozenset[bytes]:
+        """What the origin wants to name, by its own signature; empty: nothing, or it is not its."""
+        asked = self._asked.get("beacon")
+        if asked is None or not signers_of(_envelope(asked[1]), authority)[1]:
+            return frozenset()
+        return frozenset(_beacon(asked[1]).ids)
 
     def due(
         self, recorded: Iterable[bytes], orders: OrderSet, authority: Authority
@@ -119,13 +129,19 @@ class Countersigning:
         """Sign what this node, which has recorded these orders, can vouch for."""
         effects: list[Effect] = []
         here = frozenset(recorded)
-        for kind, (origin, record) in [*self._asked.items()]:
+        # Beacons first: leases are signed over what was named, or signed for by name.
+        for kind, (origin, record) in sorted(self._asked.items()):
             ids = listed_in(record, orders, authority)
             is_whole = ids is not None and ids <= here and not orders.missed_by(ids)
-            if ids is not None and is_whole and self._signed_for & here <= ids:
-                self._signed_for |= ids
-                del self._asked[kind]
-                effects.append(AddSignature(origin, record))
+            if ids is None or not is_whole or not self._signed_for & here <= ids:
+                continue
+            fresh = ids - self._signed_for - orders.named
+            if fresh and kind == "lease":
+                continue
+            self._signed_for |= fresh
+            del self._asked[kind]
+            effects += [KeepVouched(tuple(sorted(fresh)))] if fresh else []
+            effects.append(AddSignature(origin, record))
         return effects
 
 
@@ -157,9 +173,8 @@ def listed_in(record: bytes, orders: OrderSet, authority: Authority) -> frozense
     if not signers_of(envelope, authority)[1]:
         return None
     if envelope.kind == "beacon":
-        named = decode(BeaconPayload, envelope.payload, what="beacon", limit=BEACON_BYTES_MAX)
-        return frozenset(named.ids)
-    said = decode(LeasePayload, envelope.payload, what="lease", limit=ORDER_BYTES_MAX)
+        return frozenset(_beacon(record).ids)
+    said = _lease(record)
     versions = (said.root, said.targets, said.snapshot)
     mine = (authority.root_version, authority.targets_version, authority.snapshot_version)
     is_current = all(named >= held for named, held in zip(versions, mine, strict=True))
@@ -169,3 +184,12 @@ def listed_in(record: bytes, orders: OrderSet, authority: Authority) -> frozense
 
 def _envelope(record: bytes) -> Envelope:
     return decode(Envelope, record, what="countersigned record", limit=BEACON_BYTES_MAX)
+
+
+def _beacon(record: bytes) -> BeaconPayload:
+    payload = _envelope(record).payload
+    return decode(BeaconPayload, payload, what="beacon", limit=BEACON_BYTES_MAX)
+
+
+def _lease(record: bytes) -> LeasePayload:
+    return decode(LeasePayload, _envelope(record).payload, what="lease", limit=ORDER_BYTES_MAX)

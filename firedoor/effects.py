@@ -40,6 +40,13 @@ class KeepForgotten:
 
 
 @dataclass(frozen=True, slots=True)
+class KeepVouched:
+    """At a witness: record durably that it signs for these orders; before its signatures leave."""
+
+    orders: tuple[bytes, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class DrawNonce:
     """Draw 32 bytes from the operating system and hand them to `Node.ask_lease`."""
 
@@ -120,6 +127,7 @@ Effect = (
     | KeepBeacon
     | KeepActed
     | KeepForgotten
+    | KeepVouched
     | DrawNonce
     | SignLease
     | AddSignature

@@ -9,6 +9,7 @@ from collections.abc import Collection
 
 from firedoor.countersigning import Countersigning, makes_leases_alone
 from firedoor.effects import Effect, Tell
+from firedoor.halt.envelope import threshold_of
 from firedoor.halt.logbook import Logbook
 from firedoor.halt.order import Order
 from firedoor.halt.orderset import OrderSet
@@ -37,20 +38,21 @@ class Issuing:
         is_ready = bool(key) and authority is not None and is_reconciled
         return is_ready and authority is not None and makes_leases_alone(key, authority)
 
-    def restore(self, recorded: Collection[bytes]) -> None:
-        """These were recorded by an earlier run."""
+    def restore(self, recorded: Collection[bytes], vouched: Collection[bytes]) -> None:
+        """These were recorded by an earlier run, and that was signed for."""
         self._logbook.restore(recorded)
-        self.countersigning.restore(recorded)
+        self.countersigning.restore(vouched)
 
-    def recorded(self, order: Order | None) -> None:
+    def recorded(self, order: Order | None, authority: Authority) -> None:
         """This order is durable here; `wake` logs it."""
         has_key = self._settings.is_origin or self._settings.beacon_key
         if has_key and order is not None:
-            self._logbook.enter(order.id, order.signers)
+            threshold = threshold_of(order.kind, authority)
+            self._logbook.enter(order.id, order.signers, threshold=threshold)
 
-    def named(self, ids: Collection[bytes]) -> None:
-        """A beacon names these, so they are logged somewhere."""
-        self._logbook.restore(ids)
+    def named(self, ids: Collection[bytes]) -> list[Effect]:
+        """A beacon names these, so they are logged somewhere, and here too."""
+        return _told(self._logbook.restore(ids))
 
     def logged_ids(self, orders: OrderSet, durable: Collection[bytes]) -> tuple[bytes, ...]:
         """The orders that beacons and leases of this node are over, sorted."""
@@ -58,8 +60,7 @@ class Issuing:
 
     def wake(self, now: Instant) -> list[Effect]:
         """Log what may be logged now."""
-        logged = self._logbook.wake(now)
-        return [Tell("order-logged", (("order", each.hex()),)) for each in logged]
+        return _told(self._logbook.wake(now))
 
     def next_wakeup(self, now: Instant) -> Instant | None:
         """When `wake` is due."""
@@ -86,9 +87,13 @@ class Issuing:
         return self.countersigning.answered(session, record, authority)
 
 
+def _told(logged: Collection[bytes]) -> list[Effect]:
+    return [Tell("order-logged", (("order", each.hex()),)) for each in logged]
+
+
 def _vouched(orders: OrderSet, durable: Collection[bytes]) -> tuple[bytes, ...]:
-    """What is durable here and vouched for by keys of today, sorted.
+    """What is durable here and counted by keys of today, sorted.
 
     The rest is obeyed as well, but whoever never knew its keys cannot hold it.
     """
-    return tuple(each for each in orders.offered() if each in durable)
+    return tuple(each for each in orders.counted() if each in durable)

@@ -60,7 +60,7 @@ class Naming:
         is_settled = is_valid and not (is_above and named.is_list_new) and not named.is_key_new
         if not named.fresh and (is_settled or record == orders.beacon):
             return Heard(is_news=False)
-        orders.beacon = record
+        orders.beacon, orders.beacon_list = record, named.digest
         forward = self._spreading.spread(record, Beacon(record), sessions, sender, now)
         return Heard(is_news=True, effects=(*forward, KeepBeacon(record)))
 

@@ -22,6 +22,7 @@ from firedoor.halt.scope import Subject
 from firedoor.halt.sync import OrderSync, Reconciliation, send_orders
 from firedoor.identity import Peer, PeerId, Role
 from firedoor.issuing import Issuing
+from firedoor.kept import Kept
 from firedoor.leasing import Leasing
 from firedoor.naming import Naming
 from firedoor.node_settings import NodeSettings
@@ -131,46 +132,31 @@ class Node:
         """
         self.orders.judge(new)
         is_turned = old.has_other_brake_keys_than(new)
-        peers = [
-            one.peer.id
-            for one in self._sessions.values()
-            if (is_turned or one.sync.has_unknown) and one.peer.role is not Role.OPERATOR
-        ]
-        return [Drop(peer, "keys were turned; syncing anew") for peer in peers]
+        heard = [one for one in self._sessions.values() if is_turned or one.sync.has_unknown]
+        return _sync_anew(heard, "keys were turned")
 
-    def restore(
-        self,
-        records: Iterable[bytes],
-        acted: Iterable[bytes],
-        beacon: bytes,
-        *,
-        forgotten: Iterable[bytes] = (),
-        now: Instant,
-    ) -> list[Effect]:
-        """Take back what an earlier run recorded: orders, what has acted, the last beacon.
-
-        `forgotten`: what a compaction has left out since it was recorded.
-
-        Needs `trust` first.
-        """
+    def restore(self, kept: Kept, now: Instant) -> list[Effect]:
+        """Take back what an earlier run recorded. Needs `trust` first."""
         authority = self._keys()
-        if beacon:
+        if kept.beacon:
             try:
-                self._naming.restore(beacon, authority)
+                self._naming.restore(kept.beacon, authority)
             except Refused as error:
                 # Its key was turned; the origin's next beacon names all of it again.
                 self._count(error)
-        self.durable |= {self.orders.restore(record, authority).id for record in records}
-        self.forgotten |= self.orders.forget_all(forgotten)
-        self.orders.restore_acted(acted)
-        self._issuing.restore(self.durable)
+        self.durable |= {self.orders.restore(record, authority).id for record in kept.orders}
+        self.forgotten |= self.orders.forget_all(kept.forgotten)
+        self.orders.restore_acted(kept.acted)
+        self._issuing.restore(self.durable, kept.vouched)
         return [*self._compact(authority), *self._apply(now)]
 
-    def was_copied(self) -> None:
-        """This machine is a copy, or was set back: its lease is of another life."""
+    def was_copied(self) -> list[Effect]:
+        """This machine is a copy, or was set back: it catches up anew, with everybody."""
         self.leasing.lease.void("this machine was copied or set back: its generation id is new")
-        # A second origin makes leases over what it holds, so it catches up anew.
-        self._reconciliation.is_done &= not self._settings.beacon_key
+        self._reconciliation.is_done = self._settings.is_origin
+        for session in self._sessions.values():
+            session.sync.has_caught_up = session.sync.has_received = False
+        return _sync_anew(self._sessions.values(), "this machine was copied")
 
     def expect_mirror(self, now: Instant) -> None:
         """A mirror is near, says a hint; for a while no mere peer reconciles this node."""
@@ -287,7 +273,7 @@ class Node:
     def recorded(self, order_id: bytes) -> list[Effect]:
         """The host has made this order durable; who handed it over waits for that."""
         self.durable.add(order_id)
-        self._issuing.recorded(self.orders.get(order_id))
+        self._issuing.recorded(self.orders.get(order_id), self._keys())
         told = answering.tell_operators(self._sessions.values(), Recorded((order_id,)))
         return [*told, *self._vouch()]
 
@@ -427,10 +413,16 @@ class Node:
                 session.sync.has_untrusted |= isinstance(error, Untrusted)
                 session.sync.has_unknown |= isinstance(error, Untrusted)
             return [Tell("beacon-refused", (("peer", sender or ""), ("why", str(error))))]
-        self._issuing.named(self.orders.named)
-        logged = answering.tell_logged(sessions, self.orders, self._keys())
+        told = [*heard.effects, *self._issuing.named(self.orders.named)]
+        told += answering.tell_logged(sessions, self.orders, self._keys())
         news = self._apply(now) if heard.is_news else []
-        return [*news, *heard.effects, *logged, *self._vouch()]
+        again = self._sync_for_room() if self.orders.lacks_named() else []
+        return [*news, *told, *self._vouch(), *again]
+
+    def _sync_for_room(self) -> list[Effect]:
+        """Sync anew with whoever sent what there was no room for: it was logged since."""
+        heard = [one for one in self._sessions.values() if one.sync.has_no_room]
+        return _sync_anew(heard, "there is room for its orders now")
 
     def ask_lease(self, nonce: bytes, now: Instant) -> list[Effect]:
         """The host has drawn `nonce`, as `DrawNonce` asked, after it read `now`."""
@@ -446,7 +438,8 @@ class Node:
     def _countersign(self, session: Session, record: bytes, now: Instant) -> list[Effect]:
         whole = self._issuing.heard(session, record, self._keys())
         if whole is None:
-            return self._vouch()
+            is_held = self.orders.expect(self._issuing.countersigning.wanted(self._keys()))
+            return [*self._vouch(), *([] if is_held else self._sync_for_room())]
         is_beacon, signed = whole[0] == "beacon", whole[1]
         return self.take_beacon(signed, None, now) if is_beacon else self.answer(signed, now)
 
@@ -498,3 +491,9 @@ class Node:
         if session.peer.role is Role.AGENT and self._settings.role is Role.MIRROR:
             self._rosters.stir(self._sessions.values(), now)
         return self.swarm.peer_left(peer, now)
+
+
+def _sync_anew(sessions: Iterable[Session], why: str) -> list[Effect]:
+    """End these conversations; they come back and begin with their orders."""
+    peers = [one.peer for one in sessions if one.peer.role is not Role.OPERATOR]
+    return [Drop(peer.id, f"{why}; syncing anew") for peer in peers]

@@ -141,6 +141,8 @@ class MirrorDaemon:
     def on_changed(self) -> None:
         """A resume may let a release move again, and an order that is logged wants its beacon."""
         self._sync_wanted.set()
+        # Not by way of a sync: there may be nobody above to sync with.
+        self._beacon_wanted.set()
         if self._origin is None:
             # The origin's own are evidence.
             self.desk.keep_only(self._in_force())

@@ -27,6 +27,7 @@ from firedoor.effects import (
     KeepActed,
     KeepBeacon,
     KeepForgotten,
+    KeepVouched,
     Send,
     SignLease,
     Tell,
@@ -257,7 +258,7 @@ class Site:
                     | Keep()
                     | KeepBeacon()
                     | KeepActed()
-                    | KeepForgotten()
+                    | (KeepForgotten() | KeepVouched())
                     | Cut()
                     | Drop()
                     | (DrawNonce() | SignLease() | AddSignature())

@@ -23,6 +23,7 @@ NODE = (
     "countersigning",
     "gates",
     "issuing",
+    "kept",
     "leasing",
     "naming",
     "rosters",

@@ -66,7 +66,8 @@ def halt_scope(
         order = _sign(keys, stop)
         word = "drill, " if stop.is_drill else ""
         say(f"signed {order[0].hex()}: {word}{stop.scope} at level {stop.level}")
-        await hand_over(client, addresses, order, wait_s)
+        is_controllers = keys[0].role == CONTROLLER
+        await hand_over(client, addresses, order, wait_s, until_logged=not is_controllers)
         if stop.level >= LEVEL_NARROW and len(keys) < SIGNERS_NARROW:
             say(f"by one key level {stop.level} holds for the newest release; others are at 4")
         await _warn_of_nothing(client, addresses, scope)

@@ -45,6 +45,12 @@ class Progress:
     obeyed_by: list[str] = field(default_factory=list)
     recorded_by: list[str] = field(default_factory=list)
     is_logged: bool = False
+    until_logged: bool = True
+
+    @property
+    def is_done(self) -> bool:
+        """Whether there is nothing more to hear."""
+        return self.is_logged if self.until_logged else bool(self.recorded_by)
 
     def obeyed(self, address: str) -> None:
         """A peer has closed its brake and passes the order on."""
@@ -68,10 +74,13 @@ async def hand_over(
     addresses: list[tuple[str, int]],
     order: tuple[bytes, bytes],
     wait_s: float,
+    *,
+    until_logged: bool = True,
 ) -> None:
     """Give `order` (id and record) to all of `addresses` at once; say what becomes of it.
 
-    At once, for a dead first address must not cost the seconds that this is about.
+    At once, for a dead first address must not cost the seconds that this is about. `until_logged`:
+    no for what no lease is over, a controller's halt.
 
     Raises:
         Malformed: `wait_s` is no span.
@@ -79,19 +88,21 @@ async def hand_over(
         Unavailable: no peer has recorded it within `wait_s`.
     """
     check_wait(wait_s)
-    progress = Progress()
+    progress = Progress(until_logged=until_logged)
     hands = [asyncio.ensure_future(_hand(client, each, order, progress)) for each in addresses]
     pending = set(hands)
     with suppress(TimeoutError):
         async with asyncio.timeout(wait_s):
-            while pending and not progress.is_logged:
+            while pending and not progress.is_done:
                 _, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
     for hand in pending:
         hand.cancel()
     ends = await asyncio.gather(*hands, return_exceptions=True)
     if not progress.recorded_by:
         raise _failure(progress, [end for end in ends if isinstance(end, FiredoorError)])
-    if not progress.is_logged:
+    if not until_logged:
+        say("every peer that hears it obeys; no lease waits for it: a person's halt has that bound")
+    elif not progress.is_logged:
         say("not yet logged by the origin: every peer that hears it obeys all the same")
 
 
@@ -212,4 +223,5 @@ async def _hear(socket: Conversation, order_id: bytes, address: str, progress: P
                 pass
         if is_logged and recorded:
             progress.logged()
+        if recorded and progress.is_done:
             return

@@ -28,22 +28,29 @@ class Logbook:
         self.logged: set[bytes] = set()
         # By key id: how much of the burst was used, and when.
         self._used: dict[str, tuple[float, Instant]] = {}
-        self._waiting: dict[bytes, frozenset[str]] = {}
+        # By id: who has signed it, and how many of them it takes.
+        self._waiting: dict[bytes, tuple[frozenset[str], int]] = {}
 
-    def restore(self, order_ids: Iterable[bytes]) -> None:
-        """These were recorded before this node started, or a beacon has named them."""
+    def restore(self, order_ids: Iterable[bytes]) -> list[bytes]:
+        """These were recorded before this node started, or a beacon has named them.
+
+        Returns those of them that waited here.
+        """
         known = set(order_ids)
         self.logged |= known
-        self._waiting = {each: keys for each, keys in self._waiting.items() if each not in known}
+        return [each for each in [*self._waiting] if each in known and self._waiting.pop(each)]
 
-    def enter(self, order_id: bytes, keyids: frozenset[str]) -> None:
-        """This order, which these keys have signed, is recorded here; `wake` logs it."""
+    def enter(self, order_id: bytes, keyids: frozenset[str], *, threshold: int) -> None:
+        """This order, which these keys have signed, is recorded here; `wake` logs it.
+
+        `threshold`: so many of them are enough, so the busiest of the others do not hold it up.
+        """
         if order_id not in self.logged:
-            self._waiting[order_id] = keyids
+            self._waiting[order_id] = (keyids, threshold)
 
     def wake(self, now: Instant) -> list[bytes]:
         """Log what may be logged now, the oldest first; the ids of those."""
-        done = [each for each, keyids in [*self._waiting.items()] if self._takes(keyids, now)]
+        done = [each for each, facts in [*self._waiting.items()] if self._takes(*facts, now)]
         for each in done:
             del self._waiting[each]
         self.logged.update(done)
@@ -52,13 +59,17 @@ class Logbook:
     def next_wakeup(self, now: Instant) -> Instant | None:
         """When `wake` may log the next; None: nothing waits."""
         waits = [
-            max((self._wait_of(keyid, now) for keyid in keyids), default=0.0)
-            for keyids in self._waiting.values()
+            max((self._wait_of(each, now) for each in self._idlest(*facts, now)), default=0.0)
+            for facts in self._waiting.values()
         ]
         return after(now, Span(min(waits))) if waits else None
 
-    def _takes(self, keyids: frozenset[str], now: Instant) -> bool:
-        used = {keyid: self._used_by(keyid, now) + 1 for keyid in keyids}
+    def _idlest(self, keyids: frozenset[str], count: int, now: Instant) -> list[str]:
+        return sorted(keyids, key=lambda keyid: (self._used_by(keyid, now), keyid))[:count]
+
+    def _takes(self, keyids: frozenset[str], threshold: int, now: Instant) -> bool:
+        idlest = self._idlest(keyids, threshold, now)
+        used = {keyid: self._used_by(keyid, now) + 1 for keyid in idlest}
         is_taken = max(used.values(), default=0) <= LOGGED_AT_ONCE_MAX
         if is_taken:
             self._used |= {keyid: (count, now) for keyid, count in used.items()}

@@ -305,8 +305,12 @@ def read_beacon(record: bytes, authority: Authority) -> tuple[frozenset[bytes], 
     return frozenset(payload.ids), signers
 
 
-def merged(fresh: Order, known: Order) -> Order:
-    """`known` with the signatures of `fresh`, the same order; those that count now come first."""
+def merged(fresh: Order, known: Order, *, is_whole: bool) -> Order:
+    """`known` with the signatures of `fresh`, the same order; those that count now come first.
+
+    `is_whole`: `fresh` stands by keys of today. Then those of yesterday go: a thief's one key and
+    the key that signed all orders anew after a rotation would else count as two.
+    """
     limit = ORDER_BYTES_MAX
     envelopes = [
         decode(Envelope, each.record, what="order", limit=limit) for each in (fresh, known)
@@ -314,6 +318,7 @@ def merged(fresh: Order, known: Order) -> Order:
     by_keyid = {one.keyid: one for each in reversed(envelopes) for one in each.signatures}
     first = [keyid for keyid in by_keyid if keyid in fresh.signers]
     rest = [keyid for keyid in by_keyid if keyid not in fresh.signers]
+    rest = [keyid for keyid in rest if keyid in known.signers or not is_whole]
     signatures = tuple(by_keyid[keyid] for keyid in [*first, *rest])[:SIGNATURES_MAX]
     record = encode(replace(envelopes[0], signatures=signatures))
     keyids = frozenset(one.keyid for one in signatures)

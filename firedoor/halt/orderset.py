@@ -19,6 +19,7 @@ from firedoor.errors import Refused, TooLarge
 from firedoor.halt.envelope import (
     BEACON_BYTES_MAX,
     CONTROLLER_HALT,
+    Envelope,
     only_by,
     open_envelope,
     role_of,
@@ -42,12 +43,13 @@ from firedoor.limits import (
     CONTROLLER_HALTS_MAX,
     CONTROLLER_HALTS_OF_ONE_MAX,
     LISTS_MAX,
+    ORDER_BYTES_MAX,
     ORDERS_MAX,
     ORDERS_PER_KEY_MAX,
     UNRECORDED_PER_KEY_MAX,
 )
 from firedoor.trust.keys import Authority
-from firedoor.wire.codec import encode
+from firedoor.wire.codec import decode, encode
 
 
 class Admission(Enum):
@@ -63,13 +65,15 @@ class Named:
     """What a beacon brought: `fresh` ids that none had named before.
 
     `is_list_new`: no such list was known lately; `is_key_new`: one of its keys had not said all of
-    this before; `record`: the beacon without signatures by nobody, of which there could be endless.
+    this before; `record`: the beacon without signatures by nobody, of which there could be endless;
+    `digest`: over its list.
     """
 
     fresh: frozenset[bytes]
     is_list_new: bool
     is_key_new: bool
     record: bytes
+    digest: bytes
 
 
 class OrderSet:
@@ -77,6 +81,7 @@ class OrderSet:
 
     __slots__ = (
         "_acted",
+        "_expected",
         "_held",
         "_judge",
         "_judged",
@@ -88,6 +93,7 @@ class OrderSet:
         "_thresholds",
         "_void",
         "beacon",
+        "beacon_list",
     )
 
     def __init__(self) -> None:
@@ -101,8 +107,11 @@ class OrderSet:
         self._acted: set[bytes] = set()
         self._void: set[bytes] = set()
         self.beacon = b""
+        self.beacon_list = b""
         self._named_last = b""
         self._named_by: Authority | None = None
+        # What the origin wants to name, by its own signature, though no beacon is whole yet.
+        self._expected: frozenset[bytes] = frozenset()
         # By the id of each beacon key: what it has named.
         self._said: dict[str, frozenset[bytes]] = {}
 
@@ -121,13 +130,13 @@ class OrderSet:
         order = read_order(record, authority)
         known = self._held.get(order.id)
         if known is None:
-            self._check_room(order)
+            order = self._within_room(order, authority)
             self._hold(order, authority)
             return Admission.NEW, order
         if order.signers <= known.signers and order.id not in self._void:
             return Admission.KNOWN, known
         # Signatures merge under the id: that is how an order outlives a rotation of its key.
-        self._hold(merged(order, known), authority)
+        self._hold(merged(order, known, is_whole=True), authority)
         return Admission.SIGNED_ANEW, self._held[order.id]
 
     def restore(self, record: bytes, authority: Authority) -> Order:
@@ -138,7 +147,9 @@ class OrderSet:
         """
         order = read_order(record, authority, is_recorded=True)
         known = self._held.get(order.id)
-        self._hold(order if known is None else merged(order, known), authority)
+        is_whole = is_complete(order, authority)
+        order = order if known is None else merged(order, known, is_whole=is_whole)
+        self._hold(order, authority)
         return order
 
     def is_judged(self, record: bytes, authority: Authority) -> bool:
@@ -227,10 +238,10 @@ class OrderSet:
         self._lists[digest] = ids
         while len(self._lists) > LISTS_MAX:
             # The list of what is held is the one that leases are made over: it stays.
-            mine = root_of(self.offered())
-            del self._lists[next(each for each in self._lists if each != mine)]
+            kept = {root_of(self.counted()), self.beacon_list, digest}
+            del self._lists[next(each for each in self._lists if each not in kept)]
         envelope = open_envelope(record, "beacon", limit=BEACON_BYTES_MAX)
-        return Named(fresh, is_list_new, is_key_new, encode(only_by(envelope, signers)))
+        return Named(fresh, is_list_new, is_key_new, encode(only_by(envelope, signers)), digest)
 
     def is_logged(self, order_id: bytes, authority: Authority) -> bool:
         """Whether fewer beacon keys than make a lease have yet to say that they hold this order."""
@@ -253,9 +264,9 @@ class OrderSet:
 
     def listed(self, digest: bytes) -> frozenset[bytes] | None:
         """The ids of a beacon whose Merkle root is `digest`, if it came lately."""
-        if digest == root_of(self.offered()):
+        if digest == root_of(self.counted()):
             # Exactly what is held here: no list need have come.
-            return frozenset(self.offered())
+            return frozenset(self.counted())
         return self._lists.get(digest)
 
     def missed_by(self, ids: Collection[bytes]) -> frozenset[bytes]:
@@ -323,6 +334,23 @@ class OrderSet:
         """The ids of the orders that keys of today vouch for, sorted."""
         return tuple(sorted(set(self._held) - self._void))
 
+    def counted(self) -> tuple[bytes, ...]:
+        """Those of them that leases are over: all but the halts of controllers, sorted.
+
+        Who can read those depends on publishers' lists, which come, expire and differ from machine
+        to machine; a program's key must not be able to keep a fleet without leases.
+        """
+        return tuple(each for each in self.offered() if self._held[each].kind != CONTROLLER_HALT)
+
+    def expect(self, order_ids: Collection[bytes]) -> bool:
+        """The origin has logged these, says its signature; whether all of them are held here."""
+        self._expected = frozenset(order_ids)
+        return self._expected <= set(self._held)
+
+    def lacks_named(self) -> bool:
+        """Whether a beacon has named what is not held here."""
+        return not self._named <= set(self._held)
+
     def records_but(self, known: Iterable[bytes]) -> tuple[bytes, ...]:
         """The records of the orders offered here whose id is not in `known`, in order of id."""
         rest = sorted(set(self.offered()) - set(known))
@@ -332,22 +360,44 @@ class OrderSet:
         """SHA-256 over the sorted ids offered: equal sets, equal digests."""
         return sha256(b"".join(self.offered())).digest()
 
-    def _check_room(self, order: Order) -> None:
+    def _within_room(self, order: Order, authority: Authority) -> Order:
+        """The order, without signatures of keys that have no room left, if the others are enough.
+
+        A thief could else sign what an honest key has signed, and have it refused with its own.
+
+        Raises:
+            TooLarge: the set, or the share of too many of its keys, is full.
+        """
         if len(self._held) >= ORDERS_MAX:
             raise TooLarge("order set", limit=ORDERS_MAX, size=len(self._held) + 1)
+        if order.id in self._named or order.id in self._expected:
+            return order  # The origin has logged it: who refused it would get no lease.
         if isinstance(order, Halt) and order.is_by_controller:
             self._check_room_of_controllers(order)
-        for keyid in order.signers:
-            mine = [each.id for each in self._held.values() if keyid in each.signers]
-            if len(mine) >= ORDERS_PER_KEY_MAX:
-                raise TooLarge("orders of one key", limit=ORDERS_PER_KEY_MAX, size=len(mine) + 1)
-            unlogged = len(set(mine) - self._named)
-            if order.id not in self._named and unlogged >= UNRECORDED_PER_KEY_MAX:
-                what = "orders of one key that the origin has not logged"
-                raise TooLarge(what, limit=UNRECORDED_PER_KEY_MAX, size=unlogged + 1)
+        full = {keyid: why for keyid in order.signers if (why := self._lacks_room(keyid))}
+        able = order.signers - set(full)
+        if full and len(able) < threshold_of(order.kind, authority):
+            raise next(iter(full.values()))
+        if not full:
+            return order
+        envelope = decode(Envelope, order.record, what="order", limit=ORDER_BYTES_MAX)
+        record = encode(only_by(envelope, able))
+        return replace(order, record=record, keyids=able, signers=able)
+
+    def _lacks_room(self, keyid: str) -> TooLarge | None:
+        """Why no more orders of this key are held; None: there is room."""
+        mine = [each.id for each in self._held.values() if keyid in each.signers]
+        if len(mine) >= ORDERS_PER_KEY_MAX:
+            return TooLarge("orders of one key", limit=ORDERS_PER_KEY_MAX, size=len(mine) + 1)
+        unlogged = len(set(mine) - self._named)
+        if unlogged >= UNRECORDED_PER_KEY_MAX:
+            what = "orders of one key that the origin has not logged"
+            return TooLarge(what, limit=UNRECORDED_PER_KEY_MAX, size=unlogged + 1)
+        return None
 
     def _check_room_of_controllers(self, order: Halt) -> None:
         held = [each for each in self._held.values() if isinstance(each, Halt)]
+        held = [each for each in held if each.id not in self._void]
         scopes = [each.scope for each in held if each.is_by_controller]
         if len(scopes) >= CONTROLLER_HALTS_MAX:
             what = "halts by controllers"

@@ -13,7 +13,7 @@ Source: halt.md, Paths and S1.
 from dataclasses import dataclass
 
 from firedoor.effects import Drop, Effect, Send, Tell
-from firedoor.errors import Malformed, Refused, Untrusted
+from firedoor.errors import Malformed, Refused, TooLarge, Untrusted
 from firedoor.halt.envelope import CONTROLLER_HALT
 from firedoor.halt.orderset import OrderSet
 from firedoor.identity import Peer, PeerId, Role
@@ -36,7 +36,8 @@ class OrderSync:
     `sent_digest`: of the set when our hello went out. `has_untrusted`: the peer sent what no key
     that is known here has signed: junk, or by a key that is newer than our metadata. So nobody is
     brought up to date by such a conversation. `has_unknown`: so, or the halt of a controller that
-    is not known here; after the next metadata the conversation begins anew.
+    is not known here; after the next metadata the conversation begins anew. `has_no_room`: it sent
+    what there was no room for; once that is named, there is.
     """
 
     peer: Peer
@@ -47,6 +48,7 @@ class OrderSync:
     has_caught_up: bool = False
     has_untrusted: bool = False
     has_unknown: bool = False
+    has_no_room: bool = False
     refused: int = 0
 
     @property
@@ -98,6 +100,7 @@ class OrderSync:
         """An order from this peer was refused; one too many ends the conversation."""
         self.refused += 1
         self.has_unknown |= isinstance(error, Untrusted)
+        self.has_no_room |= isinstance(error, TooLarge)
         # A controller's halt whose release is not listed here stops nothing here, for what is not
         # listed is not installed; so it keeps nobody from catching up.
         is_controllers = isinstance(error, Untrusted) and error.what == CONTROLLER_HALT

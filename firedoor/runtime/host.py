@@ -10,6 +10,7 @@ import asyncio
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, assert_never
 
@@ -27,6 +28,7 @@ from firedoor.effects import (
     KeepActed,
     KeepBeacon,
     KeepForgotten,
+    KeepVouched,
     Send,
     SignLease,
     Tell,
@@ -46,7 +48,15 @@ from firedoor.runtime.generation import GenerationWatch
 from firedoor.runtime.lines import Lines
 from firedoor.runtime.logs import log, log_facts
 from firedoor.runtime.multicast import Multicast
-from firedoor.runtime.order_log import ACTED, BEACON, FORGOTTEN, ORDER, Entry, OrderLog
+from firedoor.runtime.order_log import (
+    ACTED,
+    BEACON,
+    FORGOTTEN,
+    ORDER,
+    VOUCHED,
+    Entry,
+    OrderLog,
+)
 from firedoor.runtime.peer_client import PeerClient
 from firedoor.runtime.piece_store import PieceStore
 from firedoor.runtime.recorder import Recorder
@@ -148,7 +158,7 @@ class Host:
     async def run(self, program: Program, *workers: Coroutine[Any, Any, None]) -> None:
         """Serve until cancelled. `workers` run beside the node's timer."""
         self.program = program
-        watch = GenerationWatch(self.node.was_copied)
+        watch = GenerationWatch(lambda: self.apply(self.node.was_copied()))
         async with asyncio.TaskGroup() as self._group:
             self._group.create_task(watch.keep())
             try:
@@ -176,12 +186,7 @@ class Host:
         now = self.clock.now()
         self.apply(self.node.trust(authority, now))
         if not self.trusted.is_set():
-            kept = self.log
-            self.apply(
-                self.node.restore(
-                    kept.orders, kept.acted, kept.beacon, forgotten=kept.forgotten, now=now
-                )
-            )
+            self.apply(self.node.restore(self.log.kept(), now))
             self.trusted.set()
         # Past its dates metadata starts nothing, but what it names can still be halted.
         for entry in (*self.catalogue.releases, *self.catalogue.dateless):
@@ -219,12 +224,12 @@ class Host:
         for effect in effects:
             self._do(effect, entries)
         self._stirred.set()
+        done = partial(self._recorded, effects)
         if entries:
-            orders = [effect.order for effect in effects if isinstance(effect, Keep)]
             is_forwarding = any(isinstance(effect, Send) for effect in effects)
-            self._recorder.keep(
-                entries, lambda: self._recorded(orders), is_forwarding=is_forwarding
-            )
+            self._recorder.keep(entries, done, is_forwarding=is_forwarding)
+        else:
+            done()
         for effect in effects:
             if isinstance(effect, Tell):
                 self._tell(effect)
@@ -254,8 +259,8 @@ class Host:
                 self.apply(self.node.ask_lease(self.clock.nonce(), now))
             case SignLease(nonces):
                 self.apply(self.node.answer(self.sign_lease(nonces), self.clock.now()))
-            case AddSignature(peer, record):
-                self.send(peer, Countersign(self.add_signature(record)))
+            case KeepVouched(orders):
+                entries.append((VOUCHED, b"".join(orders)))
             case Cut(order):
                 self.order_times.setdefault(order.hex(), OrderTimes(self.clock.now()))
                 if self.multicast is not None:
@@ -270,7 +275,7 @@ class Host:
                 self.drop(peer, why)
             case Complete(manifest):
                 self.start(self.program.on_complete(manifest))
-            case Tell():
+            case Tell() | AddSignature():
                 pass
             case _:
                 assert_never(effect)
@@ -291,12 +296,19 @@ class Host:
         if line is not None and not line.socket.send(self._encoded[1]):
             log("peer-too-slow", peer=peer)
 
-    def _recorded(self, orders: list[bytes]) -> None:
+    def _recorded(self, effects: list[Effect]) -> None:
+        """What these effects had to keep is on the disk: do what waited for that."""
         now = self.clock.now()
-        for order in orders:
-            self.order_times.setdefault(order.hex(), OrderTimes(now)).recorded_at = now
-            self.apply(self.node.recorded(order))
-            self.program.on_message(Recorded((order,)), self.settings.me)
+        for effect in effects:
+            match effect:
+                case Keep(order, _):
+                    self.order_times.setdefault(order.hex(), OrderTimes(now)).recorded_at = now
+                    self.apply(self.node.recorded(order))
+                    self.program.on_message(Recorded((order,)), self.settings.me)
+                case AddSignature(peer, record):
+                    self.send(peer, Countersign(self.add_signature(record)))
+                case _:
+                    pass
 
     def drop(self, peer: PeerId, why: str) -> None:
         """End the conversation with a peer; it may come back, and then syncs anew."""

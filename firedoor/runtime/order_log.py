@@ -18,6 +18,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from firedoor.errors import Malformed, Unavailable
+from firedoor.kept import Kept
 from firedoor.runtime.files import durable_write
 from firedoor.runtime.logs import log
 
@@ -27,6 +28,9 @@ ORDER = b"o"
 BEACON = b"b"
 ACTED = b"a"
 FORGOTTEN = b"f"
+# Ids for which a witness has signed, one after another.
+VOUCHED = b"v"
+_ID_BYTES = 32
 
 Entry = tuple[bytes, bytes]
 """The kind of a record, and the record."""
@@ -56,6 +60,7 @@ class OrderLog:
         self.acted: list[bytes] = []
         self.beacon = b""
         self.forgotten: frozenset[bytes] = frozenset()
+        self.vouched: set[bytes] = set()
         flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -65,6 +70,12 @@ class OrderLog:
             os.fsync(self._file)
         except OSError as error:
             raise Unavailable(str(path), why=error.strerror or str(error)) from error
+
+    def kept(self) -> Kept:
+        """What lay in the file when it was opened."""
+        return Kept(
+            tuple(self.orders), self.beacon, tuple(self.acted), self.forgotten, self.vouched
+        )
 
     def append(self, kind: bytes, record: bytes) -> None:
         """Make one record durable; raises as `append_all`."""
@@ -137,6 +148,9 @@ class OrderLog:
             self.acted.append(record)
         elif kind == BEACON:
             self.beacon = record
+        elif kind == VOUCHED:
+            starts = range(0, len(record), _ID_BYTES)
+            self.vouched |= {record[at : at + _ID_BYTES] for at in starts}
 
 
 def read_frames(data: bytes) -> tuple[list[bytes], int, bool]:

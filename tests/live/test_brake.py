@@ -206,7 +206,8 @@ def test_a_controllers_key_halts_the_release_that_names_it_and_no_other(tmp_path
         words = ("--level", "6", "--reason", "three of ten crash", "--key", robot, "--to", mirror)
         with pytest.raises(Unavailable, match="valid signature"):
             await site.firedoor("halt", "kiosk==1.0", *words)
-        await site.firedoor("halt", "kiosk==2.0", *words)
+        told = await site.firedoor("halt", "kiosk==2.0", *words)
+        assert "no lease waits for it" in told
         await site.until_running("kiosk", "1.0", names)
         said = await site.firedoor("certificate", "--key", operator, "--wait", "4", "--json")
         assert (json.loads(said)["enforced"], json.loads(said)["expected"]) == (2, 2)

@@ -27,6 +27,7 @@ from firedoor.effects import (
     Keep,
     KeepActed,
     KeepBeacon,
+    KeepVouched,
     Send,
     SignLease,
     Tell,
@@ -296,6 +297,9 @@ class World:
                     keys = {key_of(self._signs[name]).keyid: self._signs[name]}
                     signed = countersigned(record, fleet=FLEET, keys=keys)
                     self._do(name, [Send(peer, Countersign(signed))])
+                case KeepVouched(orders):
+                    names = " ".join(self._orders[each] for each in orders)
+                    self._lines.append(f"{name}: KeepVouched {names}")
                 case KeepBeacon():
                     self._lines.append(f"{name}: KeepBeacon")
                 case Fetch(number, peer, manifest, first, last):

@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 
 from firedoor.countersigning import Countersigning, is_short, makes_leases_alone
-from firedoor.effects import AddSignature, Send
+from firedoor.effects import AddSignature, KeepVouched, Send
 from firedoor.errors import Malformed, Untrusted
 from firedoor.halt.envelope import Envelope, Signature, countersigned, joined, seal
 from firedoor.halt.lease import LeasePayload, read_lease
 from firedoor.halt.merkle import root_of
-from firedoor.halt.order import BeaconPayload, HaltPayload
+from firedoor.halt.order import BeaconPayload, HaltPayload, RevokePayload
 from firedoor.halt.orderset import OrderSet
 from firedoor.halt.sync import OrderSync
 from firedoor.identity import FleetId, Peer, PeerId, Role
@@ -98,7 +98,8 @@ class Held:
         """Whether it signs this record at once; `recorded`: what is on its disk, if not all."""
         self.countersigning.asked(PeerId("0" * 32), record)
         here = self.ids if recorded is None else recorded
-        return bool(self.countersigning.due(here, self.orders, FULL))
+        effects = self.countersigning.due(here, self.orders, FULL)
+        return any(isinstance(each, AddSignature) for each in effects)
 
     def has_named(self, *ids: bytes) -> "Held":
         beacon = a_beacon(*ids)
@@ -109,6 +110,7 @@ class Held:
 @pytest.mark.parametrize("make", [a_lease, a_beacon])
 def test_a_witness_signs_over_what_it_has_recorded(make: Callable[..., bytes]) -> None:
     held = Held(2)
+    held.has_named(*held.ids)
     assert not held.signs(make(*held.ids), recorded=held.ids[:1])
     assert held.signs(make(*held.ids))
     assert not held.signs(make(*held.ids, A))
@@ -127,15 +129,33 @@ def test_a_witness_signs_no_list_that_lacks_what_it_has_signed_for(
     make: Callable[..., bytes],
 ) -> None:
     held = Held(2).has_named()
-    assert held.signs(a_lease(*held.ids))
+    assert held.signs(a_beacon(*held.ids))
     assert not held.signs(make())
 
 
-def test_a_witness_that_starts_anew_lets_go_of_nothing_that_it_had_recorded() -> None:
+def test_a_witness_signs_no_lease_over_what_nobody_has_named() -> None:
+    held = Held(2)
+    assert not held.signs(a_lease(*held.ids))
+    held.countersigning.asked(PeerId("0" * 32), a_beacon(*held.ids))
+    effects = held.countersigning.due(held.ids, held.orders, FULL)
+    kinds = [type(each).__name__ for each in effects]
+    # What it signs for is on its disk before the signatures leave.
+    assert kinds == ["KeepVouched", "AddSignature", "AddSignature"]
+    assert effects[0] == KeepVouched(held.ids)
+
+
+def test_what_a_witness_has_signed_for_outlives_its_restart() -> None:
+    again = Held(2).has_named()
+    again.countersigning.restore(again.ids)
+    assert not again.signs(a_beacon())
+    assert not again.signs(a_lease())
+    assert again.signs(a_beacon(*again.ids))
+
+
+def test_what_a_thief_gave_to_the_witness_alone_stops_nothing_after_a_restart_either() -> None:
     held = Held(2).has_named()
-    held.countersigning.restore(held.ids)
-    assert not held.signs(a_lease())
-    assert held.signs(a_lease(*held.ids))
+    held.countersigning.restore(())
+    assert held.signs(a_beacon(held.ids[0]))
 
 
 def test_orders_that_the_origin_does_not_log_stop_no_lease() -> None:
@@ -147,7 +167,7 @@ def test_orders_that_the_origin_does_not_log_stop_no_lease() -> None:
 
 
 def test_a_lease_over_a_list_that_is_not_known_waits_for_its_beacon() -> None:
-    held = Held(3)
+    held = Held(3).has_named()
     assert not held.signs(a_lease(*held.ids[:2]))
     held.has_named(*held.ids[:2])
     assert held.countersigning.due(held.ids, held.orders, FULL)
@@ -164,35 +184,43 @@ def test_a_witness_signs_no_lease_for_metadata_older_than_its_own(
     root: int, targets: int, snapshot: int
 ) -> None:
     held = Held(1)
+    held.has_named(*held.ids)
     assert not held.signs(a_lease(*held.ids, root=root, targets=targets, snapshot=snapshot))
 
 
 def test_a_witness_signs_a_lease_for_metadata_newer_than_its_own() -> None:
     held = Held(1)
+    held.has_named(*held.ids)
     assert held.signs(a_lease(*held.ids, targets=5))
 
 
 def test_a_witness_signs_no_lease_whose_count_is_another() -> None:
     held = Held(1)
+    held.has_named(*held.ids)
     assert not held.signs(a_lease(*held.ids, count=2))
 
 
-def test_a_witness_is_asked_for_nothing_but_leases_and_beacons() -> None:
-    record = seal("certificate", BeaconPayload(1, (A,)), fleet=FLEET, keys=by(ORIGIN))[1]
+@pytest.mark.parametrize("kind", ["certificate", "lease", "beacon"])
+def test_a_witness_keeps_nothing_that_it_cannot_read(kind: str) -> None:
+    payload = RevokePayload(1, bytes(16), "0f" * 32, (), 0, "no such thing")
+    record = seal(kind, payload, fleet=FLEET, keys=by(ORIGIN))[1]
+    held = Held(1)
     with pytest.raises(Malformed):
-        Held(1).signs(record)
+        held.signs(record)
+    assert not held.countersigning.is_asked
 
 
 def test_what_cannot_be_vouched_for_yet_waits_and_only_the_last_of_its_kind() -> None:
     held, origin = Held(2), PeerId("0" * 32)
     witness, orders, ids = held.countersigning, held.orders, held.ids
-    for record in (a_lease(A), a_lease(*ids), a_beacon(ids[0])):
+    for record in (a_lease(A), a_lease(*ids), a_beacon(A), a_beacon(*ids)):
         witness.asked(origin, record)
     assert witness.due((), orders, FULL) == []
-    assert witness.due(ids[:1], orders, FULL) == [AddSignature(origin, a_beacon(ids[0]))]
-    assert witness.is_asked
-    assert witness.due(ids, orders, FULL) == [AddSignature(origin, a_lease(*ids))]
+    assert witness.due(ids[:1], orders, FULL) == []
+    assert witness.wanted(FULL) == frozenset(ids)
+    assert len(witness.due(ids, orders, FULL)) == 3
     assert not witness.is_asked
+    assert witness.wanted(FULL) == frozenset()
 
 
 # The origin's side.

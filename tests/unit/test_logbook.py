@@ -15,7 +15,7 @@ def spent() -> Logbook:
     """One that has logged a whole burst of the thief's at 0."""
     book = Logbook()
     for number in range(LOGGED_AT_ONCE_MAX):
-        book.enter(order(number), THIEF)
+        book.enter(order(number), THIEF, threshold=1)
     assert len(book.wake(Instant(0.0))) == LOGGED_AT_ONCE_MAX
     return book
 
@@ -23,7 +23,7 @@ def spent() -> Logbook:
 def test_a_burst_is_logged_at_once_and_then_one_in_a_while() -> None:
     book = spent()
     for number in range(100, 103):
-        book.enter(order(number), THIEF)
+        book.enter(order(number), THIEF, threshold=1)
     assert book.wake(Instant(LOGGED_EACH_SPAN * 0.9)) == []
     assert book.next_wakeup(Instant(0.0)) == Instant(LOGGED_EACH_SPAN)
     assert book.wake(Instant(LOGGED_EACH_SPAN)) == [order(100)]
@@ -33,25 +33,31 @@ def test_a_burst_is_logged_at_once_and_then_one_in_a_while() -> None:
 
 def test_one_key_that_waits_holds_up_no_other() -> None:
     book = spent()
-    book.enter(order(100), THIEF)
-    book.enter(order(101), HONEST)
+    book.enter(order(100), THIEF, threshold=1)
+    book.enter(order(101), HONEST, threshold=1)
     assert book.wake(Instant(0.0)) == [order(101)]
 
 
-def test_an_order_of_two_keys_waits_for_the_slower_one_and_uses_nothing_up() -> None:
+def test_a_thiefs_signature_beside_an_honest_one_does_not_hold_an_order_up() -> None:
     book = spent()
-    book.enter(order(100), THIEF | HONEST)
+    book.enter(order(100), THIEF | HONEST, threshold=1)
+    assert book.wake(Instant(1.0)) == [order(100)]
+
+
+def test_an_order_that_takes_two_keys_waits_for_both_and_uses_nothing_up() -> None:
+    book = spent()
+    book.enter(order(100), THIEF | HONEST, threshold=2)
     for _ in range(1000):
         assert book.wake(Instant(1.0)) == []
     for number in range(LOGGED_AT_ONCE_MAX):
-        book.enter(order(200 + number), HONEST)
+        book.enter(order(200 + number), HONEST, threshold=1)
     assert len(book.wake(Instant(1.0))) == LOGGED_AT_ONCE_MAX
 
 
 def test_a_burst_comes_back_whole_after_a_while() -> None:
     book = spent()
     for number in range(LOGGED_AT_ONCE_MAX + 1):
-        book.enter(order(100 + number), THIEF)
+        book.enter(order(100 + number), THIEF, threshold=1)
     later = Instant(LOGGED_EACH_SPAN * LOGGED_AT_ONCE_MAX)
     assert len(book.wake(later)) == LOGGED_AT_ONCE_MAX
 
@@ -61,7 +67,7 @@ def test_what_was_recorded_or_named_before_is_logged_at_once() -> None:
     known = [order(number) for number in range(4 * LOGGED_AT_ONCE_MAX)]
     book.restore(known)
     for each in known:
-        book.enter(each, THIEF)
+        book.enter(each, THIEF, threshold=1)
     assert book.wake(Instant(0.0)) == []
     assert book.logged == set(known)
     assert book.next_wakeup(Instant(0.0)) is None
@@ -69,7 +75,7 @@ def test_what_was_recorded_or_named_before_is_logged_at_once() -> None:
 
 def test_an_order_that_a_beacon_names_while_it_waits_is_logged_once() -> None:
     book = spent()
-    book.enter(order(100), THIEF)
-    book.restore([order(100)])
+    book.enter(order(100), THIEF, threshold=1)
+    assert book.restore([order(100), order(7)]) == [order(100)]
     assert book.wake(Instant(LOGGED_EACH_SPAN)) == []
     assert book.next_wakeup(Instant(LOGGED_EACH_SPAN)) is None
