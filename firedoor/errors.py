@@ -71,6 +71,12 @@ class TooLarge(Refused):
         self.size = size
 
 
+class ShareFull(TooLarge):
+    """A signing key's share of the order set is full; once its orders are logged there is room."""
+
+    code: ClassVar[str] = "share-full"
+
+
 class Denied(Refused):
     """A peer says no; the message is its own sentence."""
 

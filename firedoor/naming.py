@@ -68,3 +68,4 @@ class Naming:
         """Take back the beacon that an earlier run kept; raises as `OrderSet.name`."""
         named = self._orders.name(record, authority)
         self._orders.beacon = self._orders.beacon or named.record
+        self._orders.beacon_list = named.digest

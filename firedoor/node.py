@@ -28,7 +28,7 @@ from firedoor.naming import Naming
 from firedoor.node_settings import NodeSettings
 from firedoor.pieces.inventory import Bits, PieceMap
 from firedoor.rosters import Rosters, roster_after
-from firedoor.session import Session
+from firedoor.session import Session, sync_anew
 from firedoor.sharing import Sharing
 from firedoor.spreading import Spreading
 from firedoor.swarm.scheduler import Swarm
@@ -93,9 +93,9 @@ class Node:
         self._rosters = Rosters()
         self._spreading = Spreading(dice)
         # The origin has nobody to catch up with but whoever comes, and each of those syncs first.
-        is_done, has_mirrors = settings.is_origin, settings.has_mirrors
+        role, is_done, has_mirrors = settings.role, settings.is_origin, settings.has_mirrors
         self._reconciliation = Reconciliation(
-            settings.role, is_done=is_done, has_mirrors=has_mirrors, now=now
+            role, is_done=is_done, has_mirrors=has_mirrors, now=now
         )
         self.leasing = Leasing(
             settings.me, settings.role, settings.lease, dice, is_origin=settings.is_origin
@@ -133,7 +133,7 @@ class Node:
         self.orders.judge(new)
         is_turned = old.has_other_brake_keys_than(new)
         heard = [one for one in self._sessions.values() if is_turned or one.sync.has_unknown]
-        return _sync_anew(heard, "keys were turned")
+        return sync_anew(heard, "keys were turned")
 
     def restore(self, kept: Kept, now: Instant) -> list[Effect]:
         """Take back what an earlier run recorded. Needs `trust` first."""
@@ -155,8 +155,8 @@ class Node:
         self.leasing.lease.void("this machine was copied or set back: its generation id is new")
         self._reconciliation.is_done = self._settings.is_origin
         for session in self._sessions.values():
-            session.sync.has_caught_up = session.sync.has_received = False
-        return _sync_anew(self._sessions.values(), "this machine was copied")
+            session.sync.has_caught_up = False
+        return sync_anew(self._sessions.values(), "this machine was copied")
 
     def expect_mirror(self, now: Instant) -> None:
         """A mirror is near, says a hint; for a while no mere peer reconciles this node."""
@@ -416,13 +416,15 @@ class Node:
         told = [*heard.effects, *self._issuing.named(self.orders.named)]
         told += answering.tell_logged(sessions, self.orders, self._keys())
         news = self._apply(now) if heard.is_news else []
-        again = self._sync_for_room() if self.orders.lacks_named() else []
+        again = self._sync_for_room() if heard.is_news and self.orders.lacks_named() else []
         return [*news, *told, *self._vouch(), *again]
 
     def _sync_for_room(self) -> list[Effect]:
         """Sync anew with whoever sent what there was no room for: it was logged since."""
         heard = [one for one in self._sessions.values() if one.sync.has_no_room]
-        return _sync_anew(heard, "there is room for its orders now")
+        for session in heard:
+            session.sync.has_no_room = False  # Once is enough, should it come back no better.
+        return sync_anew(heard, "there is room for its orders now")
 
     def ask_lease(self, nonce: bytes, now: Instant) -> list[Effect]:
         """The host has drawn `nonce`, as `DrawNonce` asked, after it read `now`."""
@@ -491,9 +493,3 @@ class Node:
         if session.peer.role is Role.AGENT and self._settings.role is Role.MIRROR:
             self._rosters.stir(self._sessions.values(), now)
         return self.swarm.peer_left(peer, now)
-
-
-def _sync_anew(sessions: Iterable[Session], why: str) -> list[Effect]:
-    """End these conversations; they come back and begin with their orders."""
-    peers = [one.peer for one in sessions if one.peer.role is not Role.OPERATOR]
-    return [Drop(peer.id, f"{why}; syncing anew") for peer in peers]

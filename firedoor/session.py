@@ -1,9 +1,11 @@
 """One conversation as the node sees it: with whom, how far its orders are, what it asked for."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from firedoor.effects import Drop, Effect
 from firedoor.halt.sync import OrderSync
-from firedoor.identity import Peer, PeerId
+from firedoor.identity import Peer, PeerId, Role
 
 
 @dataclass(slots=True)
@@ -25,3 +27,9 @@ class Session:
     interests: dict[str, None] = field(default_factory=dict)
     is_witness: bool = False
     handed: set[bytes] = field(default_factory=set)
+
+
+def sync_anew(sessions: Iterable[Session], why: str) -> list[Effect]:
+    """End these conversations, but for people's; they come back and begin with their orders."""
+    peers = [one.peer for one in sessions if one.peer.role is not Role.OPERATOR]
+    return [Drop(peer.id, f"{why}; syncing anew") for peer in peers]

@@ -78,6 +78,8 @@ def lines_of(status: dict[str, Any]) -> list[str]:
     halts = [row for row in in_force if row["kind"] in {"halt", "controller-halt"}]
     for row in halts:
         named = "logged by the origin" if row["is_named"] else "NOT yet logged by the origin"
+        if row["kind"] == "controller-halt":
+            named = "by a release's controller, so no lease waits for it"
         holders = sum(row["id"] in each["orders"] for each in endpoints)
         scope, reason = plain(row["scope"]), plain(row["reason"])
         lines.append(f"HALTED {scope} at level {row['level']}: {reason}")

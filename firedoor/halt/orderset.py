@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from enum import Enum
 from hashlib import sha256
 
-from firedoor.errors import Refused, TooLarge
+from firedoor.errors import Refused, ShareFull, TooLarge
 from firedoor.halt.envelope import (
     BEACON_BYTES_MAX,
     CONTROLLER_HALT,
@@ -133,8 +133,12 @@ class OrderSet:
             order = self._within_room(order, authority)
             self._hold(order, authority)
             return Admission.NEW, order
-        if order.signers <= known.signers and order.id not in self._void:
-            return Admission.KNOWN, known
+        if order.id not in self._void:
+            fresh = order.signers - known.signers
+            fresh = frozenset(each for each in fresh if self._lacks_room(each) is None)
+            if not fresh:
+                return Admission.KNOWN, known
+            order = _signed_by(order, fresh)
         # Signatures merge under the id: that is how an order outlives a rotation of its key.
         self._hold(merged(order, known, is_whole=True), authority)
         return Admission.SIGNED_ANEW, self._held[order.id]
@@ -208,6 +212,7 @@ class OrderSet:
         for order_id in gone & self._void:
             del self._held[order_id]
         self._void -= gone
+        self._named -= gone
         return gone
 
     def restore_acted(self, order_ids: Iterable[bytes]) -> None:
@@ -270,8 +275,8 @@ class OrderSet:
         return self._lists.get(digest)
 
     def missed_by(self, ids: Collection[bytes]) -> frozenset[bytes]:
-        """What was named, is held and vouched for, and is not among `ids`."""
-        return frozenset((self._named & set(self._held)) - self._void - set(ids))
+        """What was named, is held and counted, and is not among `ids`."""
+        return frozenset(self._named & set(self.counted())) - set(ids)
 
     def let_resumes_act(self) -> tuple[bytes, ...]:
         """Begin to obey every lifting order that is named; the ids of those that begin, sorted.
@@ -380,19 +385,17 @@ class OrderSet:
             raise next(iter(full.values()))
         if not full:
             return order
-        envelope = decode(Envelope, order.record, what="order", limit=ORDER_BYTES_MAX)
-        record = encode(only_by(envelope, able))
-        return replace(order, record=record, keyids=able, signers=able)
+        return _signed_by(order, able)
 
-    def _lacks_room(self, keyid: str) -> TooLarge | None:
+    def _lacks_room(self, keyid: str) -> ShareFull | None:
         """Why no more orders of this key are held; None: there is room."""
         mine = [each.id for each in self._held.values() if keyid in each.signers]
         if len(mine) >= ORDERS_PER_KEY_MAX:
-            return TooLarge("orders of one key", limit=ORDERS_PER_KEY_MAX, size=len(mine) + 1)
+            return ShareFull("orders of one key", limit=ORDERS_PER_KEY_MAX, size=len(mine) + 1)
         unlogged = len(set(mine) - self._named)
         if unlogged >= UNRECORDED_PER_KEY_MAX:
             what = "orders of one key that the origin has not logged"
-            return TooLarge(what, limit=UNRECORDED_PER_KEY_MAX, size=unlogged + 1)
+            return ShareFull(what, limit=UNRECORDED_PER_KEY_MAX, size=unlogged + 1)
         return None
 
     def _check_room_of_controllers(self, order: Halt) -> None:
@@ -406,6 +409,13 @@ class OrderSet:
         if same >= CONTROLLER_HALTS_OF_ONE_MAX:
             what = f"halts of {order.scope.text} by its controller"
             raise TooLarge(what, limit=CONTROLLER_HALTS_OF_ONE_MAX, size=same + 1)
+
+
+def _signed_by(order: Order, keyids: frozenset[str]) -> Order:
+    """The order with the signatures of these keys alone, which are some of its signers."""
+    envelope = decode(Envelope, order.record, what="order", limit=ORDER_BYTES_MAX)
+    record = encode(only_by(envelope, keyids))
+    return replace(order, record=record, keyids=keyids, signers=keyids)
 
 
 def _id(order: Order) -> bytes:

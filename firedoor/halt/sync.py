@@ -13,7 +13,7 @@ Source: halt.md, Paths and S1.
 from dataclasses import dataclass
 
 from firedoor.effects import Drop, Effect, Send, Tell
-from firedoor.errors import Malformed, Refused, TooLarge, Untrusted
+from firedoor.errors import Malformed, Refused, ShareFull, Untrusted
 from firedoor.halt.envelope import CONTROLLER_HALT
 from firedoor.halt.orderset import OrderSet
 from firedoor.identity import Peer, PeerId, Role
@@ -100,7 +100,7 @@ class OrderSync:
         """An order from this peer was refused; one too many ends the conversation."""
         self.refused += 1
         self.has_unknown |= isinstance(error, Untrusted)
-        self.has_no_room |= isinstance(error, TooLarge)
+        self.has_no_room |= isinstance(error, ShareFull)
         # A controller's halt whose release is not listed here stops nothing here, for what is not
         # listed is not installed; so it keeps nobody from catching up.
         is_controllers = isinstance(error, Untrusted) and error.what == CONTROLLER_HALT

@@ -26,10 +26,14 @@ _MARK = b"NEW_VMGENID=1"
 
 
 class GenerationWatch:
-    """Calls `on_copy` when the kernel says that this machine was copied, while `keep` runs."""
+    """Calls `on_copy` when the kernel says that this machine was copied, while `keep` runs.
 
-    def __init__(self, on_copy: Callable[[], None]) -> None:
+    `on_lost`: more came than the kernel kept, and that may have been among it.
+    """
+
+    def __init__(self, on_copy: Callable[[], None], on_lost: Callable[[], None]) -> None:
         self._on_copy = on_copy
+        self._on_lost = on_lost
 
     async def keep(self) -> None:
         """Listen until cancelled; ends at once where there is nothing to hear."""
@@ -51,9 +55,8 @@ class GenerationWatch:
                     log("machine-copied", level="warning", why="a new VM generation id")
                     self._on_copy()
         except OSError as error:
-            # More came than the kernel kept: what was lost may have been the word.
             if error.errno == errno.ENOBUFS:
-                self._on_copy()
+                self._on_lost()
 
 
 def is_new_generation(event: bytes, sender: int) -> bool:

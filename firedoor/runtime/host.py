@@ -158,7 +158,10 @@ class Host:
     async def run(self, program: Program, *workers: Coroutine[Any, Any, None]) -> None:
         """Serve until cancelled. `workers` run beside the node's timer."""
         self.program = program
-        watch = GenerationWatch(lambda: self.apply(self.node.was_copied()))
+        watch = GenerationWatch(
+            lambda: self.apply(self.node.was_copied()),
+            on_lost=lambda: self.node.leasing.lease.void("the kernel's events came too fast"),
+        )
         async with asyncio.TaskGroup() as self._group:
             self._group.create_task(watch.keep())
             try:
@@ -225,7 +228,8 @@ class Host:
             self._do(effect, entries)
         self._stirred.set()
         done = partial(self._recorded, effects)
-        if entries:
+        if entries or any(isinstance(effect, AddSignature) for effect in effects):
+            # A signature queues behind what may still wait for the disk, even with nothing to keep.
             is_forwarding = any(isinstance(effect, Send) for effect in effects)
             self._recorder.keep(entries, done, is_forwarding=is_forwarding)
         else:

@@ -55,7 +55,7 @@ def test_an_event_of_the_running_kernel_is_heard(monkeypatch: pytest.MonkeyPatch
 
     async def story() -> None:
         heard = asyncio.Event()
-        watching = asyncio.ensure_future(GenerationWatch(heard.set).keep())
+        watching = asyncio.ensure_future(GenerationWatch(heard.set, heard.set).keep())
         await asyncio.sleep(0)
         LOOPBACK.write_text("change", "ascii")
         async with asyncio.timeout(10):
@@ -78,7 +78,7 @@ def test_an_event_that_root_here_has_sent_is_not_believed(monkeypatch: pytest.Mo
             told.append(1)
             heard.set()
 
-        watching = asyncio.ensure_future(GenerationWatch(note).keep())
+        watching = asyncio.ensure_future(GenerationWatch(note, note).keep())
         await asyncio.sleep(0)
         kind = (socket.AF_NETLINK, socket.SOCK_DGRAM, NETLINK_KOBJECT_UEVENT)
         with socket.socket(*kind) as forger:
@@ -101,7 +101,8 @@ def test_events_that_were_lost_may_have_been_the_word() -> None:
         def recvfrom(self, _: int) -> None:
             raise OSError(errno.ENOBUFS, "no buffer space")
 
-    GenerationWatch(lambda: told.append(1))._read(Full())  # type: ignore[arg-type]  # a socket's one method
+    watch = GenerationWatch(lambda: told.append(0), on_lost=lambda: told.append(1))
+    watch._read(Full())  # type: ignore[arg-type]  # a socket's one method
     assert told == [1]
 
 

@@ -7,11 +7,11 @@ import pytest
 
 from firedoor.dice import Dice
 from firedoor.effects import AddSignature, Drop
-from firedoor.errors import TooLarge
+from firedoor.errors import ShareFull
 from firedoor.halt.brake import Brake
-from firedoor.halt.envelope import seal
+from firedoor.halt.envelope import CONTROLLER_HALT, seal
 from firedoor.halt.order import BeaconPayload, Halt, HaltPayload
-from firedoor.halt.orderset import OrderSet
+from firedoor.halt.orderset import Admission, OrderSet
 from firedoor.halt.scope import Subject
 from firedoor.identity import FleetId, Peer, PeerId, Role
 from firedoor.limits import UNRECORDED_PER_KEY_MAX
@@ -57,7 +57,7 @@ def full_of_the_thiefs() -> OrderSet:
 def test_there_is_always_room_for_what_the_origin_has_logged() -> None:
     orders = full_of_the_thiefs()
     order, record = halt(1000, THIEF)
-    with pytest.raises(TooLarge):
+    with pytest.raises(ShareFull):
         orders.admit(record, AUTHORITY)
     orders.name(beacon(order), AUTHORITY)
     assert orders.lacks_named()
@@ -80,6 +80,8 @@ def test_a_thiefs_signature_on_an_honest_halt_does_not_have_it_refused() -> None
     assert admitted.id == order
     assert admitted.signers == admitted.keyids == {key_of(HONEST).keyid}
     assert admitted.record == halt(1000, HONEST)[1]
+    # The next neighbour brings the same bytes, and they are nothing new.
+    assert orders.admit(record, AUTHORITY)[0] is Admission.KNOWN
 
 
 def test_a_conversation_begins_anew_once_what_it_brought_has_room() -> None:
@@ -91,6 +93,28 @@ def test_a_conversation_begins_anew_once_what_it_brought_has_room() -> None:
     assert len(node.orders.ids()) == UNRECORDED_PER_KEY_MAX
     effects = node.receive(Beacon(beacon(records[-1][0])), MIRROR.id, NOW)
     assert [each.peer for each in effects if isinstance(each, Drop)] == [MIRROR.id]
+    # Once: the same word said again ends nothing.
+    again = node.receive(Beacon(beacon(records[-1][0])), MIRROR.id, NOW)
+    assert not any(isinstance(each, Drop) for each in again)
+
+
+def test_a_controllers_halt_that_was_named_once_is_missed_in_no_lease() -> None:
+    watched = replace(AUTHORITY, controllers={("app", "1"): role(LATER)})
+    payload = HaltPayload(1, bytes(16), "app==1", 4, 0, "bad")
+    keys = {key_of(LATER).keyid: LATER}
+    order, record = seal(CONTROLLER_HALT, payload, fleet=FLEET, keys=keys)
+    orders = OrderSet()
+    orders.admit(record, watched)
+    orders.name(beacon(order), watched)
+    assert orders.missed_by(()) == frozenset()
+    assert orders.counted() == ()
+
+
+def test_what_a_compaction_left_out_is_lacking_in_nothing_after_a_restart() -> None:
+    orders, (order, _) = OrderSet(), halt(1, THIEF)
+    orders.name(beacon(order), AUTHORITY)
+    orders.forget_all([order])
+    assert not orders.lacks_named()
 
 
 def test_a_witness_syncs_anew_for_what_the_origin_wants_to_name() -> None:
