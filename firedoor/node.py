@@ -410,9 +410,11 @@ class Node:
         except Refused as error:
             self._count(error)
             if session is not None:
-                session.sync.has_untrusted |= isinstance(error, Untrusted)
                 session.sync.has_unknown |= isinstance(error, Untrusted)
+                session.sync.has_untrusted_beacon = isinstance(error, Untrusted)
             return [Tell("beacon-refused", (("peer", sender or ""), ("why", str(error))))]
+        if session is not None:
+            session.sync.has_untrusted_beacon = False
         told = [*heard.effects, *self._issuing.named(self.orders.named)]
         told += answering.tell_logged(sessions, self.orders, self._keys())
         news = self._apply(now) if heard.is_news else []

@@ -37,7 +37,8 @@ class OrderSync:
     that is known here has signed: junk, or by a key that is newer than our metadata. So nobody is
     brought up to date by such a conversation. `has_unknown`: so, or the halt of a controller that
     is not known here; after the next metadata the conversation begins anew. `has_no_room`: it sent
-    what there was no room for; once that is named, there is.
+    what there was no room for; once that is named, there is. `has_untrusted_beacon`: its last one
+    was by nobody that is known here; after a rotation it may have no newer one yet, and sends it.
     """
 
     peer: Peer
@@ -49,6 +50,7 @@ class OrderSync:
     has_untrusted: bool = False
     has_unknown: bool = False
     has_no_room: bool = False
+    has_untrusted_beacon: bool = False
     refused: int = 0
 
     @property
@@ -139,7 +141,8 @@ class Reconciliation:
     def takes(self, sync: OrderSync, *, is_upstream: bool) -> bool:
         """Whether a conversation brings this node up to date; if so it has caught up."""
         is_operator = sync.peer.role is Role.OPERATOR
-        if self.is_done or not sync.is_open or sync.has_untrusted or is_operator:
+        is_doubtful = sync.has_untrusted or sync.has_untrusted_beacon
+        if self.is_done or not sync.is_open or is_doubtful or is_operator:
             return False
         by_upstream = is_upstream and sync.has_caught_up
         by_peer = self._is_alone and self._may_be_peer and sync.peer.is_current

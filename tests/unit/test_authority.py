@@ -32,7 +32,7 @@ from firedoor.trust.keys import Authority, RoleKeys
 from firedoor.trust.signing import sign, signed_bytes
 from firedoor.units import Instant
 from firedoor.wire.codec import decode, encode
-from firedoor.wire.messages import Orders
+from firedoor.wire.messages import Beacon, CaughtUp, Hello, Orders
 
 FLEET = FleetId("0a" * 16)
 NAMES = ("halt-1", "halt-2", "resume-1", "resume-2", "resume-3", "promote-1", "promote-2", "beacon")
@@ -219,6 +219,25 @@ def test_a_controller_that_is_not_known_here_keeps_nobody_from_catching_up() -> 
         read_order(halt("app", 4, "robot")[1], WATCHED)
     sync.refuse(refusal.value)
     assert sync.has_untrusted
+
+
+def test_a_mirror_whose_beacon_is_of_yesterdays_key_brings_up_to_date_once_it_has_a_newer_one() -> (
+    None
+):
+    turned = replace(AUTHORITY, roles={**ROLES, "beacon": role(1, "promote-1")})
+    settings = NodeSettings(PeerId("2" * 32), Role.AGENT, "branch", 7443)
+    node, mirror, now = Node(settings, Dice(1), START), PeerId("1" * 32), START
+    node.trust(turned, now)
+    node.connected(Peer(mirror, Role.MIRROR, "branch"), host="h", is_upstream=True, now=now)
+    old = signed("beacon", BeaconPayload(1, ()), "beacon")[1]
+    node.receive(Beacon(old), mirror, now)
+    node.receive(Hello(node.orders.digest(), 7443), mirror, now)
+    node.receive(CaughtUp(), mirror, now)
+    assert not node.is_reconciled
+    new = signed("beacon", BeaconPayload(1, ()), "promote-1")[1]
+    node.receive(Beacon(new), mirror, now)
+    node.wake(START)
+    assert node.is_reconciled
 
 
 def test_a_conversation_begins_anew_once_the_controller_is_known() -> None:
