@@ -38,7 +38,10 @@ class Logbook:
         """
         known = set(order_ids)
         self.logged |= known
-        return [each for each in [*self._waiting] if each in known and self._waiting.pop(each)]
+        held = [each for each in self._waiting if each in known]
+        for each in held:
+            del self._waiting[each]
+        return held
 
     def enter(self, order_id: bytes, keyids: frozenset[str], *, threshold: int) -> None:
         """This order, which these keys have signed, is recorded here; `wake` logs it.
