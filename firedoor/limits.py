@@ -87,6 +87,9 @@ PIECES_MAX = 1_000_000
 # Metadata files of TUF. The largest, a publisher's list of releases, is about 400 bytes a release.
 METADATA_BYTES_MAX = 16 * MIB
 
+# Of these, on one stick: a list of releases for each of some hundred publishers, and every root.
+METADATA_FILES_MAX = 1024
+
 # Peers named in one roster: more neighbours than a site has endpoints help nobody.
 ROSTER_MAX = 1024
 

@@ -19,7 +19,7 @@ from firedoor.gates import Gates
 from firedoor.halt.brake import Gate
 from firedoor.halt.orderset import Admission, OrderSet
 from firedoor.halt.scope import Subject
-from firedoor.halt.sync import OrderSync, Reconciliation, send_orders
+from firedoor.halt.sync import OrderSync, Reconciliation
 from firedoor.identity import Peer, PeerId, Role
 from firedoor.issuing import Issuing
 from firedoor.kept import Kept
@@ -28,7 +28,7 @@ from firedoor.naming import Naming
 from firedoor.node_settings import NodeSettings
 from firedoor.pieces.inventory import Bits, PieceMap
 from firedoor.rosters import Rosters, roster_after
-from firedoor.session import Session, sync_anew
+from firedoor.session import Session, sync_anew, sync_for_room
 from firedoor.sharing import Sharing
 from firedoor.spreading import Spreading
 from firedoor.swarm.scheduler import Swarm
@@ -60,6 +60,7 @@ from firedoor.wire.messages import (
     RosterChange,
     Witness,
 )
+from firedoor.wire.stick import Answer
 
 
 class Node:
@@ -97,10 +98,8 @@ class Node:
         self._reconciliation = Reconciliation(
             role, is_done=is_done, has_mirrors=has_mirrors, now=now
         )
-        self.leasing = Leasing(
-            settings.me, settings.role, settings.lease, dice, is_origin=settings.is_origin
-        )
         self.orders = OrderSet()
+        self.leasing = Leasing(settings, self.orders, dice)
         self._naming = Naming(self.orders, self._spreading)
         self._issuing = Issuing(settings)
         self.gates = Gates(settings.role, settings.place, self._reconciliation, self.leasing)
@@ -218,8 +217,8 @@ class Node:
             case Beacon(record):
                 return self.take_beacon(record, sender, now)
             case LeaseAsked():
-                self._pass_up(session, message, now)
-                return []
+                sessions, signs = self._sessions.values(), self.is_second_origin
+                return self.leasing.asked(session, message, sessions, now, signs=signs)
             case Witness(keyid):
                 return self._issuing.countersigning.met(session, keyid, self._keys())
             case Countersign(record):
@@ -300,7 +299,7 @@ class Node:
 
     def serve(self, peer: Peer, manifest: str, start: int, end: int) -> tuple[bytes, ...]:
         """The digests of the pieces that `peer` asks for; raises as `Sharing.serve`."""
-        return self.sharing.serve(peer, self._sessions.get(peer.id), manifest, start, end)
+        return self.sharing.serve(peer, self._sessions, manifest, start, end)
 
     # --- time ----------------------------------------------------------------------------------
 
@@ -378,10 +377,15 @@ class Node:
         return effects
 
     def _reconcile(self, session: Session) -> list[Effect]:
-        if not self._reconciliation.takes(session.sync, is_upstream=session.is_upstream):
+        does = self._reconciliation.takes(session.sync, is_upstream=session.is_upstream)
+        return self._caught_up(session.peer.id) if does else []
+
+    def _caught_up(self, by: str) -> list[Effect]:
+        if self._reconciliation.is_done:
             return []
+        self._reconciliation.is_done = True
         others = [one.peer.id for one in self._sessions.values() if one.sync.is_open]
-        tell = Tell("reconciled", (("peer", session.peer.id),))
+        tell = Tell("reconciled", (("peer", by),))
         news = [Send(peer, CaughtUp()) for peer in others]
         return [tell, *news, *self.sharing.all_bitfields(self._sessions.values())]
 
@@ -418,15 +422,12 @@ class Node:
         told = [*heard.effects, *self._issuing.named(self.orders.named)]
         told += answering.tell_logged(sessions, self.orders, self._keys())
         news = self._apply(now) if heard.is_news else []
-        again = self._sync_for_room() if heard.is_news and self.orders.lacks_named() else []
+        again = (
+            sync_for_room(self._sessions.values())
+            if heard.is_news and self.orders.lacks_named()
+            else []
+        )
         return [*news, *told, *self._vouch(), *again]
-
-    def _sync_for_room(self) -> list[Effect]:
-        """Sync anew with whoever sent what there was no room for: it was logged since."""
-        heard = [one for one in self._sessions.values() if one.sync.has_no_room]
-        for session in heard:
-            session.sync.has_no_room = False  # Once is enough, should it come back no better.
-        return sync_anew(heard, "there is room for its orders now")
 
     def ask_lease(self, nonce: bytes, now: Instant) -> list[Effect]:
         """The host has drawn `nonce`, as `DrawNonce` asked, after it read `now`."""
@@ -443,7 +444,7 @@ class Node:
         whole = self._issuing.heard(session, record, self._keys())
         if whole is None:
             is_held = self.orders.expect(self._issuing.countersigning.wanted(self._keys()))
-            return [*self._vouch(), *([] if is_held else self._sync_for_room())]
+            return [*self._vouch(), *([] if is_held else sync_for_room(self._sessions.values()))]
         is_beacon, signed = whole[0] == "beacon", whole[1]
         return self.take_beacon(signed, None, now) if is_beacon else self.answer(signed, now)
 
@@ -452,22 +453,22 @@ class Node:
         """Whether a beacon key of this mirror, which is not the origin, counts by itself."""
         return self._issuing.is_second_origin(self._authority, is_reconciled=self.is_reconciled)
 
-    def _pass_up(self, session: Session, message: LeaseAsked, now: Instant) -> None:
-        if session.sync.is_open:  # Sync before anything that moves.
-            sessions, signs = self._sessions.values(), self.is_second_origin
-            self.leasing.asked(session.peer.id, message, sessions, now, signs=signs)
+    def bring(self, answer: Answer, now: Instant) -> list[Effect]:
+        """A stick has come home to this mirror; raises as `Leasing.brought`.
+
+        A lease of its own proves that it holds all that it would have heard from above.
+        """
+        effects = self.leasing.brought(answer, self._keys(), self._sessions.values(), now)
+        is_proven = self.leasing.lease.is_live(self.leasing.lease.terms.start, now)
+        return [*effects, *(self._caught_up("a stick") if is_proven else ())]
 
     def _take_lease(self, message: LeaseGiven, sender: PeerId | None, now: Instant) -> list[Effect]:
         try:
-            effects = self.leasing.given(message, (self._keys(), self.orders), now)
+            return self.leasing.given(message, sender, self._keys(), now)
         except Refused as error:
             # A hostile relay can withhold a lease; that is all it can do.
             self._count(error)
             return [Tell("lease-refused", (("peer", sender or ""), ("why", str(error))))]
-        missed = self.leasing.missed
-        # An origin that was set back: the union heals it.
-        records = self.orders.records_but(set(self.orders.ids()) - missed) if missed else ()
-        return [*effects, *(send_orders(sender, records) if sender is not None else ())]
 
     def logged_ids(self) -> tuple[bytes, ...]:
         """The orders that beacons and leases of this node are over, sorted."""

@@ -33,3 +33,11 @@ def sync_anew(sessions: Iterable[Session], why: str) -> list[Effect]:
     """End these conversations, but for people's; they come back and begin with their orders."""
     peers = [one.peer for one in sessions if one.peer.role is not Role.OPERATOR]
     return [Drop(peer.id, f"{why}; syncing anew") for peer in peers]
+
+
+def sync_for_room(sessions: Iterable[Session]) -> list[Effect]:
+    """Sync anew with whoever sent what there was no room for: it was logged since."""
+    heard = [one for one in sessions if one.sync.has_no_room]
+    for session in heard:
+        session.sync.has_no_room = False  # Once is enough, should it come back no better.
+    return sync_anew(heard, "there is room for its orders now")

@@ -4,7 +4,7 @@ Pieces move only in the name of a release that both sides know and that is not h
 swarm decides from whom. Source: halt.md, Scope; delivery.md.
 """
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 
 from firedoor.effects import Effect, Send
 from firedoor.errors import Unavailable, Untrusted
@@ -82,7 +82,12 @@ class Sharing:
         return [Send(peer, Have(manifest, pieces)) for peer in told]
 
     def serve(
-        self, peer: Peer, session: Session | None, manifest: str, start: int, end: int
+        self,
+        peer: Peer,
+        sessions: Mapping[PeerId, Session],
+        manifest: str,
+        start: int,
+        end: int,
     ) -> tuple[bytes, ...]:
         """The digests of the pieces that `peer` asks for, if it may have them.
 
@@ -92,7 +97,7 @@ class Sharing:
         """
         if not peer.is_current:
             raise Untrusted("certificate", wanted="one within its dates", got="an expired one")
-        if session is None or not session.sync.is_open:
+        if not any(one.sync.is_open for one in _conversations(sessions, peer)):
             raise Unavailable("pieces", why="orders must be synced first on /v1/peer")
         digests = self.holdings.digests(manifest, start, end)
         self._gates.require(Gate.SERVE, manifest)
@@ -110,3 +115,10 @@ class Sharing:
     def all_bitfields(self, sessions: Iterable[Session]) -> list[Effect]:
         """The same for every peer and all that it asked to hear of."""
         return [each for one in sessions for each in self.bitfields(one, one.interests)]
+
+
+def _conversations(sessions: Mapping[PeerId, Session], peer: Peer) -> list[Session]:
+    """Those of one peer; a person may have several, none of them under the bare id."""
+    if peer.role is Role.OPERATOR:
+        return [one for each, one in sessions.items() if each.partition(".")[0] == peer.id]
+    return [sessions[peer.id]] if peer.id in sessions else []

@@ -5,6 +5,8 @@ from collections.abc import Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
 
+from aiohttp.web import RouteDef
+
 from firedoor.dice import Dice
 from firedoor.errors import Unavailable
 from firedoor.halt.lease import TERMS
@@ -26,8 +28,16 @@ from firedoor.runtime.program import (
 from firedoor.runtime.renewal import Renewal
 from firedoor.runtime.settings import MirrorSettings, read_mirror, split_address
 from firedoor.runtime.tls import enrolment_server_context
-from mirror.api.origin_routes import Forwarder, OriginApi, enrolment_app, forward_routes, routes
+from mirror.api.origin_routes import (
+    Enroller,
+    Forwarder,
+    OriginApi,
+    enrolment_app,
+    forward_routes,
+)
+from mirror.api.stick_routes import StickApi
 from mirror.beacon_key import own_signer
+from mirror.carrying import Carrying, Postbox
 from mirror.daemon import MirrorDaemon, state_folder
 from mirror.endpoints import Endpoints
 from mirror.origin import Origin, renew_origin
@@ -104,16 +114,11 @@ async def _serve(
     host: Host,
     origin: Origin | None,
 ) -> None:
-    forwarder = Forwarder(host.client, settings.upstream, person.credentials.ca)
-    extra = (
-        routes(OriginApi(origin, host.store, daemon), origin, host.node.refuses)
-        if origin
-        else forward_routes(forwarder, host.node.refuses)
-    )
     if origin is None:
         # The origin renews its own at each start: it has nobody to ask.
         path = state_folder(settings.state) / "identity.key"
         daemon.renewal = Renewal(path, host.client, host.clock)
+    enroller, extra = _own_routes(settings, person, daemon, host=host, origin=origin)
     lost = daemon.neighbours.lost
     hooks = Hooks(daemon.more_status, daemon.found, lost, routes=extra, renewal=daemon.renewal)
     async with AsyncExitStack() as stack:
@@ -123,12 +128,34 @@ async def _serve(
             context = enrolment_server_context(person.credentials)
             if daemon.renewal is not None:
                 daemon.renewal.contexts.append(context)
-            enrolment = enrolment_app(origin or forwarder)
+            enrolment = enrolment_app(enroller)
             enrolling = await serve(enrolment, settings.enrol_listen, context)
             stack.push_async_callback(enrolling.close)
         daemon.discovery = await stack.enter_async_context(present(host, person, settings, hooks))
         logs.log("mirror-started", listen=settings.listen, peer=person.peer.id)
         await daemon.run()
+
+
+def _own_routes(
+    settings: MirrorSettings,
+    person: Person,
+    daemon: MirrorDaemon,
+    *,
+    host: Host,
+    origin: Origin | None,
+) -> tuple[Enroller, list[RouteDef]]:
+    """Who answers enrolments, and what this mirror serves beside what all peers do."""
+    ca, is_banned = person.credentials.ca, host.node.refuses
+    if origin is not None:
+        api = OriginApi(origin, host.store, daemon)
+        return origin, [*api.routes(), *forward_routes(origin, is_banned)]
+    if settings.upstream:
+        forwarder = Forwarder(host.client, settings.upstream, ca)
+        return forwarder, forward_routes(forwarder, is_banned)
+    assert daemon.renewal is not None
+    postbox = Postbox(ca)
+    stick = StickApi(Carrying(host, postbox, daemon.renewal), daemon)
+    return postbox, [*stick.routes(), *forward_routes(postbox, is_banned)]
 
 
 def _passphrase(settings: MirrorSettings) -> Callable[[], str]:

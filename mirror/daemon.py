@@ -1,5 +1,6 @@
 """The mirror: syncs everything from its upstream and relays it to its site; or is the origin.
 
+A mirror without an upstream that is not the origin is fed by stick (carrying.py).
 The origin differs in where its metadata comes from (its own folder), in what it signs online
 (beacons when orders are durable, freshness), and in whom it answers (publishers, enrolments,
 rotations).
@@ -26,6 +27,7 @@ from firedoor.runtime.trust_client import ReleaseEntry
 from firedoor.wire.codec import encode
 from firedoor.wire.messages import Announce, Health, Message, Receipts, Recorded, Report
 from mirror.beacon_key import BeaconSigner
+from mirror.carrying import CarriedFiles
 from mirror.certificates import certificate_of
 from mirror.endpoints import Endpoints, believable
 from mirror.origin import Origin
@@ -174,6 +176,17 @@ class MirrorDaemon:
             # It is published all the same; the next sync announces it.
             self._sync_wanted.set()
 
+    async def refresh_from(self, files: CarriedFiles) -> None:
+        """Believe the metadata that a stick has brought, and announce it; raises as `refresh`."""
+        async with self._syncing:
+            await self._host.catalogue.refresh(files)
+            self._host.believe()
+            self._announce()
+
+    def look_for_releases(self) -> None:
+        """What a stick has brought may let a release move, or make it whole."""
+        self._sync_wanted.set()
+
     async def certificate(self, order: bytes) -> bytes:
         """At the origin: the certificate of a halt as it stands; raises as `certificate_of`."""
         assert self._origin is not None
@@ -216,8 +229,9 @@ class MirrorDaemon:
 
     async def _sync_once(self) -> None:
         get = self._source()
-        await self._host.catalogue.refresh(get, self._announced_targets)
-        self._host.believe()
+        if not self._is_fed_by_stick:
+            await self._host.catalogue.refresh(get, self._announced_targets)
+            self._host.believe()
         # A run was ended between a record and the beacon that names it, or keys were turned.
         self._sign_beacon()
         failures = [
@@ -230,11 +244,14 @@ class MirrorDaemon:
 
     def _open(self) -> list[ReleaseEntry]:
         """The releases that may come and are not here or under way, the newest first."""
-        may_start = self._host.may_start
+        may_start, catalogue = self._host.may_start, self._host.catalogue
         able = [
             entry
-            for entry in self._host.catalogue.releases
-            if not self._is_under_way(entry) and may_start(Gate.FETCH, entry.manifest)
+            for entry in catalogue.releases
+            if not self._is_under_way(entry)
+            and may_start(Gate.FETCH, entry.manifest)
+            # A manifest that no stick has brought can be had from nobody.
+            and (not self._is_fed_by_stick or catalogue.manifest_bytes(entry.manifest))
         ]
         return sorted(able, key=_newest_first)
 
@@ -257,6 +274,10 @@ class MirrorDaemon:
             return self._host.getter(upstream)
         known = [(*split_address(text), Role.MIRROR) for text in self._upstream]
         return FirstContact(self._host.client, known)
+
+    @property
+    def _is_fed_by_stick(self) -> bool:
+        return self._origin is None and not self._upstream
 
     def _sign_beacon(self) -> None:
         """Where beacons are made: name what is recorded here, unless the last beacon does so."""
@@ -321,7 +342,11 @@ class MirrorDaemon:
     def more_status(self) -> dict[str, Any]:
         """What a mirror's status has beside the common part."""
         enrolled = self._origin.enrolled() if self._origin is not None else ()
-        return {"endpoints": self._endpoints.table(self._host.lines.open, enrolled)}
+        return {
+            "endpoints": self._endpoints.table(self._host.lines.open, enrolled),
+            "is_fed_by_stick": self._is_fed_by_stick,
+            "waiting_for_stick": len(self._host.node.leasing.carried.questions()),
+        }
 
 
 def _in_parts(reports: tuple[Report, ...]) -> list[tuple[Report, ...]]:

@@ -238,13 +238,13 @@ class Origin:
     async def renew(self, body: bytes, asker: Peer) -> bytes:
         """A new certificate for the peer that signed this request, both as PEM.
 
-        An operator's renews itself by the certificate that it has; all others were enrolled.
+        An operator's own renews itself by the certificate that it has; all others were enrolled.
 
         Raises:
             Malformed: no such request.
             Untrusted: the key was never enrolled.
         """
-        if asker.role is Role.OPERATOR:
+        if asker.role is Role.OPERATOR and id_of_request(body) == asker.id:
             return await asyncio.to_thread(self._issue_operator, body, self._unix())
         return await asyncio.to_thread(self._renew, body)
 

@@ -289,6 +289,20 @@ def status(
 
 
 @app.command()
+def carry(
+    folder: Annotated[Path, typer.Argument(help="folder on the stick")],
+    *,
+    key: Key,
+    to: To = None,
+    passphrase_file: PassphraseFile = None,
+) -> None:
+    """Serve air-gapped sites by stick: the same command at the fleet and at each such mirror."""
+    from firedoor.cli.carrying import carry as carry_stick  # noqa: PLC0415
+
+    carry_stick(folder, (key, passphrase_file), to or [])
+
+
+@app.command()
 def demo(
     *,
     endpoints: Annotated[int, typer.Option(min=2, max=64)] = 8,

@@ -69,9 +69,7 @@ def import_orders(file: Path, key_file: tuple[Path, Path | None], to: list[str])
         Unavailable: no peer answers.
     """
     key = open_key(*key_file)
-    found = _read(file)
-    if found.fleet != key.fleet:
-        raise Malformed(str(file), wanted=f"fleet {key.fleet[:12]}", got=found.fleet[:12])
+    found = read_orders(file, FleetId(key.fleet))
 
     async def work(client: PeerClient) -> list[str]:
         address = (await peers_to_try(key, to, _FIND_S))[0]
@@ -91,7 +89,13 @@ def import_orders(file: Path, key_file: tuple[Path, Path | None], to: list[str])
         raise Denied(f"{len(refusals)} order(s) were refused: {'; '.join(refusals[:3])}")
 
 
-def _read(file: Path) -> OrderFile:
+def read_orders(file: Path, fleet: FleetId) -> OrderFile:
+    """The orders in a file.
+
+    Raises:
+        Unavailable: it cannot be read.
+        Malformed: it is no such file, or another fleet's.
+    """
     try:
         data = file.read_bytes()
     except OSError as error:
@@ -99,4 +103,6 @@ def _read(file: Path) -> OrderFile:
     found = decode(OrderFile, data, what=str(file), limit=_FILE_BYTES_MAX)
     if found.format != FORMAT:
         raise Malformed(str(file), wanted=FORMAT, got=repr(found.format))
+    if found.fleet != fleet:
+        raise Malformed(str(file), wanted=f"fleet {fleet[:12]}", got=found.fleet[:12])
     return found

@@ -34,16 +34,25 @@ ASK_AGAIN_SPAN_MAX = Span(10.0)
 # A refused answer is asked for anew this soon: newer metadata or orders are on their way.
 REFUSED_SPAN = Span(0.5)
 
+# Where a stick carries nonces and answers, a node always has one ready that is at most so old, says
+# it again so often, for a mirror that has started anew, and keeps all that may be on their way.
+CARRIED_FRESH_SPAN = Span(600.0)
+CARRIED_AGAIN_SPAN = Span(60.0)
+
 # A node that was refused for want of a lease looks for one this long after it last asked to move.
 SEEK_SPAN = Span(60.0)
 
 
 @dataclass(frozen=True, slots=True)
 class LeaseTerms:
-    """How old a lease may be: to `start` an install or an activation, and to `move` pieces."""
+    """How old a lease may be: to `start` an install or an activation, and to `move` pieces.
+
+    `is_carried`: an answer may come by stick, hours after its nonce was drawn.
+    """
 
     start: Span
     move: Span
+    is_carried: bool = False
 
     @property
     def renewal(self) -> Span:
@@ -59,7 +68,7 @@ class LeaseTerms:
 # Source: halt.md. The start of the first is the bound that a partition gives after a halt.
 STANDARD = LeaseTerms(Span(30.0), Span(3600.0))
 THIN_WAN = LeaseTerms(Span(600.0), Span(3600.0))
-AIR_GAPPED = LeaseTerms(Span(86400.0), Span(86400.0))
+AIR_GAPPED = LeaseTerms(Span(86400.0), Span(86400.0), is_carried=True)
 
 TERMS = {"standard": STANDARD, "thin-wan": THIN_WAN, "air-gapped": AIR_GAPPED}
 
@@ -98,20 +107,34 @@ class Known:
 class Lease:
     """The lease of one node. `why`: why there is none, or why the last answer gave none."""
 
-    __slots__ = ("_asked_at", "_nonce", "_not_before", "_since", "_sought_until", "terms", "why")
+    __slots__ = ("_not_before", "_open", "_sent_at", "_since", "_sought_until", "terms", "why")
 
     def __init__(self, terms: LeaseTerms) -> None:
         self.terms = terms
-        self._nonce: bytes | None = None
-        self._asked_at = Instant(0.0)
+        # When each was drawn; more than one only where they are carried.
+        self._open: dict[bytes, Instant] = {}
+        self._sent_at = Instant(0.0)
         self._since: Instant | None = None
         self._not_before = Instant(0.0)
         self._sought_until = Instant(0.0)
         self.why = "none was asked for yet"
 
     def ask(self, nonce: bytes, now: Instant) -> None:
-        """This nonce is about to be sent; an earlier one that is still open counts no more."""
-        self._nonce, self._asked_at = nonce, now
+        """This nonce is about to be sent, for the first time or again.
+
+        An earlier one that is still open counts no more, but where they are carried.
+        """
+        if self.terms.is_carried:
+            self._forget_before(Instant(now - self.terms.start))
+        else:
+            self._open.clear()
+        self._open.setdefault(nonce, now)
+        self._sent_at = now
+
+    def to_say_again(self, now: Instant) -> bytes | None:
+        """The open nonce that is still young enough for a stick; None: a new one is to be drawn."""
+        young = [nonce for nonce, at in self._open.items() if between(at, now) < CARRIED_FRESH_SPAN]
+        return young[-1] if young and self.terms.is_carried else None
 
     def seek(self, now: Instant) -> None:
         """Something waits for a lease."""
@@ -119,11 +142,12 @@ class Lease:
 
     def ask_soon(self) -> None:
         """Whoever was asked is gone, or somebody new can be: do not wait for the old answer."""
-        self._nonce, self._not_before = None, Instant(0.0)
+        self._reopen(now=Instant(0.0), again=Span(0.0))
 
     def void(self, why: str) -> None:
         """What was granted counts no more."""
-        self._since, self._nonce, self.why = None, None, why
+        self._open.clear()
+        self._since, self.why = None, why
 
     def is_live(self, span: Span, now: Instant) -> bool:
         """Whether there is a lease of at most this age."""
@@ -149,26 +173,55 @@ class Lease:
 
     def grant(self, nonces: bytes, path: tuple[bytes, ...], now: Instant) -> bool:
         """An answer whose record is good signs `nonces`; whether it is the answer to my nonce."""
-        if self._nonce is None or climb(self._nonce, path) != nonces:
+        since = self.drawn_at(nonces, path)
+        if since is None:
             return False
-        since = self._asked_at
-        self._nonce, self.why = None, ""
+        self._forget_before(since)
+        self.why = ""
         if since <= now and (self._since is None or since > self._since):
             self._since = since
         return True
 
+    def drawn_at(self, nonces: bytes, path: tuple[bytes, ...]) -> Instant | None:
+        """When the nonce was drawn that `path` leads from to `nonces`; None: none that is open.
+
+        Raises:
+            Malformed: a step that is none.
+        """
+        return next((at for one, at in self._open.items() if climb(one, path) == nonces), None)
+
+    @property
+    def is_asking(self) -> bool:
+        """Whether a nonce is open."""
+        return bool(self._open)
+
     def refuse(self, why: str, now: Instant) -> None:
         """An answer gave no lease; what was granted before goes on until it is too old."""
-        self._nonce, self.why = None, why
-        self._not_before = after(now, REFUSED_SPAN)
+        self.why = why
+        self._reopen(now, again=ASK_AGAIN_SPAN if self.terms.is_carried else REFUSED_SPAN)
 
     def _due(self, now: Instant, *, has_work: bool) -> Instant | None:
-        if not has_work and now > self._sought_until:
+        is_carried = self.terms.is_carried
+        if not (has_work or is_carried) and now > self._sought_until:
             return None
-        if self._nonce is not None:
-            return after(self._asked_at, self.terms.patience)
-        renewal = after(self._since, self.terms.renewal) if self._since is not None else now
-        return max(renewal, self._not_before)
+        if self._open:
+            patience = CARRIED_AGAIN_SPAN if is_carried else self.terms.patience
+            return after(self._sent_at, patience)
+        if self._since is None or is_carried:
+            return max(now, self._not_before)
+        return max(after(self._since, self.terms.renewal), self._not_before)
+
+    def _reopen(self, now: Instant, *, again: Span) -> None:
+        """Ask once more, so long from `now` on; with a new nonce, but where they are carried."""
+        if self.terms.is_carried:
+            self._sent_at = Instant(now + again - CARRIED_AGAIN_SPAN)
+        else:
+            self._open.clear()
+        self._not_before = after(now, again)
+
+    def _forget_before(self, moment: Instant) -> None:
+        """Nonces that were drawn by then are answered, or too old to be."""
+        self._open = {nonce: at for nonce, at in self._open.items() if at > moment}
 
 
 def read_lease(record: bytes, authority: Authority) -> LeasePayload:

@@ -139,15 +139,14 @@ class Reconciliation:
         self._may_be_peer = self._may_be_peer or now >= self._peer_at
 
     def takes(self, sync: OrderSync, *, is_upstream: bool) -> bool:
-        """Whether a conversation brings this node up to date; if so it has caught up."""
+        """Whether a conversation brings this node up to date, which it was not."""
         is_operator = sync.peer.role is Role.OPERATOR
         is_doubtful = sync.has_untrusted or sync.has_untrusted_beacon
         if self.is_done or not sync.is_open or is_doubtful or is_operator:
             return False
         by_upstream = is_upstream and sync.has_caught_up
         by_peer = self._is_alone and self._may_be_peer and sync.peer.is_current
-        self.is_done = by_upstream or by_peer
-        return self.is_done
+        return by_upstream or by_peer
 
     def next_wakeup(self) -> Instant | None:
         """When a mere peer will do; None: never, or it is done."""

@@ -101,6 +101,14 @@ class Catalogue:
         path = self._served / name
         return path.read_bytes() if path.is_file() else None
 
+    def files(self) -> dict[str, bytes]:
+        """All metadata that is trusted here, by the names that it is served under.
+
+        Raises:
+            Unavailable, Malformed: there is none, or it is damaged.
+        """
+        return self._trust.kept_files()
+
     def role_file(self, role: str) -> bytes:
         """The verified metadata of a delegated role, as the last refresh kept it.
 

@@ -26,7 +26,8 @@ from firedoor.units import UnixTime
 # Looked at this often: a machine that wakes from a week's sleep renews within minutes.
 LOOK_S = 300.0
 
-# Due, and no mirror is connected yet, or none could reach the origin.
+# Due, and no mirror is connected yet, or none could reach the origin: twice as long each time, up
+# to LOOK_S, for an air-gapped site waits for days.
 TRY_AGAIN_S = 10.0
 
 Ask = Callable[[], list[tuple[str, int, PeerId]]]
@@ -44,37 +45,31 @@ class Renewal:
 
     async def keep(self, mirrors: Ask) -> None:
         """Renew when it is due, for ever."""
+        pause_s = TRY_AGAIN_S
         while True:
             is_fresh = False
             try:
-                is_fresh = not self._is_due() or await self._renew(mirrors())
+                request = self.due_request()
+                is_fresh = request is None or await self._renew(request, mirrors())
                 if not is_fresh:
                     log("not-renewed-yet", level="warning", why="no mirror has answered it")
             except (FiredoorError, OSError) as error:
                 log("not-renewed", level="error", why=str(error), do="firedoor enrol --renew")
-            await asyncio.sleep(LOOK_S if is_fresh else TRY_AGAIN_S)
+            await asyncio.sleep(LOOK_S if is_fresh else pause_s)
+            pause_s = TRY_AGAIN_S if is_fresh else min(2 * pause_s, LOOK_S)
 
-    def _is_due(self) -> bool:
+    def due_request(self) -> bytes | None:
+        """The request for the next certificate, in PEM; None: it is not due.
+
+        Raises:
+            Unavailable, Malformed: the key file cannot be read.
+        """
         key = read_key_file(self._path, str)
-        return is_past_half(key.certificate.encode(), self._clock.unix())
+        is_due = is_past_half(key.certificate.encode(), self._clock.unix())
+        return make_request(key.tls_seed) if is_due else None
 
-    async def _renew(self, mirrors: list[tuple[str, int, PeerId]]) -> bool:
-        """Ask one mirror after the other; whether one has brought a new certificate."""
-        key = read_key_file(self._path, str)
-        request = make_request(key.tls_seed)
-        for host, port, mirror in mirrors:
-            try:
-                answer = await self._client.post(
-                    host, port, "/v1/renew", request, limit=ENROLMENT_BYTES_MAX
-                )
-                self._take(answer)
-            except FiredoorError as error:
-                log("renewal-refused", level="warning", peer=mirror, why=str(error))
-                continue
-            return True
-        return False
-
-    def _take(self, certificate: bytes) -> None:
+    def take(self, certificate: bytes) -> None:
+        """Use this certificate from now on; raises as `checked_renewal`."""
         key = read_key_file(self._path, str)
         text = checked_renewal(key, certificate, self._clock.unix())
         replace_certificate(self._path, text)
@@ -83,6 +78,20 @@ class Renewal:
             load_identity(context, credentials)
         log("certificate-renewed", peer=key.name)
         _say_ring(key.certificate.encode(), certificate, self._clock.unix())
+
+    async def _renew(self, request: bytes, mirrors: list[tuple[str, int, PeerId]]) -> bool:
+        """Ask one mirror after the other; whether one has brought a new certificate."""
+        for host, port, mirror in mirrors:
+            try:
+                answer = await self._client.post(
+                    host, port, "/v1/renew", request, limit=ENROLMENT_BYTES_MAX
+                )
+                self.take(answer)
+            except FiredoorError as error:
+                log("renewal-refused", level="warning", peer=mirror, why=str(error))
+                continue
+            return True
+        return False
 
 
 def _say_ring(old: bytes, new: bytes, now: UnixTime) -> None:

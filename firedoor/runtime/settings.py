@@ -82,7 +82,10 @@ class AgentSettings:
 
 @dataclass(frozen=True, slots=True)
 class MirrorSettings:
-    """mirror.toml. Without `upstream` this mirror is the origin and needs `origin_folder`."""
+    """mirror.toml. Without `upstream` this mirror is the origin and needs `origin_folder`.
+
+    Or a stick feeds it: then its `lease` is "air-gapped".
+    """
 
     fleet_root: str
     state: str
@@ -130,12 +133,13 @@ def read_mirror(path: Path) -> MirrorSettings:
     """
     settings = _read(MirrorSettings, path)
     _check_common(path, settings)
-    if bool(settings.upstream) == bool(settings.origin_folder):
-        raise Malformed(
-            str(path),
-            wanted="either upstream (a site's mirror) or origin_folder (the origin)",
-            got="both" if settings.upstream else "neither",
-        )
+    is_fed_by_stick = settings.lease == "air-gapped"
+    if settings.upstream and settings.origin_folder:
+        wanted = "either upstream (a site's mirror) or origin_folder (the origin)"
+        raise Malformed(str(path), wanted=wanted, got="both")
+    if not (settings.upstream or settings.origin_folder or is_fed_by_stick):
+        wanted = 'upstream (a site\'s mirror), origin_folder (the origin), or lease = "air-gapped"'
+        raise Malformed(str(path), wanted=wanted, got="neither")
     for address in settings.upstream:
         split_address(address)
     if settings.enrol_listen and split_address(settings.enrol_listen) == split_address(

@@ -23,10 +23,11 @@ from firedoor.limits import (
 )
 from firedoor.runtime.certificates import id_of_request
 from firedoor.runtime.peer_client import PeerClient
-from firedoor.runtime.peer_server import CLOCK, peer_of_request, read_body, say_errors
+from firedoor.runtime.peer_server import read_body, say_errors
 from firedoor.runtime.piece_store import PieceStore
 from firedoor.runtime.settings import split_address
 from firedoor.wire.codec import pack, unpack
+from mirror.api.requests import asker, piece_of, require
 from mirror.origin import Origin
 from mirror.rotation import ROTATION_BYTES_MAX
 
@@ -111,7 +112,7 @@ class OriginApi:
 
     async def missing(self, request: web.Request) -> web.Response:
         """Which of these pieces the origin lacks."""
-        _require(request, Role.OPERATOR)
+        require(request, Role.OPERATOR)
         body = await read_body(request, PIECES_MAX * 34 + 16)
         digests = unpack(body, what="digests", limit=len(body))
         if not isinstance(digests, list) or not all(isinstance(one, bytes) for one in digests):
@@ -121,18 +122,15 @@ class OriginApi:
 
     async def piece(self, request: web.Request) -> web.Response:
         """Take in one piece under its digest."""
-        _require(request, Role.OPERATOR)
+        require(request, Role.OPERATOR)
         stored = await read_body(request, PIECE_BYTES_MAX)
-        try:
-            digest = bytes.fromhex(request.headers.get("X-Piece", ""))
-        except ValueError as error:
-            raise Malformed("X-Piece", wanted="a digest in hex", got="something else") from error
+        digest = piece_of(request)
         await asyncio.to_thread(self._store.put, digest, stored)
         return web.Response()
 
     async def release(self, request: web.Request) -> web.Response:
         """Add one signed release; it is announced when the answer goes out."""
-        _require(request, Role.OPERATOR)
+        require(request, Role.OPERATOR)
         body = unpack(
             await read_body(request, _BODY_BYTES_MAX), what="release", limit=_BODY_BYTES_MAX
         )
@@ -153,14 +151,14 @@ class OriginApi:
 
     async def fresh_key(self, request: web.Request) -> web.Response:
         """The public half of a new online key, made here and waiting for root to name it."""
-        _require(request, Role.OPERATOR)
+        require(request, Role.OPERATOR)
         role = (await read_body(request, ENROLMENT_BYTES_MAX)).decode(errors="replace")
         public = await asyncio.to_thread(self._origin.fresh_key, role)
         return web.json_response({"public": public})
 
     async def rotate(self, request: web.Request) -> web.Response:
         """Take in keys that root has turned; it is announced when the answer goes out."""
-        _require(request, Role.OPERATOR)
+        require(request, Role.OPERATOR)
         body = await read_body(request, ROTATION_BYTES_MAX)
         await self._to_the_end(self._turn(body))
         return web.Response()
@@ -178,13 +176,13 @@ class OriginApi:
 
     async def certificate(self, request: web.Request) -> web.Response:
         """The certificate of a halt, as it stands."""
-        _require(request, Role.OPERATOR)
+        require(request, Role.OPERATOR)
         order = bytes.fromhex(request.match_info["order"])
         return web.Response(body=await self._daemon.certificate(order))
 
     async def token(self, request: web.Request) -> web.Response:
         """A new enrolment secret."""
-        _require(request, Role.OPERATOR)
+        require(request, Role.OPERATOR)
         try:
             asked = json.loads(await read_body(request, ENROLMENT_BYTES_MAX))
             role, site, span_s = Role(asked["role"]), str(asked["site"]), int(asked["span_s"])
@@ -199,28 +197,24 @@ class OriginApi:
         return web.json_response({"token": token})
 
 
-def routes(
-    api: OriginApi, origin: Origin, is_banned: Callable[[PeerId], bool]
-) -> list[web.RouteDef]:
-    """The origin's own routes on the mTLS port."""
-    return [*api.routes(), *forward_routes(origin, is_banned)]
-
-
 def forward_routes(enroller: Enroller, is_banned: Callable[[PeerId], bool]) -> list[web.RouteDef]:
     """Renewal for every peer, and enrolment in a mirror's name, on the mTLS port."""
 
     async def renew(request: web.Request) -> web.Response:
-        peer = _peer(request)
+        peer = asker(request)
         body = await read_body(request, ENROLMENT_BYTES_MAX)
         meant = id_of_request(body)
         if is_banned(meant):
             raise Untrusted("renewal", wanted="a machine that is not banned", got=meant[:12])
-        if peer.role is not Role.MIRROR and meant != peer.id:
+        # Its own takes a certificate that has run out too. A person may carry another machine's,
+        # as a mirror does: who makes tokens gains nothing by it.
+        may_carry = peer.role is Role.MIRROR or (peer.role is Role.OPERATOR and peer.is_current)
+        if meant != peer.id and not may_carry:
             raise Untrusted("renewal", wanted="a request for the asker's own key", got="another")
         return web.Response(body=await enroller.renew(body, peer))
 
     async def enrol(request: web.Request) -> web.Response:
-        _require(request, Role.MIRROR)
+        require(request, Role.MIRROR)
         return web.Response(
             body=await enroller.enrol(await read_body(request, ENROLMENT_BYTES_MAX))
         )
@@ -241,15 +235,3 @@ def enrolment_app(enroller: Enroller) -> web.Application:
     app = web.Application(middlewares=[say_errors])
     app.add_routes([web.get("/ca.pem", ca), web.post("/enrol", enrol)])
     return app
-
-
-def _peer(request: web.Request) -> Peer:
-    return peer_of_request(request, request.app[CLOCK])
-
-
-def _require(request: web.Request, role: Role) -> None:
-    peer = _peer(request)
-    if peer.role is not role:
-        raise Untrusted(request.path, wanted=f"role {role.value}", got=peer.role.value)
-    if not peer.is_current:
-        raise Untrusted(request.path, wanted="a certificate within its dates", got="an expired one")

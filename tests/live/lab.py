@@ -135,12 +135,25 @@ class LabSite(Site):
 
     async def begin(self, *, rate: str = "") -> None:
         """Start the origin and the site's mirror; `rate` is what the mirror's line carries."""
+        await self.begin_origin()
+        upstream = [self.programs["origin"].address]
+        await self.add(self.program("mirror", Role.MIRROR, {"upstream": upstream}, rate=rate))
+        await self.start("mirror")
+
+    async def begin_origin(self) -> None:
+        """Start the origin."""
         prefix, address = self._lab.host("origin")
         await self.init(f"{address}:{PORT}", f"{address}:{ENROL_PORT}", prefix=prefix)
         await self.start("origin")
-        upstream = [f"{address}:{PORT}"]
-        await self.add(self.program("mirror", Role.MIRROR, {"upstream": upstream}, rate=rate))
-        await self.start("mirror")
+
+    def cut_off(self, name: str) -> None:
+        """From now on only the operator reaches this program."""
+        operator = f"{NETWORK}.1"
+        _run(*self.programs[name].prefix, "nft", f"""
+            add table ip gap
+            add chain ip gap in {{ type filter hook input priority 0; }}
+            add rule ip gap in ip saddr != {{ {operator}, 127.0.0.1 }} drop
+        """)  # fmt: skip
 
     async def enrol(
         self,
@@ -267,6 +280,19 @@ def tell(folder: Path, story: Callable[[LabSite], Awaitable[None]]) -> None:
 
     with Lab() as lab:
         asyncio.run(guarded(LabSite(folder, lab)))
+
+
+def clock_off_by(days: int) -> tuple[str, ...]:
+    """What runs a program with its wall clock off; what waits goes by the right one."""
+    library = next(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"), None)
+    if library is None:
+        pytest.skip("a wrong clock needs libfaketime (package faketime)")
+    return (
+        "env",
+        f"LD_PRELOAD={library}",
+        f"FAKETIME={days:+d}d",
+        "FAKETIME_DONT_FAKE_MONOTONIC=1",
+    )
 
 
 def release_of(status: Table, product: str) -> Table:

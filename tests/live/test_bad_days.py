@@ -18,6 +18,7 @@ from tests.live.lab import (
     STEP_S,
     LabSite,
     Table,
+    clock_off_by,
     has_recorded,
     product_of,
     received,
@@ -63,26 +64,13 @@ def test_a_peer_that_sends_wrong_bytes_is_banned_and_harms_nobody(tmp_path: Path
 # --- clocks ------------------------------------------------------------------------------------
 
 
-def off_by(days: int) -> tuple[str, ...]:
-    """What runs a program with its wall clock off; what waits goes by the right one."""
-    library = next(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"), None)
-    if library is None:
-        pytest.skip("a wrong clock needs libfaketime (package faketime)")
-    return (
-        "env",
-        f"LD_PRELOAD={library}",
-        f"FAKETIME={days:+d}d",
-        "FAKETIME_DONT_FAKE_MONOTONIC=1",
-    )
-
-
 def test_a_clock_a_year_off_deafens_nobody_to_a_halt(tmp_path: Path) -> None:
     async def story(site: LabSite) -> None:
         await site.begin()
         names = await site.enrol(3, ["kiosk", "manuals"], receive=THIN)
         right, ahead, behind = names
         for name, days in ((ahead, 365), (behind, -365)):
-            site.programs[name].prefix += off_by(days)
+            site.programs[name].prefix += clock_off_by(days)
         await site.start_all(names)
         await site.publish("kiosk", "1.0", 8 * MIB)
         await site.until_moving("kiosk", [right])
@@ -106,7 +94,7 @@ def test_a_certificate_past_half_its_life_renews_itself(tmp_path: Path) -> None:
         key = site.programs[name].folder / "state" / "identity.key"
         before = read_key_file(key, str)
         # Of seven days, five are over by this machine's clock.
-        site.programs[name].prefix += off_by(5)
+        site.programs[name].prefix += clock_off_by(5)
         await site.start(name)
 
         async def is_renewed() -> bool:

@@ -33,9 +33,10 @@ from firedoor.effects import (
     Tell,
 )
 from firedoor.halt.brake import Gate
+from firedoor.halt.carried import root_of_questions
 from firedoor.halt.envelope import countersigned, seal
-from firedoor.halt.lease import LeasePayload
-from firedoor.halt.merkle import root_of
+from firedoor.halt.lease import AIR_GAPPED, STANDARD, LeasePayload
+from firedoor.halt.merkle import climb, root_of
 from firedoor.halt.order import BeaconPayload, HaltPayload, ResumePayload
 from firedoor.halt.scope import Subject
 from firedoor.identity import FleetId, Peer, PeerId, Role
@@ -45,6 +46,7 @@ from firedoor.pieces.inventory import Bits, PieceMap
 from firedoor.trust.keys import Authority, RoleKeys, key_of
 from firedoor.units import KIB, Instant
 from firedoor.wire.messages import Countersign, Logged, Message, OrderIds, Orders, Recorded
+from firedoor.wire.stick import Answer, Asked
 
 FLEET = FleetId("0a" * 16)
 SEEDS = {"halt": [bytes([1]) * 32], "resume": [bytes([2]) * 32], "beacon": [bytes([3]) * 32]}
@@ -82,6 +84,8 @@ class World:
         self._nonces = 0
         self._authority = AUTHORITY
         self._signs: dict[str, bytes] = {}
+        self._asked: tuple[Asked, ...] = ()
+        self._answer: Answer
 
     def play(self, command: str) -> list[str]:
         """Do one command; the lines of what came of it."""
@@ -94,13 +98,14 @@ class World:
     # --- commands ------------------------------------------------------------------------------
 
     def _node(self, name: str, role: str, *traits: str) -> None:
-        """`node NAME mirror|agent [origin] [alone] [key]`: it starts and trusts the fleet's keys.
+        """`node NAME mirror|agent [origin] [alone] [key] [gap]`: it starts and trusts the keys.
 
-        `key`: the mirror has the second beacon key.
+        `key`: the mirror has the second beacon key; `gap`: it is of an air-gapped site.
         """
         peer = Peer(PeerId(sha256(name.encode()).hexdigest()[:32]), Role(role), "branch")
         settings = NodeSettings(peer.id, peer.role, "branch", 7443, is_origin="origin" in traits)
-        settings = replace(settings, has_mirrors="alone" not in traits)
+        terms = AIR_GAPPED if "gap" in traits else STANDARD
+        settings = replace(settings, has_mirrors="alone" not in traits, lease=terms)
         self._signs[name] = OTHER_BEACON if "key" in traits else SEEDS["beacon"][0]
         if "key" in traits:
             settings = replace(settings, beacon_key=key_of(OTHER_BEACON).keyid)
@@ -161,6 +166,10 @@ class World:
         record = self._records[f"halt-{number}"]
         message = Orders((record,))
         self._do(at, self._nodes[at].receive(message, self._peers[name].id, self._now))
+
+    def _pass(self, order: str, at: str) -> None:
+        """`pass ORDER NODE`: it comes there by file."""
+        self._do(at, self._nodes[at].submit(self._records[order], None, self._now))
 
     def _newhalt(self, number: str, scope: str, level: str, at: str) -> None:
         """`newhalt NUMBER SCOPE LEVEL NODE`: the same, by the key that the fleet has turned to."""
@@ -261,6 +270,22 @@ class World:
         """`lose FROM TO`: what is on its way there never comes, as if TO kept it for itself."""
         kept = [each for each in self._waiting if each[:2] != (sender, to)]
         self._waiting = deque(kept)
+
+    def _take(self, name: str) -> None:
+        """`take MIRROR`: a stick takes along what the site asks."""
+        self._asked = self._nodes[name].leasing.carried.questions()
+        self._lines.append(
+            f"asked by {', '.join(self._names[PeerId(e.peer)] for e in self._asked)}"
+        )
+
+    def _sign(self, origin: str) -> None:
+        """`sign ORIGIN`: the stick's nonces are signed there."""
+        record = self._lease(origin, climb(root_of_questions(self._asked), ()))
+        self._answer = Answer(record, (), self._asked)
+
+    def _bring(self, name: str) -> None:
+        """`bring MIRROR`: the stick comes home."""
+        self._do(name, self._nodes[name].bring(self._answer, self._now))
 
     def _why(self, name: str) -> None:
         """`why NODE`: why it has no lease."""

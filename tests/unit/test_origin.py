@@ -386,8 +386,19 @@ def test_a_renewal_keeps_role_and_site(bench: Bench) -> None:
 
 def test_an_operator_renews_by_the_certificate_that_it_has(bench: Bench) -> None:
     request = make_request(b"\2" * 32)
-    peer = peer_of_certificate(asyncio.run(bench.origin.renew(request, OPERATOR)), NOW)
+    asker = replace(OPERATOR, id=id_of_request(request))
+    peer = peer_of_certificate(asyncio.run(bench.origin.renew(request, asker)), NOW)
     assert (peer.role, peer.site) == (Role.OPERATOR, "headquarters")
+
+
+def test_an_operator_who_carries_a_request_makes_no_operator_of_it(bench: Bench) -> None:
+    request = make_request(b"\2" * 32)
+    with pytest.raises(Untrusted, match="enrolled peer"):
+        asyncio.run(bench.origin.renew(request, OPERATOR))
+    token = bench.origin.issue_token(Role.AGENT, "branch", 60)
+    enrol(bench, token, request)
+    peer = peer_of_certificate(asyncio.run(bench.origin.renew(request, OPERATOR)), NOW)
+    assert (peer.role, peer.site) == (Role.AGENT, "branch")
 
 
 def test_the_origin_renews_its_own_certificate_at_half_its_life(bench: Bench) -> None:

@@ -36,6 +36,8 @@ def test_a_plain_file_is_taken(tmp_path: Path) -> None:
     settings = read_agent(agent(tmp_path, 'mdns = ["all"]\n' + product("kiosk")))
     assert (settings.site, settings.products["kiosk"].version) == ("branch", "newest")
     assert read_mirror(mirror(tmp_path, 'upstream = ["origin.example:7443"]\n')).upstream
+    # A stick feeds it.
+    assert not read_mirror(mirror(tmp_path, 'lease = "air-gapped"\n')).upstream
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ import asyncio
 import json
 import socket
 import ssl
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import ExitStack, aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -188,16 +188,26 @@ class Site:
     async def get(self, path: str, limit: int = 10_000) -> bytes:
         return await self.client.get("127.0.0.1", self.port, path, limit=limit, role=Role.MIRROR)
 
+    async def post(self, path: str, body: bytes) -> bytes:
+        return await self.client.post("127.0.0.1", self.port, path, body, limit=10_000)
+
     async def dial(self) -> tuple[Peer, Conversation]:
         return await self.client.dial("127.0.0.1", self.port, role=Role.MIRROR)
 
 
 @asynccontextmanager
 async def site(
-    backend: Fake, *, agent: Credentials = AGENT, send: int = 0, receive: int = 0
+    backend: Fake,
+    *,
+    agent: Credentials = AGENT,
+    send: int = 0,
+    receive: int = 0,
+    more: Sequence[web.RouteDef] = (),
 ) -> AsyncIterator[Site]:
     clock, transfers = StillClock(), Transfers()
-    app = build_app(backend, transfers=transfers, budget=Budget(send), clock=clock)
+    app = build_app(
+        backend, transfers=transfers, budget=Budget(send), clock=clock, extra_routes=more
+    )
     server = await serve(app, "127.0.0.1:0", server_context_of(MIRROR))
     client = PeerClient(agent, clock, Budget(receive))
     try:

@@ -1,0 +1,77 @@
+"""What a stick carries between an air-gapped site's mirror and the rest of the fleet.
+
+Out go the nonces of those who want leases and their requests for certificates; home come the
+origin's answers. Orders, metadata and pieces prove themselves and need no record here.
+"""
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from msgspec import Meta
+
+from firedoor.limits import (
+    ENROLMENT_BYTES_MAX,
+    METADATA_BYTES_MAX,
+    METADATA_FILES_MAX,
+    PATH_STEPS_MAX,
+    ROSTER_MAX,
+)
+from firedoor.wire.messages import Digest, Id, Record, Step
+
+# The endpoints of a site and its mirror.
+CARRIED_MAX = ROSTER_MAX + 1
+
+# For each of them a nonce, an id, and a certificate or a request for one.
+STICK_BYTES_MAX = CARRIED_MAX * 4096
+
+Pem = Annotated[bytes, Meta(max_length=ENROLMENT_BYTES_MAX)]
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """The open nonce of one peer."""
+
+    peer: Id
+    nonce: Digest
+
+
+Questions = Annotated[tuple[Asked, ...], Meta(max_length=CARRIED_MAX)]
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A lease `record` over the Merkle root of the nonces `asked`, to which `path` leads on."""
+
+    record: Record
+    path: Annotated[tuple[Step, ...], Meta(max_length=PATH_STEPS_MAX)]
+    asked: Questions
+
+
+@dataclass(frozen=True, slots=True)
+class Outbound:
+    """What a stick takes out of a site. `mirror`: whose; `requests`: for certificates."""
+
+    mirror: Id
+    asked: Questions
+    requests: Annotated[tuple[Pem, ...], Meta(max_length=CARRIED_MAX)]
+
+
+@dataclass(frozen=True, slots=True)
+class Inbound:
+    """What it brings home, as far as it has it."""
+
+    answer: Answer | None
+    certificates: Annotated[tuple[Pem, ...], Meta(max_length=CARRIED_MAX)]
+
+
+@dataclass(frozen=True, slots=True)
+class MetadataFiles:
+    """Signed metadata by the names that a mirror serves it under."""
+
+    files: Annotated[
+        dict[
+            Annotated[str, Meta(max_length=200)],
+            Annotated[bytes, Meta(max_length=METADATA_BYTES_MAX)],
+        ],
+        Meta(max_length=METADATA_FILES_MAX),
+    ]

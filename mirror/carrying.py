@@ -1,0 +1,200 @@
+"""A mirror that no network joins to its fleet: what a stick takes out, and what it brings home.
+
+* It has no upstream. A person carries a folder between it and any mirror that has one, or the
+  origin; `firedoor carry` gives and takes at both ends.
+* All that comes is believed as from any mirror: metadata by its signatures, a lease by the path
+  to what the origin signed, a piece by its digest, in the name of a release that may move.
+* Requests for certificates wait here; what comes for them is handed out when it is asked for again.
+
+Leases are of halt/carried.py; the routes are in api/stick_routes.py.
+"""
+
+import asyncio
+from dataclasses import dataclass
+
+from firedoor.errors import FiredoorError, Unavailable, Untrusted
+from firedoor.halt.brake import Gate
+from firedoor.identity import Peer, PeerId
+from firedoor.limits import METADATA_BYTES_MAX
+from firedoor.pieces.inventory import piece_map
+from firedoor.runtime.certificates import id_of_request
+from firedoor.runtime.host import Host
+from firedoor.runtime.logs import log
+from firedoor.runtime.renewal import Renewal
+from firedoor.runtime.tls import peer_of_certificate
+from firedoor.wire.stick import CARRIED_MAX, Answer, Inbound, MetadataFiles, Outbound
+
+_METADATA = "/v1/metadata/"
+
+
+class Postbox:
+    """Answers renewals in place of the origin: from what the last stick brought. `ca`: in PEM."""
+
+    def __init__(self, ca: bytes) -> None:
+        self.ca = ca
+        self.requests: dict[PeerId, bytes] = {}
+        self.certificates: dict[PeerId, bytes] = {}
+
+    async def enrol(self, body: bytes) -> bytes:
+        """No certificate for a new machine.
+
+        Raises:
+            Unavailable: always; a token is used up at the origin.
+        """
+        del body
+        why = "no network leads to the origin from here; enrol where one does, then bring it here"
+        raise Unavailable("enrolment", why=why)
+
+    async def renew(self, body: bytes, asker: Peer) -> bytes:
+        """The certificate that a stick has brought for this request's machine.
+
+        Raises:
+            Malformed: no such request.
+            Unavailable: none has come yet; the next stick takes the request.
+        """
+        del asker
+        peer = id_of_request(body)
+        brought = self.certificates.pop(peer, None)
+        if brought is not None:
+            self.requests.pop(peer, None)
+            return brought
+        if len(self.requests) < CARRIED_MAX or peer in self.requests:
+            self.requests[peer] = body
+        raise Unavailable("renewal", why="it waits for the next stick")
+
+
+@dataclass(frozen=True, slots=True)
+class Homecoming:
+    """What an `Inbound` came to. `told`: endpoints that were sent a lease at once."""
+
+    is_leased: bool
+    why: str
+    told: int
+    certificates: int
+
+
+class Carrying:
+    """The stick's place at one mirror. Raises of its methods are told to whoever carries it."""
+
+    def __init__(self, host: Host, postbox: Postbox, renewal: Renewal) -> None:
+        self._host = host
+        self._postbox = postbox
+        self._renewal = renewal
+        self._held: tuple[str, tuple[bytes, ...]] = ("", ())
+
+    async def outbound(self) -> Outbound:
+        """What the stick takes along."""
+        requests = dict(self._postbox.requests)
+        own = await asyncio.to_thread(self._renewal.due_request)
+        if own is not None:
+            requests[self._host.settings.me] = own
+        asked = self._host.node.leasing.carried.questions()
+        return Outbound(self._host.settings.me, asked, tuple(requests.values())[:CARRIED_MAX])
+
+    async def inbound(self, brought: Inbound) -> Homecoming:
+        """The stick has come home.
+
+        Raises:
+            Refused: the answer is not the origin's, or to other questions.
+        """
+        taken = 0
+        for certificate in brought.certificates:
+            taken += await self._take_certificate(certificate)
+        told = self._take_answer(brought.answer) if brought.answer is not None else 0
+        lease, now = self._host.node.leasing.lease, self._host.clock.now()
+        return Homecoming(lease.is_live(lease.terms.start, now), lease.why, told, taken)
+
+    def _take_answer(self, answer: Answer) -> int:
+        there = {session.peer.id for session in self._host.node.sessions}
+        self._host.apply(self._host.node.bring(answer, self._host.clock.now()))
+        return sum(one.peer in there for one in answer.asked)
+
+    async def _take_certificate(self, certificate: bytes) -> bool:
+        try:
+            peer = peer_of_certificate(certificate, self._host.clock.unix()).id
+            if peer == self._host.settings.me:
+                await asyncio.to_thread(self._renewal.take, certificate)
+            elif peer in self._postbox.requests:
+                # Whose it is, and that the fleet's authority made it, its machine checks itself.
+                self._postbox.certificates[peer] = certificate
+        except FiredoorError as error:
+            log("carried-certificate-refused", level="warning", why=str(error))
+            return False
+        return True
+
+    # --- releases ------------------------------------------------------------------------------
+
+    async def take_manifest(self, manifest: str, data: bytes) -> None:
+        """Keep the manifest of a release that signed metadata lists.
+
+        Raises:
+            Untrusted: it lists none of this digest, or the bytes have another.
+            Malformed, TooLarge: it is no manifest.
+        """
+        self._listed(manifest)
+        await asyncio.to_thread(self._host.catalogue.keep_manifest, manifest, data)
+
+    async def missing(self, manifest: str) -> list[bytes]:
+        """The digests of the pieces of a release that are not here.
+
+        Raises:
+            Untrusted: signed metadata lists no such release.
+            Unavailable: its manifest is not here.
+            Halted, Unavailable: it may not move here now, and why.
+        """
+        self._listed(manifest)
+        self._require(manifest)
+        digests = await self._pieces(manifest)
+        return await asyncio.to_thread(lambda: [d for d in digests if not self._host.store.has(d)])
+
+    async def take_piece(self, manifest: str, digest: bytes, stored: bytes) -> None:
+        """Keep one piece, in the name of a release.
+
+        Raises:
+            Untrusted: it is no piece of the release, or has another digest.
+            Halted, Unavailable: the release may not move here now, and why.
+        """
+        if digest not in await self._pieces(manifest):
+            raise Untrusted("piece", wanted="one of the release", got=digest.hex()[:12])
+        # Between this look and the disk nothing waits for the network.
+        self._require(manifest)
+        await asyncio.to_thread(self._host.store.put, digest, stored)
+
+    def look_again(self, manifest: str) -> None:
+        """Pieces of this release came past the swarm: it counts anew what is here."""
+        self._listed(manifest)
+        self._host.apply(self._host.node.forget_pieces(manifest, self._host.clock.now()))
+
+    def _listed(self, manifest: str) -> None:
+        if self._host.catalogue.entry(manifest) is None:
+            raise Untrusted("release", wanted="one in signed metadata", got=manifest[:12])
+
+    def _require(self, manifest: str) -> None:
+        if self._host.may_start(Gate.FETCH, manifest):
+            return
+        if self._host.node.is_reconciled:
+            self._host.node.gates.require(Gate.FETCH, manifest)
+        raise self._host.node.leasing.wanting()
+
+    async def _pieces(self, manifest: str) -> tuple[bytes, ...]:
+        """The digests of a release; the last one's are kept, for its pieces come one by one."""
+        if self._held[0] != manifest:
+            held = await asyncio.to_thread(self._host.catalogue.held_manifest, manifest)
+            if held is None:
+                raise Unavailable(f"manifest {manifest[:12]}", why="it is not here yet")
+            self._held = (manifest, piece_map(manifest, held).digests)
+        return self._held[1]
+
+
+class CarriedFiles:
+    """A `Get` of metadata from what a stick has brought."""
+
+    def __init__(self, brought: MetadataFiles) -> None:
+        self._files = brought.files
+
+    async def __call__(self, path: str, limit: int) -> bytes:
+        """The file of metadata at `path`; Unavailable where the stick has none, or a larger one."""
+        data = self._files.get(path.removeprefix(_METADATA).replace("/", "%2F"))
+        if data is None or len(data) > min(limit, METADATA_BYTES_MAX):
+            raise Unavailable(path, why="the stick has no such file")
+        return data
