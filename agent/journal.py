@@ -6,6 +6,7 @@ about good and failed releases is unknown then, so the caller must install nothi
 """
 
 import sqlite3
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -48,6 +49,8 @@ class Journal:
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        # Threads use it, and one may still do so when the program ends: that SQLite does not bear.
+        self._lock = threading.Lock()
         try:
             self._database = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
         except sqlite3.Error as error:
@@ -117,8 +120,9 @@ class Journal:
         return bytes(rows[0][0]) if rows else None
 
     def close(self) -> None:
-        """Close the file."""
-        self._database.close()
+        """Close the file, once nobody is at it."""
+        with self._lock:
+            self._database.close()
 
     def _open(self) -> None:
         self._rows("PRAGMA journal_mode=WAL")
@@ -133,8 +137,10 @@ class Journal:
         self, statement: str, row: tuple[str | bytes | int, ...] = ()
     ) -> list[tuple[Any, ...]]:
         try:
-            return self._database.execute(statement, row).fetchall()
-        except sqlite3.OperationalError as error:
+            with self._lock:
+                return self._database.execute(statement, row).fetchall()
+        # The last: it is closed, for the program ends.
+        except (sqlite3.OperationalError, sqlite3.ProgrammingError) as error:
             raise Unavailable(f"the journal {self._path}", why=str(error)) from error
         except sqlite3.DatabaseError as error:
             raise Malformed(str(self._path), wanted="a sound journal", got=str(error)) from error

@@ -39,9 +39,11 @@ RESIGN_LOOK_S = 600.0
 # After a failed sync from upstream, beyond what its next announcement will start anyway.
 SYNC_AGAIN_S = 2.0
 
-# Orders leave before the beacon that names them, and several of one moment get one beacon. Leases
-# count every recorded order at once; only the word to the operator waits for this.
+# Orders leave before the beacon that names them, and several of one moment get one beacon: each
+# endpoint records that too, so those of a large site should be done with the order. Leases count
+# every recorded order at once; only the word to the operator waits for this.
 BEACON_PAUSE_S = 0.5
+BEACON_PAUSE_S_EACH = 0.002
 
 # Reports of one frame; the largest single one fits beside the frame's own bytes.
 REPORTS_BYTES_MAX = FRAME_BYTES_MAX // 2
@@ -73,6 +75,7 @@ class MirrorDaemon:
         self._beacon_wanted = asyncio.Event()
         self._syncing = asyncio.Lock()
         self._announced_targets = 0
+        self._announced = (0, 0)
         self._is_waiting_for_room = False
         self._named: tuple[bytes, ...] = ()
         host.sign_lease = self._sign_lease
@@ -137,13 +140,13 @@ class MirrorDaemon:
         self._pass_on(self._endpoints.lost(peer, self._host.clock.unix()))
 
     def on_cut(self) -> None:
-        """An order has come; the next look at what to fetch heeds it."""
-        self._sync_wanted.set()
+        """An order has come: the core has stopped what it covers, and nothing is to be fetched."""
 
     def on_changed(self) -> None:
         """A resume may let a release move again, and an order that is logged wants its beacon."""
-        self._sync_wanted.set()
-        # Not by way of a sync: there may be nobody above to sync with.
+        if self._origin is None or self._open():
+            # At the origin most that changes is an order that is logged, while its site records.
+            self._sync_wanted.set()
         self._beacon_wanted.set()
         if self._origin is None:
             # The origin's own are evidence.
@@ -181,7 +184,7 @@ class MirrorDaemon:
         async with self._syncing:
             await self._host.catalogue.refresh(files)
             self._host.believe()
-            self._announce()
+            self._announce_news()
 
     def look_for_releases(self) -> None:
         """What a stick has brought may let a release move, or make it whole."""
@@ -202,13 +205,23 @@ class MirrorDaemon:
         return {line.peer.id for line in self._host.lines.open.values() if line.is_upstream}
 
     def _announce(self, peer: PeerId | None = None) -> None:
-        authority = self._host.catalogue.authority
-        if authority is None:
+        if self._host.catalogue.authority is None:
             return
-        notice = Announce(self._host.catalogue.timestamp, authority.targets_version)
+        notice = Announce(self._host.catalogue.timestamp, self._targets())
         for each in [peer] if peer else list(self._host.lines.open):
             if each not in self._upstream_ids():
                 self._host.send(each, notice)
+
+    def _announce_news(self) -> None:
+        """Tell all, unless they were told just that: whoever could not take it asks by itself."""
+        said = (self._host.catalogue.timestamp, self._targets())
+        if said != self._announced:
+            self._announced = said
+            self._announce()
+
+    def _targets(self) -> int:
+        authority = self._host.catalogue.authority
+        return authority.targets_version if authority is not None else 0
 
     async def _sync(self) -> None:
         while True:
@@ -233,12 +246,12 @@ class MirrorDaemon:
             await self._host.catalogue.refresh(get, self._announced_targets)
             self._host.believe()
         # A run was ended between a record and the beacon that names it, or keys were turned.
-        self._sign_beacon()
+        self._beacon_wanted.set()
         failures = [
             error for error in [await self._try(entry, get) for entry in self._open()] if error
         ]
         # Last: who hears of a release asks for its manifest at once.
-        self._announce()
+        self._announce_news()
         if failures:
             raise failures[0]
 
@@ -300,7 +313,8 @@ class MirrorDaemon:
         """
         while True:
             await self._beacon_wanted.wait()
-            await asyncio.sleep(BEACON_PAUSE_S)
+            peers = len(self._host.lines.open)
+            await asyncio.sleep(max(BEACON_PAUSE_S, BEACON_PAUSE_S_EACH * peers))
             self._beacon_wanted.clear()
             self._sign_beacon()
             if self.discovery is not None:

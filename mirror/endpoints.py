@@ -18,7 +18,7 @@ from firedoor.runtime.logs import log
 from firedoor.units import UnixTime
 from firedoor.wire.codec import decode, encode
 from firedoor.wire.messages import Report
-from mirror.claims import opened
+from mirror.claims import Claims
 
 _TABLE = """CREATE TABLE IF NOT EXISTS endpoints (
   id TEXT PRIMARY KEY, seen_at INTEGER NOT NULL, report BLOB NOT NULL) STRICT"""
@@ -38,14 +38,14 @@ class Endpoints:
         self._senders: dict[PeerId, PeerId] = {}
         self._unsaved: set[PeerId] = set()
         query = "SELECT seen_at, report FROM endpoints"
-        self._base, rows = opened(path, table=_TABLE, query=query)
-        for seen_at, data in rows:
+        self._claims = Claims(path, table=_TABLE, query=query)
+        for seen_at, data in self._claims.rows:
             self._load(UnixTime(seen_at), data)
 
     def close(self) -> None:
         """Save what is not yet, and let go of the file."""
         self._save(self._unsaved_rows())
-        self._base.close()
+        self._claims.close()
 
     def take(self, reports: Iterable[Report], sender: PeerId, now: UnixTime) -> None:
         """`sender` has just brought these. Above ENDPOINTS_MAX only known endpoints are kept."""
@@ -102,9 +102,8 @@ class Endpoints:
 
     def _save(self, rows: list[tuple[PeerId, UnixTime, bytes]]) -> None:
         try:
-            with self._base:
-                self._base.execute("BEGIN")
-                self._base.executemany("INSERT OR REPLACE INTO endpoints VALUES (?, ?, ?)", rows)
+            with self._claims.writing() as base:
+                base.executemany("INSERT OR REPLACE INTO endpoints VALUES (?, ?, ?)", rows)
         except sqlite3.Error as error:
             # They are said again within half a minute.
             log("reports-not-saved", level="error", why=str(error), do="free disk space")

@@ -66,8 +66,9 @@ class Enrolments:
                 self._base.execute(f"ALTER TABLE {table} ADD COLUMN ring {default}")
 
     def close(self) -> None:
-        """Let go of the file."""
-        self._base.close()
+        """Let go of the file, once nobody is at it."""
+        with self._lock:
+            self._base.close()
 
     def issue(
         self, role: Role, site: str, *, span_s: int, now: UnixTime, ring: str = RING_DEFAULT

@@ -297,7 +297,9 @@ class Host:
         if message is not self._encoded[0]:
             # A roster or an order goes to many; it is put into bytes once.
             self._encoded = (message, encode_message(message))
-        if line is not None and not line.socket.send(self._encoded[1]):
+        if line is None or line.socket.is_closing:
+            return
+        if not line.socket.send(self._encoded[1]):
             log("peer-too-slow", peer=peer)
 
     def _recorded(self, effects: list[Effect]) -> None:

@@ -35,9 +35,10 @@ _ID_BYTES = 32
 Entry = tuple[bytes, bytes]
 """The kind of a record, and the record."""
 
-# A write and its sync that take longer are left to a thread. Flash takes 0.2 to 2 ms; a turning
-# disk takes 10.
-QUICK_S = 0.005
+# After a write and its sync that took longer, the next is left to a thread. Flash takes 0.2 to 2 ms
+# and a turning disk 10; both take some 100 where a hundred processes of one machine sync at once,
+# and a thread makes that no shorter. No beat is missed for so long.
+QUICK_S = 0.25
 
 # Beacons in a log before a start leaves the old ones out: a year of orders has some.
 BEACONS_MAX = 64

@@ -71,6 +71,11 @@ class Conversation:
         held: socket.socket | None = self._socket.get_extra_info("socket")
         return held
 
+    @property
+    def is_closing(self) -> bool:
+        """Whether it takes no more frames."""
+        return self._is_closing
+
     def send(self, frame: bytes) -> bool:
         """Queue one frame. False, and the conversation ends, when the peer takes none."""
         if self._is_closing:

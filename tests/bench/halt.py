@@ -389,9 +389,7 @@ async def _covered(fleet: Fleet) -> int:
     done = await _halt(fleet, f"{PRODUCT}==2")
     late_at, late = done.begin + LATE_S, 0
     for name in names:
-        status = await fleet.site.status(name)
-        if status is None:
-            raise SystemExit(f"{name} does not answer")
+        status = await _status(fleet, name)
         if status["covered"]["last_at"] > late_at:
             late += status["covered"]["bytes"]
         if done.times.get(_index(name), (float("inf"),))[0] > late_at:
@@ -399,6 +397,16 @@ async def _covered(fleet: Fleet) -> int:
             moved = status["bytes"]["mirror"] + status["bytes"]["peer"]
             late += max(0, moved - len(FIRST_PAYLOAD))
     return late
+
+
+async def _status(fleet: Fleet, name: str) -> dict[str, Any]:
+    """The status of an endpoint, which may be busy yet."""
+    deadline = time.monotonic() + STEP_S
+    while time.monotonic() < deadline:
+        status = await fleet.site.status(name)
+        if status is not None:
+            return status
+    raise SystemExit(f"{name} does not answer")
 
 
 # --- small things --------------------------------------------------------------------------------

@@ -13,10 +13,29 @@ from firedoor.cli.stick import OrderFile
 from firedoor.errors import Unavailable
 from firedoor.halt.envelope import seal
 from firedoor.halt.order import HaltPayload
-from firedoor.identity import FleetId
+from firedoor.identity import FleetId, Role
+from firedoor.runtime.clocks import Clock
 from firedoor.runtime.key_files import read_key_file
+from firedoor.runtime.pacing import Budget
+from firedoor.runtime.peer_client import PeerClient
+from firedoor.runtime.settings import split_address
+from firedoor.runtime.tls import credentials_of
 from firedoor.wire.codec import decode, encode
-from tests.live.lab import MIB, LabSite, product_of, release_of, tell
+from firedoor.wire.messages import (
+    Announce,
+    Beacon,
+    Beat,
+    Hello,
+    Message,
+    Obeyed,
+    OrderIds,
+    Orders,
+    OrdersDone,
+    Recorded,
+    decode_message,
+    encode_message,
+)
+from tests.live.lab import MIB, STEP_S, LabSite, product_of, release_of, tell
 
 pytestmark = [pytest.mark.live, pytest.mark.slow]
 
@@ -238,3 +257,49 @@ def test_a_halt_reaches_by_multicast_a_machine_whose_connections_are_dead(tmp_pa
         await site.until("the far machine has it by multicast", has_recorded)
 
     tell(tmp_path, story)
+
+
+def test_an_order_stirs_no_word_but_its_own_and_its_beacon_s(tmp_path: Path) -> None:
+    async def story(site: LabSite) -> None:
+        await site.begin_origin()
+        await site.publish("kiosk", "1.0", MIB // 4)
+        key = read_key_file(site.fleet / "keys" / "halt-1.key", str)
+        payload = HaltPayload(1, bytes(16), "kiosk==1.0", 4, 0, "bad")
+        seeds = {key.keyid: key.signing_seed}
+        order, record = seal("halt", payload, fleet=FleetId(key.fleet), keys=seeds)
+        client = PeerClient(credentials_of(key), Clock(), Budget(0))
+        try:
+            heard = await heard_until_named(client, site, order, record)
+        finally:
+            await client.close()
+        # No announcement: each endpoint would look at its metadata while its site records.
+        assert heard == [Obeyed, Recorded, Beacon]
+
+    tell(tmp_path, story)
+
+
+async def heard_until_named(
+    client: PeerClient, site: LabSite, order: bytes, record: bytes
+) -> list[type]:
+    """What the origin says to whoever hands it an order, up to the beacon that names it."""
+    host, port = split_address(site.programs["origin"].address)
+    _, socket = await client.dial(host, port, role=Role.MIRROR)
+    heard: list[type] = []
+    is_given = False
+    try:
+        opening: list[Message] = [Hello(bytes(32), 0), OrdersDone(), OrderIds(())]
+        for each in opening:
+            socket.send(encode_message(each))
+        async with asyncio.timeout(STEP_S):
+            async for frame in socket.frames():
+                message = decode_message(frame)
+                if is_given and not isinstance(message, Beat):
+                    heard.append(type(message))
+                if isinstance(message, Announce) and not is_given:  # The last of the greeting.
+                    is_given = socket.send(encode_message(Orders((record,))))
+                if isinstance(message, Beacon) and is_given:
+                    assert order in message.record
+                    return heard
+    finally:
+        socket.close()
+    raise AssertionError("the origin hung up")

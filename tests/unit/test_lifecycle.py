@@ -3,6 +3,8 @@
 import asyncio
 import shlex
 import sys
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from itertools import product
 from pathlib import Path
 
@@ -207,3 +209,21 @@ def test_a_command_out_of_time_is_killed_with_all_that_it_started(tmp_path: Path
     code = "import os, signal; os.fork() or signal.pause()"
     found = checked(code, tmp_path, timeout=0.2)
     assert found == CheckResult(is_well=False, detail="did not end within 0.2 s")
+
+
+def test_a_journal_that_is_closed_says_so_to_a_thread_that_comes_late(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "journal.db")
+    journal.close()
+    with pytest.raises(Unavailable, match="closed"):
+        journal.read("app")
+
+
+def test_a_journal_waits_for_threads_that_are_at_it_before_it_closes(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "journal.db")
+    with ThreadPoolExecutor(8) as pool:
+        works = [pool.submit(journal.add_failed, bytes([number])) for number in range(200)]
+        works[20].result()
+        journal.close()
+        for work in works:
+            with suppress(Unavailable):
+                work.result()
