@@ -17,9 +17,9 @@ drops P of a hundred packets and needs root; `--json` leaves out the table for p
 `python -m tests.bench idle [--agents N] [--seconds S]`: bytes a second of WAN and LAN, and CPU, of
 a site with a mirror and N endpoints (8) where nothing happens. Needs root, ip, tc and nft.
 
-`python -m tests.bench flood [--agents N] [--per-s R] [--seconds S] [--batch B]`: an honest halt
-while R forged records a second (10,000), B in a frame, come in from enrolled machines. Needs root,
-ip and nft.
+`python -m tests.bench flood [--agents N] [--per-s R] [--seconds S] [--batch B] [--mirror]`: an
+honest halt while R forged records a second (10,000), B in a frame, come in from enrolled machines,
+at the origin or at a mirror below it. Needs root, ip and nft.
 
 `python -m tests.bench partition [--agents N] [--rounds K] [--freeze S]`: the last activation of a
 halted product at N endpoints (20) that were cut off from the origin just before, some with wrong
@@ -215,7 +215,8 @@ def measure_idle(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def measure_flood(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
-    what = flood.Flood(arguments.per_s, arguments.seconds or 20.0, arguments.batch)
+    seconds = arguments.seconds or 20.0
+    what = flood.Flood(arguments.per_s, seconds, arguments.batch, at_mirror=arguments.mirror)
     return flood.measure(folder, agents=arguments.agents or 16, flood=what)
 
 
@@ -260,6 +261,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float)
     parser.add_argument("--per-s", type=int, default=10_000)
     parser.add_argument("--batch", type=int, default=1000)
+    parser.add_argument("--mirror", action="store_true")
     parser.add_argument("--rounds", type=int)
     parser.add_argument("--freeze", type=float, default=0.0)
     parser.add_argument("--loss", type=int, default=0, choices=range(100), metavar="P")

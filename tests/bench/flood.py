@@ -7,7 +7,8 @@
 * Attackers, origin and endpoints share this machine's cores, so that what the attackers burn
   themselves (a handshake for each conversation) slows the honest ones as well.
 
-Times are as in halt.py, pooled over all halts of a kind. The origin is the endpoints' mirror here.
+Times are as in halt.py, pooled over all halts of a kind. The endpoints' mirror, which is flooded,
+is the origin, or one below it; halts are handed to the origin.
 """
 
 import asyncio
@@ -36,11 +37,15 @@ WARM_S = 3.0
 
 @dataclass(frozen=True, slots=True)
 class Flood:
-    """What the attackers send together. `batch`: records in one frame."""
+    """What the attackers send together. `batch`: records in one frame.
+
+    `at_mirror`: to a mirror below the origin.
+    """
 
     per_s: int
     seconds: float
     batch: int
+    at_mirror: bool = False
 
 
 def measure(folder: Path, *, agents: int, flood: Flood) -> dict[str, Any]:
@@ -50,7 +55,7 @@ def measure(folder: Path, *, agents: int, flood: Flood) -> dict[str, Any]:
     mailbox = Mailbox(folder / "mailbox")
     site = Site(folder / "site", mdns=("127.0.0.1",))
     site.folder.mkdir()
-    plan = halt.Plan(agents, HALTS, 0, (), spare=ATTACKERS)
+    plan = halt.Plan(agents, HALTS, 0, (), spare=ATTACKERS, has_mirror=flood.at_mirror)
     with ForkServer(folder / "log") as fork:
 
         async def story() -> dict[str, Any]:
@@ -72,15 +77,15 @@ async def _flooded(fleet: halt.Fleet, flood: Flood) -> dict[str, Any]:
     await halt._round(fleet, f"{halt.PRODUCT}==1")  # The first is cold.
     await halt._steady(fleet)
     quiet = await _halts(fleet)
-    before, cpu, began = rss_mb(fleet.origin), halt.cpu_of(fleet.origin), time.monotonic()
+    before, cpu, began = rss_mb(fleet.mirror_pid), halt.cpu_of(fleet.mirror_pid), time.monotonic()
     for index in range(ATTACKERS):
         _start_attacker(fleet, index, flood)
     await asyncio.sleep(WARM_S)
     flooded = await _halts(fleet)
     left = max(0.0, began + flood.seconds - time.monotonic()) + halt.STEP_S
     said = await asyncio.to_thread(fleet.mailbox.wait, "flooded", "-", ATTACKERS, left)
-    used = (halt.cpu_of(fleet.origin) - cpu) / (time.monotonic() - began)
-    status = await fleet.site.status("origin") or {}
+    used = (halt.cpu_of(fleet.mirror_pid) - cpu) / (time.monotonic() - began)
+    status = await fleet.site.status(fleet.mirror) or {}
     calm, storm = row_of(quiet), row_of(flooded)
     return {
         "agents": len(fleet.pids),
@@ -92,9 +97,9 @@ async def _flooded(fleet: halt.Fleet, flood: Flood) -> dict[str, Any]:
         "quiet_recorded_ms": calm,
         "flood_recorded_ms": storm,
         "ratio_p99": round(storm["p99"] / calm["p99"], 2) if calm and storm else None,
-        "origin_cpu_share": round(used, 2),
+        "mirror_cpu_share": round(used, 2),
         "rss_mb_before": before,
-        "rss_mb_after": rss_mb(fleet.origin),
+        "rss_mb_after": rss_mb(fleet.mirror_pid),
     }
 
 
@@ -107,7 +112,7 @@ def _start_attacker(fleet: halt.Fleet, number: int, flood: Flood) -> None:
         mailbox=str(fleet.mailbox.path),
         key=str(identity),
         keyid=fleet.key.keyid,
-        port=fleet.port,
+        port=fleet.mirror_port,
         per_s=flood.per_s / ATTACKERS,
         seconds=flood.seconds,
         batch=flood.batch,

@@ -89,7 +89,8 @@ class Plan:
     """What is to be measured. `rounds`: warm ones, after a cold one.
 
     `spare`: so many identities more, for machines that are started later or never; `kind`, `facts`:
-    what the fork server makes of each endpoint, and what it is told besides, by index.
+    what the fork server makes of each endpoint, and what it is told besides, by index;
+    `has_mirror`: the endpoints hang at a mirror below the origin.
     """
 
     agents: int
@@ -99,6 +100,7 @@ class Plan:
     spare: int = 0
     kind: str = "agent"
     facts: Callable[[int], dict[str, object]] = lambda _: {}
+    has_mirror: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +115,7 @@ class Round:
 
 @dataclass(slots=True)
 class Fleet:
-    """What is running. `pids`: of the endpoints, by index."""
+    """What is running. `pids`: of the endpoints, by index; `mirror`: name of where they hang."""
 
     site: Site
     fork: ForkServer
@@ -121,12 +123,25 @@ class Fleet:
     place: Place
     key: KeyFile
     origin: int
+    mirror: str = "origin"
     pids: list[int] = field(default_factory=list)
 
     @property
     def port(self) -> int:
         """Where the origin listens."""
         return int(self.site.programs["origin"].address.rpartition(":")[2])
+
+    @property
+    def mirror_port(self) -> int:
+        """Where the endpoints' mirror listens."""
+        return int(self.site.programs[self.mirror].address.rpartition(":")[2])
+
+    @property
+    def mirror_pid(self) -> int:
+        """The endpoints' mirror."""
+        process = self.site.programs[self.mirror].process
+        assert process is not None
+        return process.pid
 
     def cpu_s(self) -> float:
         """CPU seconds of the origin and all endpoints so far."""
@@ -221,18 +236,26 @@ async def _begin(
     text = text.replace("mdns = []", f"mdns = {json.dumps(site.mdns)}", 1)
     limits = toml({"limits": {"send_bytes_per_s": SEND_BYTES_PER_S}})
     settings.write_text(text + limits, "utf-8")
-    await asyncio.to_thread(_enrol, site, plan.agents + plan.spare, address)
+    mirror = f"127.0.0.1:{free_port()}" if plan.has_mirror else address
+    await asyncio.to_thread(_enrol, site, plan.agents + plan.spare, mirror)
     await site.start("origin")
+    if plan.has_mirror:
+        options = {"upstream": [address]}
+        await site.add(
+            Program("mirror", Role.MIRROR, mirror, site.folder / "mirror", options=options)
+        )
+        await site.start("mirror")
     await _publish(site, "1", FIRST_PAYLOAD)
     process = site.programs["origin"].process
     assert process is not None
     key = read_key_file(site.fleet / "keys" / "halt-1.key", str)
-    fleet = Fleet(site, fork, mailbox, place, key, process.pid)
+    name = "mirror" if plan.has_mirror else "origin"
+    fleet = Fleet(site, fork, mailbox, place, key, process.pid, name)
     await asyncio.to_thread(_start_agents, fleet, plan)
     return fleet
 
 
-def _enrol(site: Site, agents: int, origin: str) -> None:
+def _enrol(site: Site, agents: int, mirror: str) -> None:
     """Make `agents` identities as the origin would for as many tokens, and their settings."""
     authority = read_key_file(site.fleet / "origin" / "ca.key", str)
     ca = (site.fleet / "origin" / "ca.pem").read_bytes()
@@ -269,7 +292,7 @@ def _enrol(site: Site, agents: int, origin: str) -> None:
                 "state": str(home),
                 "listen": f"127.0.0.1:{port}",
                 "site": SITE,
-                "mirrors": [origin],
+                "mirrors": [mirror],
                 "mdns": site.mdns,
                 "products": {PRODUCT: {"root": str(home / "root"), "settle_s": 0.0}},
             }
