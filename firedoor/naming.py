@@ -7,7 +7,6 @@ halt/orderset.py has the names, countersigning.py what takes several keys.
 """
 
 from collections.abc import Collection
-from dataclasses import dataclass
 
 from firedoor.effects import Effect, KeepBeacon
 from firedoor.halt.orderset import OrderSet
@@ -16,14 +15,6 @@ from firedoor.spreading import Spreading
 from firedoor.trust.keys import Authority
 from firedoor.units import Instant
 from firedoor.wire.messages import Beacon
-
-
-@dataclass(frozen=True, slots=True)
-class Heard:
-    """What a beacon came to. `is_news`: resumes may act by it, and it goes on."""
-
-    is_news: bool
-    effects: tuple[Effect, ...] = ()
 
 
 class Naming:
@@ -42,8 +33,8 @@ class Naming:
         sessions: Collection[Session],
         authority: Authority,
         now: Instant,
-    ) -> Heard:
-        """A beacon came from `sender`, or was just made here.
+    ) -> list[Effect]:
+        """A beacon came from `sender`, or was just made here; nothing where it is no news.
 
         Raises:
             TooLarge, Malformed, Untrusted: as `OrderSet.name`.
@@ -51,7 +42,7 @@ class Naming:
         orders = self._orders
         if orders.is_judged(record, authority):
             self._spreading.heard(record, sender.peer.id if sender is not None else None)
-            return Heard(is_news=False)
+            return []
         named = orders.name(record, authority)
         record = named.record
         orders.beacon = orders.beacon or record
@@ -59,10 +50,10 @@ class Naming:
         is_valid = orders.has_valid_beacon(authority)
         is_settled = is_valid and not (is_above and named.is_list_new) and not named.is_key_new
         if not named.fresh and (is_settled or record == orders.beacon):
-            return Heard(is_news=False)
+            return []
         orders.beacon, orders.beacon_list = record, named.digest
         forward = self._spreading.spread(record, Beacon(record), sessions, sender, now)
-        return Heard(is_news=True, effects=(*forward, KeepBeacon(record)))
+        return [*forward, KeepBeacon(record)]
 
     def restore(self, record: bytes, authority: Authority) -> None:
         """Take back the beacon that an earlier run kept; raises as `OrderSet.name`."""

@@ -410,7 +410,7 @@ class Node:
         try:
             if sender is None and is_short(record, self._keys()):
                 return self._issuing.countersigning.ask(record, sessions)
-            heard = self._naming.take(record, session, sessions, self._keys(), now)
+            news = self._naming.take(record, session, sessions, self._keys(), now)
         except Refused as error:
             self._count(error)
             if session is not None:
@@ -419,15 +419,12 @@ class Node:
             return [Tell("beacon-refused", (("peer", sender or ""), ("why", str(error))))]
         if session is not None:
             session.sync.has_untrusted_beacon = False
-        told = [*heard.effects, *self._issuing.named(self.orders.named)]
+        told = [*news, *self._issuing.named(self.orders.named)]
         told += answering.tell_logged(sessions, self.orders, self._keys())
-        news = self._apply(now) if heard.is_news else []
-        again = (
-            sync_for_room(self._sessions.values())
-            if heard.is_news and self.orders.lacks_named()
-            else []
-        )
-        return [*news, *told, *self._vouch(), *again]
+        acts = self._apply(now) if news else []
+        has_room = bool(news) and self.orders.lacks_named()
+        again = sync_for_room(sessions) if has_room else []
+        return [*acts, *told, *self._vouch(), *again]
 
     def ask_lease(self, nonce: bytes, now: Instant) -> list[Effect]:
         """The host has drawn `nonce`, as `DrawNonce` asked, after it read `now`."""

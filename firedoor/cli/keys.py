@@ -98,7 +98,7 @@ def make_beacon_key(state: Path) -> None:
     """
     identity = read_key_file(state / "identity.key", lambda: "")
     if identity.role != Role.MIRROR.value:
-        raise Malformed(str(state), wanted="a mirror's state folder", got=f"a {identity.role}'s")
+        raise Malformed(str(state), wanted="a mirror's state folder", got=f"role {identity.role}")
     path = state / BEACON_KEY
     if not path.exists():
         # A signing half and a TLS half, as in every key file; nobody is dialled with this one.
@@ -127,7 +127,7 @@ def make_controller_key(path: Path, operator: Path, passphrase_file: Path | None
     """
     identity = open_key(operator, passphrase_file)
     if identity.role != Role.OPERATOR.value:
-        raise Malformed(str(operator), wanted="an operator's key file", got=f"a {identity.role}'s")
+        raise Malformed(str(operator), wanted="an operator's key file", got=f"role {identity.role}")
     if path.exists():
         raise Malformed(str(path), wanted="a new file", got="one that exists")
     signing = os.urandom(32)

@@ -160,8 +160,8 @@ class OrderSet:
         """Whether this is the beacon that was named last, found right by these very keys."""
         return record == self._named_last and authority is self._named_by
 
-    def judge(self, authority: Authority) -> bool:
-        """Count signatures anew by these keys; whether an order has lost its own by it."""
+    def judge(self, authority: Authority) -> None:
+        """Count signatures anew by these keys."""
         self._judge, self._judged = authority, {}
         # What a stolen beacon key has named out of thin air ends with the key.
         self._named &= set(self._held)
@@ -170,11 +170,9 @@ class OrderSet:
         self._said = {keyid: ids for keyid, ids in self._said.items() if keyid in keys}
         if self.has_valid_beacon(authority):
             self._named |= read_beacon(self.beacon, authority)[0]
-        before = set(self._void)
         for known in [*self._held.values()]:
             signers = read_order(known.record, authority, is_recorded=True).signers
             self._hold(replace(known, signers=signers), authority)
-        return not self._void <= before
 
     def compact(self, authority: Authority) -> frozenset[bytes]:
         """Forget what a compaction by root leaves out of its role's orders; the ids of those.

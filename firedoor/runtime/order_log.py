@@ -78,10 +78,6 @@ class OrderLog:
             tuple(self.orders), self.beacon, tuple(self.acted), self.forgotten, self.vouched
         )
 
-    def append(self, kind: bytes, record: bytes) -> None:
-        """Make one record durable; raises as `append_all`."""
-        self.append_all([(kind, record)])
-
     def append_all(self, entries: Iterable[Entry]) -> None:
         """Make records durable, in one write.
 

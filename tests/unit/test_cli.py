@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 
 from firedoor import __version__
-from firedoor.cli import common, enrolment, halt, main, publish, resume, status
+from firedoor.cli import common, enrolment, halt, handing, main, publish, resume, status
 from firedoor.cli.cosigning import Gathering
 from firedoor.cli.origin import chosen_key
-from firedoor.errors import FiredoorError, Malformed, Unavailable, Untrusted
+from firedoor.errors import Denied, FiredoorError, Malformed, Unavailable, Untrusted
 from firedoor.halt.envelope import Envelope
 from firedoor.halt.order import ResumePayload, read_order
 from firedoor.identity import Role
@@ -536,3 +536,82 @@ def test_status_says_what_bound_holds_and_what_was_drilled() -> None:
     lines = status.drills_of(shown, 2000.0)
     assert lines[0] == "drilled in the last 30 days: 1 of 41 cells"
     assert lines[1].split() == ["release", "-", "-", "-", "-", "-", "6", "-"]
+
+
+# --- keys of programs and mirrors -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("text", ["", "ab" * 31, "ab" * 33, "AB" * 32, "zz" * 32, "../" + "a" * 61])
+def test_a_public_key_that_is_none_is_refused_by_its_option(text: str) -> None:
+    with pytest.raises(Malformed, match="--with: wanted a public key, 64 hex digits"):
+        common.checked_public("--with", text)
+
+
+def test_a_controller_key_takes_an_operator_s_identity_and_a_new_file(
+    fleet: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    operator = fleet / "keys" / "operator.key"
+    path = tmp_path / "watcher.key"
+    assert run("keys", "controller", path, "--key", fleet / "keys" / "halt-1.key") == 1
+    assert "wanted an operator's key file, got role halt" in capsys.readouterr().err
+    assert not path.exists()
+    assert run("keys", "controller", path, "--key", operator) == 0
+    assert capsys.readouterr().out.strip() == read_key_file(path, str).public
+    before = path.read_bytes()
+    assert run("keys", "controller", path, "--key", operator) == 1
+    assert "wanted a new file, got one that exists" in capsys.readouterr().err
+    assert path.read_bytes() == before
+
+
+def test_only_a_mirror_gets_a_beacon_key(
+    fleet: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "identity.key").write_bytes((fleet / "keys" / "operator.key").read_bytes())
+    assert run("keys", "beacon", "--state", tmp_path) == 1
+    assert "wanted a mirror's state folder, got role operator" in capsys.readouterr().err
+    assert not (tmp_path / "beacon.key").exists()
+    (tmp_path / "identity.key").unlink()
+    assert run("keys", "beacon", "--state", tmp_path) == 1
+    assert "identity.key" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("role", ["halt", "root", "releases/main", "snapshot"])
+def test_keys_from_elsewhere_are_for_the_beacon_role_alone(
+    fleet: Path, role: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("keys", "rotate", role, "--fleet", fleet, "--with", "ab" * 32) == 2
+    assert "--with is for beacon" in capsys.readouterr().err
+
+
+# --- what the halt command says of its peers ------------------------------------------------------
+
+
+def test_one_peer_that_records_is_enough_whatever_the_others_say() -> None:
+    progress = handing.Progress()
+    progress.obeyed("10.0.0.1:7443")
+    progress.recorded("10.0.0.1:7443")
+    assert not progress.is_done
+    progress.logged()
+    assert progress.is_done
+
+
+def test_an_order_that_is_obeyed_and_not_recorded_points_at_the_disk() -> None:
+    progress = handing.Progress(obeyed_by=["10.0.0.1:7443"])
+    error = handing._failure(progress, [Unavailable("10.0.0.2:7443", why="no answer")])
+    assert isinstance(error, Unavailable)
+    assert "in force, but no peer has recorded it yet: 10.0.0.1:7443 obeys it" in str(error)
+
+
+def test_where_every_peer_refuses_it_the_refusals_are_said_once_each() -> None:
+    ends: list[FiredoorError] = [Denied("it is forged"), Denied("it is forged"), Denied("no room")]
+    error = handing._failure(handing.Progress(), ends)
+    assert isinstance(error, Denied)
+    assert str(error) == "it is forged; no room"
+
+
+def test_where_some_refuse_and_some_do_not_answer_the_order_is_said_to_be_signed() -> None:
+    ends: list[FiredoorError] = [Denied("no room"), Unavailable("10.0.0.2:1", why="no answer")]
+    error = handing._failure(handing.Progress(), ends)
+    assert isinstance(error, Unavailable)
+    assert "the order is signed, but nobody has it" in str(error)
+    assert "no room; 10.0.0.2:1: no answer" in str(error)

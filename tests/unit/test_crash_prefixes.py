@@ -94,7 +94,7 @@ def test_no_prefix_of_the_log_s_writes_and_syncs_loses_a_promised_order(
     orders = [a_halt(number, size) for number, size in enumerate((0, 150, 400, 1))]
     log = OrderLog(tmp_path / "orders.log")
     for _, record in orders:
-        log.append(ORDER, record)
+        log.append_all([(ORDER, record)])
         disk.promised += 1
         disk.note()
     log.close()
@@ -113,7 +113,7 @@ def test_no_prefix_of_the_log_s_writes_and_syncs_loses_a_promised_order(
             assert held == [record for _, record in orders[: len(held)]]
             assert len(held) >= promised
             # It goes on from there.
-            after.append(ORDER, orders[0][1])
+            after.append_all([(ORDER, orders[0][1])])
             after.close()
             again = OrderLog(path)
             assert again.orders == [*held, orders[0][1]]

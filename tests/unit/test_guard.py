@@ -95,7 +95,7 @@ def a_halt(scope: str = "app==2", level: int = 7, *seeds: bytes) -> tuple[bytes,
 def log_of(tmp_path: Path, *frames: tuple[bytes, bytes]) -> bytes:
     log = OrderLog(tmp_path / "orders.log")
     for kind, record in frames:
-        log.append(kind, record)
+        log.append_all([(kind, record)])
     log.close()
     return (tmp_path / "orders.log").read_bytes()
 
@@ -186,7 +186,7 @@ def record_halt(bench: Bench, home: Path, scope: str, level: int) -> None:
     seeds = {key.keyid: key.signing_seed}
     _, record = seal("halt", payload, fleet=FleetId(key.fleet), keys=seeds)
     log = OrderLog(home / "state" / "orders.log")
-    log.append(ORDER, record)
+    log.append_all([(ORDER, record)])
     log.close()
 
 
@@ -316,7 +316,7 @@ def test_what_a_compaction_has_left_out_counts_no_more(bench: Bench, home: Path)
     data = (home / "state" / "orders.log").read_bytes()
     [order] = read_orders(fleet, data, ()).halts
     log = OrderLog(home / "state" / "orders.log")
-    log.append(FORGOTTEN, order)
+    log.append_all([(FORGOTTEN, order)])
     log.close()
     run(home)
     assert current(home) == "2.0"

@@ -16,7 +16,7 @@ def written(path: Path) -> bytes:
     """A log of four orders; its bytes."""
     log = OrderLog(path)
     for order in ORDERS:
-        log.append(ORDER, order)
+        log.append_all([(ORDER, order)])
     log.close()
     return path.read_bytes()
 
@@ -30,10 +30,10 @@ def read(path: Path, *, may_heal: bool = True) -> list[bytes]:
 def test_every_kind_of_record_is_read_back(tmp_path: Path) -> None:
     path = tmp_path / "orders.log"
     log = OrderLog(path)
-    log.append(ORDER, ORDERS[0])
-    log.append(BEACON, b"first")
-    log.append(ACTED, b"id")
-    log.append(BEACON, b"second")
+    log.append_all([(ORDER, ORDERS[0])])
+    log.append_all([(BEACON, b"first")])
+    log.append_all([(ACTED, b"id")])
+    log.append_all([(BEACON, b"second")])
     log.close()
     log = OrderLog(path)
     log.close()
@@ -55,7 +55,7 @@ def test_a_write_torn_at_any_byte_costs_that_record_alone(tmp_path: Path) -> Non
             else:
                 assert read(path, may_heal=False) == whole
             log = OrderLog(path)
-            log.append(ORDER, b"next")
+            log.append_all([(ORDER, b"next")])
             log.close()
             assert read(path, may_heal=False) == [*whole, b"next"]
 
@@ -82,7 +82,7 @@ def test_a_full_disk_leaves_no_remains_for_the_next_record(
 ) -> None:
     path = tmp_path / "orders.log"
     log = OrderLog(path)
-    log.append(ORDER, ORDERS[0])
+    log.append_all([(ORDER, ORDERS[0])])
     real = os.write
 
     def half(descriptor: int, data: bytes) -> int:
@@ -92,9 +92,9 @@ def test_a_full_disk_leaves_no_remains_for_the_next_record(
 
     monkeypatch.setattr(os, "write", half)
     with pytest.raises(Unavailable, match="No space"):
-        log.append(ORDER, ORDERS[1] * 3)
+        log.append_all([(ORDER, ORDERS[1] * 3)])
     monkeypatch.undo()
-    log.append(ORDER, b"short")
+    log.append_all([(ORDER, b"short")])
     log.close()
     assert read(path, may_heal=False) == [ORDERS[0], b"short"]
 
@@ -107,16 +107,16 @@ def test_a_folder_in_its_place_is_said(tmp_path: Path) -> None:
 
 def test_a_start_leaves_out_beacons_that_others_have_replaced(tmp_path: Path) -> None:
     log = OrderLog(tmp_path / "orders.log")
-    log.append(ORDER, b"first")
+    log.append_all([(ORDER, b"first")])
     for number in range(100):
-        log.append(BEACON, b"beacon %d" % number)
-    log.append(ACTED, b"acted")
+        log.append_all([(BEACON, b"beacon %d" % number)])
+    log.append_all([(ACTED, b"acted")])
     log.close()
     size = (tmp_path / "orders.log").stat().st_size
     again = OrderLog(tmp_path / "orders.log")
     assert (again.orders, again.acted, again.beacon) == ([b"first"], [b"acted"], b"beacon 99")
     assert (tmp_path / "orders.log").stat().st_size < size // 10
-    again.append(ORDER, b"second")
+    again.append_all([(ORDER, b"second")])
     again.close()
     last = OrderLog(tmp_path / "orders.log")
     assert (last.orders, last.beacon) == ([b"first", b"second"], b"beacon 99")
