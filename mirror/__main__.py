@@ -154,7 +154,7 @@ def _own_routes(
         return forwarder, forward_routes(forwarder, is_banned)
     assert daemon.renewal is not None
     postbox = Postbox(ca)
-    stick = StickApi(Carrying(host, postbox, daemon.renewal), daemon)
+    stick = StickApi(Carrying(host, postbox, daemon.renewal, daemon.desk), daemon)
     return postbox, [*stick.routes(), *forward_routes(postbox, is_banned)]
 
 

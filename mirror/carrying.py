@@ -22,7 +22,15 @@ from firedoor.runtime.host import Host
 from firedoor.runtime.logs import log
 from firedoor.runtime.renewal import Renewal
 from firedoor.runtime.tls import peer_of_certificate
-from firedoor.wire.stick import CARRIED_MAX, Answer, Inbound, MetadataFiles, Outbound
+from firedoor.wire.stick import (
+    CARRIED_MAX,
+    CARRIED_RECEIPTS_MAX,
+    Answer,
+    Inbound,
+    MetadataFiles,
+    Outbound,
+)
+from mirror.receipts import ReceiptDesk
 
 _METADATA = "/v1/metadata/"
 
@@ -76,8 +84,9 @@ class Homecoming:
 class Carrying:
     """The stick's place at one mirror. Raises of its methods are told to whoever carries it."""
 
-    def __init__(self, host: Host, postbox: Postbox, renewal: Renewal) -> None:
+    def __init__(self, host: Host, postbox: Postbox, renewal: Renewal, desk: ReceiptDesk) -> None:
         self._host = host
+        self._desk = desk
         self._postbox = postbox
         self._renewal = renewal
         self._held: tuple[str, tuple[bytes, ...]] = ("", ())
@@ -89,7 +98,13 @@ class Carrying:
         if own is not None:
             requests[self._host.settings.me] = own
         asked = self._host.node.leasing.carried.questions()
-        return Outbound(self._host.settings.me, asked, tuple(requests.values())[:CARRIED_MAX])
+        receipts = [record for message in self._desk.all() for record in message.records]
+        return Outbound(
+            self._host.settings.me,
+            asked,
+            tuple(requests.values())[:CARRIED_MAX],
+            tuple(receipts[:CARRIED_RECEIPTS_MAX]),
+        )
 
     async def inbound(self, brought: Inbound) -> Homecoming:
         """The stick has come home.

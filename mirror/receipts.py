@@ -48,7 +48,7 @@ class ReceiptDesk:
         self._claims.close()
 
     def take(self, message: Receipts, sender: Peer, orders: frozenset[bytes]) -> None:
-        """Receipts came from below. Those of orders that are not in force here are left out."""
+        """Receipts came from below, or by stick; those of orders not in force here are left out."""
         for record in message.records:
             try:
                 receipt = read_receipt(record, self._fleet)
@@ -56,8 +56,8 @@ class ReceiptDesk:
                 log("receipt-refused", level="warning", peer=sender.id, why=str(error))
                 return
             is_own = sender.role is Role.AGENT and receipt.endpoint == sender.id
-            is_meant = receipt.order in orders and (is_own or sender.role is Role.MIRROR)
-            if is_meant and self.book.take(receipt):
+            is_meant = is_own or sender.role in {Role.MIRROR, Role.OPERATOR}
+            if is_meant and receipt.order in orders and self.book.take(receipt):
                 self._news.append(receipt)
                 self._stirred.set()
 

@@ -134,7 +134,8 @@ async def _at_the_fleet(dock: Dock, stick: Stick) -> None:
 async def _answer(
     dock: Dock, stick: Stick, outbound: Outbound, *, talk: Talk, catalogue: Catalogue
 ) -> None:
-    """Have signed and renewed what one site asks for."""
+    """Have signed and renewed what one site asks for, and say what it has done."""
+    talk.hand_up(outbound.receipts)
     answer = None
     if outbound.asked:
         given = await talk.lease(root_of_questions(outbound.asked), catalogue, dock.get)
@@ -147,7 +148,8 @@ async def _answer(
             say(f"a certificate is not renewed: {error}")
     stick.keep_inbound(outbound.mirror, Inbound(answer, tuple(certificates)))
     leases = f"leases for {len(outbound.asked)}" if outbound.asked else "no leases asked for"
-    say(f"site of mirror {outbound.mirror[:12]}: {leases}, {len(certificates)} certificate(s)")
+    done = f"{len(certificates)} certificate(s), {len(outbound.receipts)} receipt(s) handed up"
+    say(f"site of mirror {outbound.mirror[:12]}: {leases}, {done}")
 
 
 def _newest(dock: Dock, catalogue: Catalogue) -> list[ReleaseEntry]:
@@ -240,7 +242,8 @@ async def _at_the_site(dock: Dock, stick: Stick) -> None:
     )
     stick.keep_outbound(outbound)
     asked, requests = len(outbound.asked), len(outbound.requests)
-    say(f"taken along: {asked} that want a lease, {requests} that want a certificate")
+    wanted = f"{asked} that want a lease, {requests} that want a certificate"
+    say(f"taken along: {wanted}, {len(outbound.receipts)} receipt(s)")
 
 
 async def _come_home(dock: Dock, stick: Stick) -> None:

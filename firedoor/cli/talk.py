@@ -12,6 +12,7 @@ from firedoor.errors import FiredoorError, Unavailable
 from firedoor.halt.lease import LeasePayload, read_lease
 from firedoor.halt.orderset import OrderSet
 from firedoor.identity import Role
+from firedoor.limits import RECEIPTS_MAX
 from firedoor.runtime.catalogue import Catalogue, Get
 from firedoor.runtime.peer_client import PeerClient
 from firedoor.runtime.peer_server import Conversation
@@ -23,6 +24,7 @@ from firedoor.wire.messages import (
     Message,
     OrderIds,
     OrdersDone,
+    Receipts,
     decode_message,
     encode_message,
 )
@@ -78,6 +80,11 @@ class Talk:
                 return given
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._beacon_came.wait(), _LIST_S)
+
+    def hand_up(self, receipts: tuple[bytes, ...]) -> None:
+        """What endpoints of another site say of halts."""
+        for at in range(0, len(receipts), RECEIPTS_MAX):
+            self._socket.send(encode_message(Receipts(receipts[at : at + RECEIPTS_MAX])))
 
     async def listen(self) -> None:
         """Take in what comes until the conversation ends."""

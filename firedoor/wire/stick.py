@@ -1,7 +1,7 @@
 """What a stick carries between an air-gapped site's mirror and the rest of the fleet.
 
-Out go the nonces of those who want leases and their requests for certificates; home come the
-origin's answers. Orders, metadata and pieces prove themselves and need no record here.
+Out go the nonces of those who want leases, their requests for certificates and their receipts; home
+come the origin's answers. Orders, metadata and pieces prove themselves and need no record here.
 """
 
 from dataclasses import dataclass
@@ -16,13 +16,17 @@ from firedoor.limits import (
     PATH_STEPS_MAX,
     ROSTER_MAX,
 )
-from firedoor.wire.messages import Digest, Id, Record, Step
+from firedoor.units import KIB
+from firedoor.wire.messages import Digest, Id, Receipt, Record, Step
 
 # The endpoints of a site and its mirror.
 CARRIED_MAX = ROSTER_MAX + 1
 
-# For each of them a nonce, an id, and a certificate or a request for one.
-STICK_BYTES_MAX = CARRIED_MAX * 4096
+# Receipts of one site: of each endpoint for each of eight halts in force.
+CARRIED_RECEIPTS_MAX = 8 * CARRIED_MAX
+
+# For each of them a nonce, an id, receipts, and a certificate or a request for one.
+STICK_BYTES_MAX = CARRIED_MAX * 12 * KIB
 
 Pem = Annotated[bytes, Meta(max_length=ENROLMENT_BYTES_MAX)]
 
@@ -49,11 +53,15 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Outbound:
-    """What a stick takes out of a site. `mirror`: whose; `requests`: for certificates."""
+    """What a stick takes out of a site. `mirror`: whose; `requests`: for certificates.
+
+    `receipts`: what its endpoints say of halts.
+    """
 
     mirror: Id
     asked: Questions
     requests: Annotated[tuple[Pem, ...], Meta(max_length=CARRIED_MAX)]
+    receipts: Annotated[tuple[Receipt, ...], Meta(max_length=CARRIED_RECEIPTS_MAX)] = ()
 
 
 @dataclass(frozen=True, slots=True)

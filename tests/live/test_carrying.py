@@ -1,5 +1,6 @@
 """An air-gapped site, with real processes: a stick is all that goes between it and its fleet."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -59,6 +60,12 @@ def test_an_air_gapped_site_installs_and_halts_what_a_stick_brings(tmp_path: Pat
         said = await carry(site, "origin", "mirror")
         assert "1 were new here" in said
         await site.until_halted(names)
+        # What they have done is known at the fleet once the stick has been there again.
+        await site.until("their receipts are taken along", lambda: has_receipts(site, 3), STEP_S)
+        await carry(site, "origin")
+        key = str(site.fleet / "keys" / "operator.key")
+        proof = json.loads(await site.firedoor("certificate", "--key", key, "--json"))
+        assert (proof["expected"], proof["enforced"]) == (3, 3)
 
     tell(tmp_path, story)
 
@@ -133,6 +140,10 @@ def test_certificates_are_renewed_by_stick(tmp_path: Path) -> None:
 
 async def wants_certificates(site: LabSite, count: int) -> bool:
     return f"{count} that want a certificate" in await carry(site, "mirror")
+
+
+async def has_receipts(site: LabSite, count: int) -> bool:
+    return f"{count} receipt(s)" in await carry(site, "mirror")
 
 
 async def are_renewed(site: LabSite, names: list[str]) -> bool:

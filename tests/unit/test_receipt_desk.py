@@ -11,6 +11,7 @@ from tests.unit.test_receipts import FLEET, ORDER, SEEDS, id_of, receipt
 OTHER = bytes(32)
 BOTH = frozenset({ORDER, OTHER})
 MIRROR = Peer(id_of(SEEDS[4]), Role.MIRROR, "branch")
+PERSON = Peer(id_of(SEEDS[3]), Role.OPERATOR, "headquarters")
 
 
 def agent(seed: bytes) -> Peer:
@@ -21,7 +22,7 @@ def desk_at(folder: Path) -> ReceiptDesk:
     return ReceiptDesk(folder / "receipts.sqlite", FLEET)
 
 
-def test_an_endpoint_speaks_for_itself_alone_and_a_mirror_for_those_below_it(
+def test_an_endpoint_speaks_for_itself_a_mirror_for_those_below_it_and_a_person_for_a_stick(
     tmp_path: Path,
 ) -> None:
     async def story() -> None:
@@ -30,7 +31,8 @@ def test_an_endpoint_speaks_for_itself_alone_and_a_mirror_for_those_below_it(
         assert desk.book.all() == []
         desk.take(Receipts((receipt(SEEDS[0]),)), agent(SEEDS[0]), BOTH)
         desk.take(Receipts((receipt(SEEDS[1]),)), MIRROR, BOTH)
-        assert set(desk.book.of(ORDER)) == {id_of(SEEDS[0]), id_of(SEEDS[1])}
+        desk.take(Receipts((receipt(SEEDS[2]),)), PERSON, BOTH)
+        assert set(desk.book.of(ORDER)) == {id_of(seed) for seed in SEEDS[:3]}
         desk.close()
 
     asyncio.run(story())
