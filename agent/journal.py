@@ -49,8 +49,9 @@ class Journal:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        # Threads use it, and one may still do so when the program ends: that SQLite does not bear.
+        # A thread may be at it when the program ends, and SQLite crashes if it is closed then.
         self._lock = threading.Lock()
+        self._is_closed = False
         try:
             self._database = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
         except sqlite3.Error as error:
@@ -122,6 +123,7 @@ class Journal:
     def close(self) -> None:
         """Close the file, once nobody is at it."""
         with self._lock:
+            self._is_closed = True
             self._database.close()
 
     def _open(self) -> None:
@@ -138,9 +140,10 @@ class Journal:
     ) -> list[tuple[Any, ...]]:
         try:
             with self._lock:
+                if self._is_closed:
+                    raise Unavailable(f"the journal {self._path}", why="it is closed")
                 return self._database.execute(statement, row).fetchall()
-        # The last: it is closed, for the program ends.
-        except (sqlite3.OperationalError, sqlite3.ProgrammingError) as error:
+        except sqlite3.OperationalError as error:
             raise Unavailable(f"the journal {self._path}", why=str(error)) from error
         except sqlite3.DatabaseError as error:
             raise Malformed(str(self._path), wanted="a sound journal", got=str(error)) from error

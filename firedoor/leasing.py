@@ -43,16 +43,17 @@ class Leasing:
     __slots__ = (
         "_can_ask",
         "_dice",
+        "_is_fed_by_stick",
         "_is_origin",
         "_is_stranded",
         "_me",
+        "_missed",
         "_orders",
         "_relay",
         "_role",
         "_unsent",
         "carried",
         "lease",
-        "missed",
     )
 
     def __init__(self, settings: NodeSettings, orders: OrderSet, dice: Dice) -> None:
@@ -66,9 +67,12 @@ class Leasing:
         window = BATCH_SPAN if is_batching else Span(0.0)
         self._relay = NonceRelay(window, settings.lease.patience)
         self.lease = Lease(settings.lease)
-        self.missed: frozenset[bytes] = frozenset()
+        self._missed: frozenset[bytes] = frozenset()
         self.carried = CarriedLeases()
+        self._is_fed_by_stick = settings.is_fed_by_stick
+        # As the last `wake` found it: fed by stick, and with no beacon key that counts.
         self._is_stranded = False
+        # An endpoint's own nonce that has not left yet, where they are carried.
         self._unsent: bytes | None = None
 
     def covers(self, gate: Gate, now: Instant) -> bool:
@@ -92,7 +96,8 @@ class Leasing:
         if self._asks_for_itself:
             self._unsent = nonce
             return
-        self.carried.ask(self._me, nonce)
+        if self._is_fed_by_stick:
+            self.carried.ask(self._me, nonce)
         if self._is_stranded:
             return
         # An endpoint's own leaves at once, and says whether a mirror's batch may wait with it.
@@ -149,12 +154,12 @@ class Leasing:
     ) -> list[Effect]:
         """An answer came from `sender`, or was signed here.
 
-        `missed` then says what the origin has lost, by what it signed; that goes up again.
+        What the origin has lost, by what it signed, goes up again.
 
         Raises:
             TooLarge, Malformed, Untrusted: not the origin's, or no answer to what was asked.
         """
-        self.missed = frozenset()
+        self._missed = frozenset()
         is_own = self._asks_for_itself and self.lease.is_asking
         if not (self._relay.is_open or is_own):
             return []  # Nobody asked: an old answer, sent to cost us something.
@@ -190,7 +195,7 @@ class Leasing:
         if mine is not None and self.lease.drawn_at(said.nonces, mine.path) is not None:
             effects += self._take(said, mine.path, self._known(said, authority), now)
         elif not self.lease.is_live(self.lease.terms.start, now):
-            self.lease.why = "a stick brought none for what this run of the program has asked"
+            self.lease.say("a stick brought none for what this run of the program has asked")
         return effects
 
     def wake(
@@ -231,11 +236,6 @@ class Leasing:
         return min((time for time in (own, relayed) if time is not None), default=None)
 
     @property
-    def _is_fed_by_stick(self) -> bool:
-        is_site_mirror = self._role is Role.MIRROR and not self._is_origin
-        return is_site_mirror and self.lease.terms.is_carried
-
-    @property
     def _asks_for_itself(self) -> bool:
         """Whether its own nonce goes into no batch here: it must be known again after hours."""
         return self._role is Role.AGENT and self.lease.terms.is_carried
@@ -243,16 +243,16 @@ class Leasing:
     def _known(self, said: LeasePayload, authority: Authority) -> Known:
         orders = self._orders
         listed = orders.listed(said.orders)
-        self.missed = orders.missed_by(listed) if listed is not None else frozenset()
+        self._missed = orders.missed_by(listed) if listed is not None else frozenset()
         lacking = frozenset(listed or ()) - set(orders.ids())
-        return Known(authority, listed, self.missed, lacking)
+        return Known(authority, listed, self._missed, lacking)
 
     def _heal(self, sender: PeerId | None) -> list[Effect]:
         """Hand what an origin has lost, for it was set back, up to whoever brought its word."""
-        if sender is None or not self.missed:
+        if sender is None or not self._missed:
             return []
         held = set(self._orders.ids())
-        return send_orders(sender, self._orders.records_but(held - self.missed))
+        return send_orders(sender, self._orders.records_but(held - self._missed))
 
     def _take(
         self, said: LeasePayload, path: tuple[bytes, ...], known: Known, now: Instant

@@ -377,15 +377,15 @@ class Node:
         return effects
 
     def _reconcile(self, session: Session) -> list[Effect]:
-        does = self._reconciliation.takes(session.sync, is_upstream=session.is_upstream)
-        return self._caught_up(session.peer.id) if does else []
+        is_brought_up = self._reconciliation.takes(session.sync, is_upstream=session.is_upstream)
+        return self._caught_up(session.peer.id) if is_brought_up else []
 
     def _caught_up(self, by: str) -> list[Effect]:
         if self._reconciliation.is_done:
             return []
         self._reconciliation.is_done = True
         others = [one.peer.id for one in self._sessions.values() if one.sync.is_open]
-        tell = Tell("reconciled", (("peer", by),))
+        tell = Tell("reconciled", (("by", by),))
         news = [Send(peer, CaughtUp()) for peer in others]
         return [tell, *news, *self.sharing.all_bitfields(self._sessions.values())]
 
@@ -422,8 +422,8 @@ class Node:
         told = [*news, *self._issuing.named(self.orders.named)]
         told += answering.tell_logged(sessions, self.orders, self._keys())
         acts = self._apply(now) if news else []
-        has_room = bool(news) and self.orders.lacks_named()
-        again = sync_for_room(sessions) if has_room else []
+        lacks_named = bool(news) and self.orders.lacks_named()
+        again = sync_for_room(sessions) if lacks_named else []
         return [*acts, *told, *self._vouch(), *again]
 
     def ask_lease(self, nonce: bytes, now: Instant) -> list[Effect]:

@@ -11,9 +11,9 @@ from firedoor.limits import REQUESTS_MAX
 class NodeSettings:
     """Who this node is.
 
-    `port`: where it listens; `has_mirrors`: some are configured; `requests_max`: in flight at once;
-    `lease`: how old a lease may be; `beacon_key`: id of the beacon key of this mirror that is not
-    the origin, empty for none.
+    `port`: where it listens; `has_mirrors`: some are configured, for an endpoint or above a mirror;
+    `requests_max`: in flight at once; `lease`: how old a lease may be; `beacon_key`: id of the
+    beacon key of this mirror that is not the origin, empty for none.
     """
 
     me: PeerId
@@ -26,6 +26,11 @@ class NodeSettings:
     lease: LeaseTerms = STANDARD
     beacon_key: str = ""
     ring: str = RING_DEFAULT
+
+    @property
+    def is_fed_by_stick(self) -> bool:
+        """Whether this is an air-gapped site's mirror, with nobody above it."""
+        return self.role is Role.MIRROR and not (self.is_origin or self.has_mirrors)
 
     @property
     def place(self) -> Place:

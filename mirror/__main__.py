@@ -81,6 +81,7 @@ async def _run(settings: MirrorSettings, state: Path) -> None:
         limits=settings.limits,
         clock=clock,
         is_origin=bool(settings.origin_folder),
+        has_mirrors=bool(settings.upstream),
         lease=TERMS[settings.lease],
         beacon_key=signer.keyid if signer is not None else "",
     )

@@ -4,13 +4,13 @@
   origin; `firedoor carry` gives and takes at both ends.
 * All that comes is believed as from any mirror: metadata by its signatures, a lease by the path
   to what the origin signed, a piece by its digest, in the name of a release that may move.
-* Requests for certificates wait here; what comes for them is handed out when it is asked for again.
+* Requests for certificates wait here, in memory; what comes for them is handed out when it is asked
+  for again.
 
 Leases are of halt/carried.py; the routes are in api/stick_routes.py.
 """
 
 import asyncio
-from dataclasses import dataclass
 
 from firedoor.errors import FiredoorError, Unavailable, Untrusted
 from firedoor.halt.brake import Gate
@@ -26,6 +26,7 @@ from firedoor.wire.stick import (
     CARRIED_MAX,
     CARRIED_RECEIPTS_MAX,
     Answer,
+    Homecoming,
     Inbound,
     MetadataFiles,
     Outbound,
@@ -41,7 +42,14 @@ class Postbox:
     def __init__(self, ca: bytes) -> None:
         self.ca = ca
         self.requests: dict[PeerId, bytes] = {}
-        self.certificates: dict[PeerId, bytes] = {}
+        self._certificates: dict[PeerId, bytes] = {}
+
+    def put(self, peer: PeerId, certificate: bytes) -> bool:
+        """Keep a certificate until its machine asks for it; whether there was room."""
+        has_room = len(self._certificates) < CARRIED_MAX or peer in self._certificates
+        if has_room:
+            self._certificates[peer] = certificate
+        return has_room
 
     async def enrol(self, body: bytes) -> bytes:
         """No certificate for a new machine.
@@ -62,7 +70,7 @@ class Postbox:
         """
         del asker
         peer = id_of_request(body)
-        brought = self.certificates.pop(peer, None)
+        brought = self._certificates.pop(peer, None)
         if brought is not None:
             self.requests.pop(peer, None)
             return brought
@@ -71,25 +79,15 @@ class Postbox:
         raise Unavailable("renewal", why="it waits for the next stick")
 
 
-@dataclass(frozen=True, slots=True)
-class Homecoming:
-    """What an `Inbound` came to. `told`: endpoints that were sent a lease at once."""
-
-    is_leased: bool
-    why: str
-    told: int
-    certificates: int
-
-
 class Carrying:
-    """The stick's place at one mirror. Raises of its methods are told to whoever carries it."""
+    """The stick's place at one mirror. Errors of its methods are said to whoever carries it."""
 
     def __init__(self, host: Host, postbox: Postbox, renewal: Renewal, desk: ReceiptDesk) -> None:
         self._host = host
         self._desk = desk
         self._postbox = postbox
         self._renewal = renewal
-        self._held: tuple[str, tuple[bytes, ...]] = ("", ())
+        self._held: tuple[str, dict[bytes, None]] = ("", {})
 
     async def outbound(self) -> Outbound:
         """What the stick takes along."""
@@ -111,31 +109,31 @@ class Carrying:
 
         Raises:
             Refused: the answer is not the origin's, or to other questions.
+            Unavailable: no metadata has come here yet.
         """
         taken = 0
         for certificate in brought.certificates:
             taken += await self._take_certificate(certificate)
         told = self._take_answer(brought.answer) if brought.answer is not None else 0
         lease, now = self._host.node.leasing.lease, self._host.clock.now()
-        return Homecoming(lease.is_live(lease.terms.start, now), lease.why, told, taken)
+        return Homecoming(lease.is_live(lease.terms.start, now), lease.why[:400], told, taken)
 
     def _take_answer(self, answer: Answer) -> int:
         there = {session.peer.id for session in self._host.node.sessions}
         self._host.apply(self._host.node.bring(answer, self._host.clock.now()))
-        return sum(one.peer in there for one in answer.asked)
+        return sum(one.peer in there for one in answer.questions)
 
     async def _take_certificate(self, certificate: bytes) -> bool:
         try:
             peer = peer_of_certificate(certificate, self._host.clock.unix()).id
             if peer == self._host.settings.me:
                 await asyncio.to_thread(self._renewal.take, certificate)
-            elif peer in self._postbox.requests:
-                # Whose it is, and that the fleet's authority made it, its machine checks itself.
-                self._postbox.certificates[peer] = certificate
+                return True
         except FiredoorError as error:
             log("carried-certificate-refused", level="warning", why=str(error))
             return False
-        return True
+        # Whose it is, and that the fleet's authority made it, its machine checks itself.
+        return self._postbox.put(peer, certificate)
 
     # --- releases ------------------------------------------------------------------------------
 
@@ -154,11 +152,10 @@ class Carrying:
 
         Raises:
             Untrusted: signed metadata lists no such release.
-            Unavailable: its manifest is not here.
-            Halted, Unavailable: it may not move here now, and why.
+            Halted, Unavailable: it may not move here now, or its manifest is not here.
         """
         self._listed(manifest)
-        self._require(manifest)
+        self.require(manifest)
         digests = await self._pieces(manifest)
         return await asyncio.to_thread(lambda: [d for d in digests if not self._host.store.has(d)])
 
@@ -172,11 +169,15 @@ class Carrying:
         if digest not in await self._pieces(manifest):
             raise Untrusted("piece", wanted="one of the release", got=digest.hex()[:12])
         # Between this look and the disk nothing waits for the network.
-        self._require(manifest)
+        self.require(manifest)
         await asyncio.to_thread(self._host.store.put, digest, stored)
 
     def look_again(self, manifest: str) -> None:
-        """Pieces of this release came past the swarm: it counts anew what is here."""
+        """Pieces of this release came past the swarm: it counts anew what is here.
+
+        Raises:
+            Untrusted: signed metadata lists no such release.
+        """
         self._listed(manifest)
         self._host.apply(self._host.node.forget_pieces(manifest, self._host.clock.now()))
 
@@ -184,20 +185,25 @@ class Carrying:
         if self._host.catalogue.entry(manifest) is None:
             raise Untrusted("release", wanted="one in signed metadata", got=manifest[:12])
 
-    def _require(self, manifest: str) -> None:
+    def require(self, manifest: str) -> None:
+        """Nothing, if the release may move here now.
+
+        Raises:
+            Halted, Unavailable: it may not, and why.
+        """
         if self._host.may_start(Gate.FETCH, manifest):
             return
         if self._host.node.is_reconciled:
             self._host.node.gates.require(Gate.FETCH, manifest)
         raise self._host.node.leasing.wanting()
 
-    async def _pieces(self, manifest: str) -> tuple[bytes, ...]:
-        """The digests of a release; the last one's are kept, for its pieces come one by one."""
+    async def _pieces(self, manifest: str) -> dict[bytes, None]:
+        """The digests of a release, in order; the last's are kept, for its pieces come singly."""
         if self._held[0] != manifest:
             held = await asyncio.to_thread(self._host.catalogue.held_manifest, manifest)
             if held is None:
                 raise Unavailable(f"manifest {manifest[:12]}", why="it is not here yet")
-            self._held = (manifest, piece_map(manifest, held).digests)
+            self._held = (manifest, dict.fromkeys(piece_map(manifest, held).digests))
         return self._held[1]
 
 
@@ -208,8 +214,8 @@ class CarriedFiles:
         self._files = brought.files
 
     async def __call__(self, path: str, limit: int) -> bytes:
-        """The file of metadata at `path`; Unavailable where the stick has none, or a larger one."""
+        """The file of metadata at `path`; Unavailable where the stick has none of that size."""
         data = self._files.get(path.removeprefix(_METADATA).replace("/", "%2F"))
         if data is None or len(data) > min(limit, METADATA_BYTES_MAX):
-            raise Unavailable(path, why="the stick has no such file")
+            raise Unavailable(path, why=f"the stick has none of at most {limit} bytes")
         return data

@@ -43,7 +43,7 @@ SYNC_AGAIN_S = 2.0
 # endpoint records that too, so those of a large site should be done with the order. Leases count
 # every recorded order at once; only the word to the operator waits for this.
 BEACON_PAUSE_S = 0.5
-BEACON_PAUSE_S_EACH = 0.002
+BEACON_PAUSE_S_PER_PEER = 0.002
 
 # Reports of one frame; the largest single one fits beside the frame's own bytes.
 REPORTS_BYTES_MAX = FRAME_BYTES_MAX // 2
@@ -74,8 +74,8 @@ class MirrorDaemon:
         self._sync_wanted = asyncio.Event()
         self._beacon_wanted = asyncio.Event()
         self._syncing = asyncio.Lock()
-        self._announced_targets = 0
-        self._announced = (0, 0)
+        self._heard_targets = 0
+        self._told = (0, 0)
         self._is_waiting_for_room = False
         self._named: tuple[bytes, ...] = ()
         host.sign_lease = self._sign_lease
@@ -112,7 +112,7 @@ class MirrorDaemon:
         match message:
             case Announce(timestamp, targets):
                 if sender in self._upstream_ids() and timestamp > self._host.catalogue.timestamp:
-                    self._announced_targets = targets
+                    self._heard_targets = targets
                     self._sync_wanted.set()
             case Health(reports):
                 line = self._host.lines.open[sender]
@@ -140,7 +140,7 @@ class MirrorDaemon:
         self._pass_on(self._endpoints.lost(peer, self._host.clock.unix()))
 
     def on_cut(self) -> None:
-        """An order has come: the core has stopped what it covers, and nothing is to be fetched."""
+        """An order has come: the core has stopped what it covers, so there is no more to fetch."""
 
     def on_changed(self) -> None:
         """A resume may let a release move again, and an order that is logged wants its beacon."""
@@ -215,8 +215,8 @@ class MirrorDaemon:
     def _announce_news(self) -> None:
         """Tell all, unless they were told just that: whoever could not take it asks by itself."""
         said = (self._host.catalogue.timestamp, self._targets())
-        if said != self._announced:
-            self._announced = said
+        if said != self._told:
+            self._told = said
             self._announce()
 
     def _targets(self) -> int:
@@ -242,8 +242,8 @@ class MirrorDaemon:
 
     async def _sync_once(self) -> None:
         get = self._source()
-        if not self._is_fed_by_stick:
-            await self._host.catalogue.refresh(get, self._announced_targets)
+        if not self._host.settings.is_fed_by_stick:
+            await self._host.catalogue.refresh(get, self._heard_targets)
             self._host.believe()
         # A run was ended between a record and the beacon that names it, or keys were turned.
         self._beacon_wanted.set()
@@ -264,7 +264,9 @@ class MirrorDaemon:
             if not self._is_under_way(entry)
             and may_start(Gate.FETCH, entry.manifest)
             # A manifest that no stick has brought can be had from nobody.
-            and (not self._is_fed_by_stick or catalogue.manifest_bytes(entry.manifest))
+            and (
+                not self._host.settings.is_fed_by_stick or catalogue.manifest_bytes(entry.manifest)
+            )
         ]
         return sorted(able, key=_newest_first)
 
@@ -288,10 +290,6 @@ class MirrorDaemon:
         known = [(*split_address(text), Role.MIRROR) for text in self._upstream]
         return FirstContact(self._host.client, known)
 
-    @property
-    def _is_fed_by_stick(self) -> bool:
-        return self._origin is None and not self._upstream
-
     def _sign_beacon(self) -> None:
         """Where beacons are made: name what is recorded here, unless the last beacon does so."""
         if self._origin is None and not self._host.node.is_second_origin:
@@ -314,7 +312,7 @@ class MirrorDaemon:
         while True:
             await self._beacon_wanted.wait()
             peers = len(self._host.lines.open)
-            await asyncio.sleep(max(BEACON_PAUSE_S, BEACON_PAUSE_S_EACH * peers))
+            await asyncio.sleep(max(BEACON_PAUSE_S, BEACON_PAUSE_S_PER_PEER * peers))
             self._beacon_wanted.clear()
             self._sign_beacon()
             if self.discovery is not None:
@@ -358,7 +356,7 @@ class MirrorDaemon:
         enrolled = self._origin.enrolled() if self._origin is not None else ()
         return {
             "endpoints": self._endpoints.table(self._host.lines.open, enrolled),
-            "is_fed_by_stick": self._is_fed_by_stick,
+            "is_fed_by_stick": self._host.settings.is_fed_by_stick,
             "waiting_for_stick": len(self._host.node.leasing.carried.questions()),
         }
 

@@ -18,7 +18,7 @@ from firedoor.runtime.logs import log
 from firedoor.units import UnixTime
 from firedoor.wire.codec import decode, encode
 from firedoor.wire.messages import Report
-from mirror.claims import Claims
+from mirror.kept_rows import opened
 
 _TABLE = """CREATE TABLE IF NOT EXISTS endpoints (
   id TEXT PRIMARY KEY, seen_at INTEGER NOT NULL, report BLOB NOT NULL) STRICT"""
@@ -38,14 +38,14 @@ class Endpoints:
         self._senders: dict[PeerId, PeerId] = {}
         self._unsaved: set[PeerId] = set()
         query = "SELECT seen_at, report FROM endpoints"
-        self._claims = Claims(path, table=_TABLE, query=query)
-        for seen_at, data in self._claims.rows:
+        self._kept, rows = opened(path, table=_TABLE, query=query)
+        for seen_at, data in rows:
             self._load(UnixTime(seen_at), data)
 
     def close(self) -> None:
         """Save what is not yet, and let go of the file."""
         self._save(self._unsaved_rows())
-        self._claims.close()
+        self._kept.close()
 
     def take(self, reports: Iterable[Report], sender: PeerId, now: UnixTime) -> None:
         """`sender` has just brought these. Above ENDPOINTS_MAX only known endpoints are kept."""
@@ -102,8 +102,8 @@ class Endpoints:
 
     def _save(self, rows: list[tuple[PeerId, UnixTime, bytes]]) -> None:
         try:
-            with self._claims.writing() as base:
-                base.executemany("INSERT OR REPLACE INTO endpoints VALUES (?, ?, ?)", rows)
+            with self._kept.writing() as database:
+                database.executemany("INSERT OR REPLACE INTO endpoints VALUES (?, ?, ?)", rows)
         except sqlite3.Error as error:
             # They are said again within half a minute.
             log("reports-not-saved", level="error", why=str(error), do="free disk space")

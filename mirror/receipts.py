@@ -15,7 +15,7 @@ from firedoor.identity import FleetId, Peer, PeerId, Role
 from firedoor.limits import RECEIPTS_MAX
 from firedoor.runtime.logs import log
 from firedoor.wire.messages import Receipts
-from mirror.claims import Claims
+from mirror.kept_rows import opened
 
 # A thousand endpoints that obey at once become a few messages, and a few transactions.
 GATHER_S = 0.05
@@ -35,8 +35,8 @@ class ReceiptDesk:
         # Whose receipts are kept; None: of every order.
         self._orders: frozenset[bytes] | None = None
         self.book = ReceiptBook()
-        self._claims = Claims(path, table=_TABLE, query="SELECT record FROM receipts")
-        for (record,) in self._claims.rows:
+        self._kept, rows = opened(path, table=_TABLE, query="SELECT record FROM receipts")
+        for (record,) in rows:
             try:
                 self.book.take(read_receipt(record, fleet))
             except Refused as error:
@@ -45,7 +45,7 @@ class ReceiptDesk:
     def close(self) -> None:
         """Save what is not yet, and let go of the file."""
         self._save(self._news)
-        self._claims.close()
+        self._kept.close()
 
     def take(self, message: Receipts, sender: Peer, orders: frozenset[bytes]) -> None:
         """Receipts came from below, or by stick; those of orders not in force here are left out."""
@@ -87,11 +87,11 @@ class ReceiptDesk:
     def _save(self, news: Iterable[Receipt]) -> None:
         rows, orders = [(one.order, one.endpoint, one.record) for one in news], self._orders
         try:
-            with self._claims.writing() as base:
-                base.executemany("INSERT OR REPLACE INTO receipts VALUES (?, ?, ?)", rows)
-                known = base.execute("SELECT DISTINCT halt FROM receipts").fetchall()
+            with self._kept.writing() as database:
+                database.executemany("INSERT OR REPLACE INTO receipts VALUES (?, ?, ?)", rows)
+                known = database.execute("SELECT DISTINCT halt FROM receipts").fetchall()
                 gone = [row for row in known if orders is not None and row[0] not in orders]
-                base.executemany("DELETE FROM receipts WHERE halt = ?", gone)
+                database.executemany("DELETE FROM receipts WHERE halt = ?", gone)
         except sqlite3.Error as error:
             # Endpoints say them again when they or this mirror come back.
             log("receipts-not-saved", level="error", why=str(error), do="free disk space")

@@ -144,9 +144,9 @@ def export_orders(
     file: Path, *, key: Key, to: To = None, passphrase_file: PassphraseFile = None
 ) -> None:
     """Write every order that a peer holds to a file."""
-    from firedoor.cli import stick  # noqa: PLC0415  # keeps --help fast
+    from firedoor.cli import order_file  # noqa: PLC0415  # keeps --help fast
 
-    stick.export_orders(file, (key, passphrase_file), to or [])
+    order_file.export_orders(file, (key, passphrase_file), to or [])
 
 
 @order_app.command("import")
@@ -154,9 +154,9 @@ def import_orders(
     file: Path, *, key: Key, to: To = None, passphrase_file: PassphraseFile = None
 ) -> None:
     """Hand every order of a file to a peer, which passes them on."""
-    from firedoor.cli import stick  # noqa: PLC0415  # keeps --help fast
+    from firedoor.cli import order_file  # noqa: PLC0415  # keeps --help fast
 
-    stick.import_orders(file, (key, passphrase_file), to or [])
+    order_file.import_orders(file, (key, passphrase_file), to or [])
 
 
 @certificate_app.callback()

@@ -5,17 +5,17 @@ along, and have answered what the sites asked. At an air-gapped site's mirror: g
 take along what the site asks. Orders go both ways at either.
 """
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from firedoor.cli.common import open_key, peers_to_try, say, status_at, with_client
-from firedoor.cli.handing import collect_orders, give
+from firedoor.cli.common import open_key, say, status_at, with_client
+from firedoor.cli.handing import give
+from firedoor.cli.origin import ANSWER_BYTES_MAX, origin_of
 from firedoor.cli.stick_folder import Stick
 from firedoor.cli.talk import Talk, talking
-from firedoor.errors import Denied, FiredoorError, Halted, Malformed, Refused, Unavailable
+from firedoor.errors import Denied, FiredoorError, Malformed, Unavailable
 from firedoor.halt.carried import root_of_questions
 from firedoor.halt.envelope import Envelope, id_of
 from firedoor.identity import FleetId, PeerId, Role
@@ -25,16 +25,22 @@ from firedoor.limits import (
     ENROLMENT_BYTES_MAX,
     METADATA_BYTES_MAX,
     ORDER_BYTES_MAX,
-    PIECES_MAX,
 )
 from firedoor.pieces.inventory import PieceMap, piece_map
 from firedoor.runtime.catalogue import Catalogue
 from firedoor.runtime.peer_client import PeerClient
+from firedoor.runtime.screen import plain
+from firedoor.runtime.settings import split_address
 from firedoor.runtime.trust_client import ReleaseEntry
 from firedoor.wire.codec import decode, encode, unpack
-from firedoor.wire.stick import STICK_BYTES_MAX, Answer, Inbound, MetadataFiles, Outbound
-
-_FIND_S = 2.0
+from firedoor.wire.stick import (
+    STICK_BYTES_MAX,
+    Answer,
+    Homecoming,
+    Inbound,
+    MetadataFiles,
+    Outbound,
+)
 
 # A mirror verifies and syncs what it is given before it answers.
 _GIVE_S = 120.0
@@ -68,22 +74,24 @@ class Dock:
 
 
 def carry(folder: Path, key_file: tuple[Path, Path | None], to: list[str]) -> None:
-    """Give the first of `to`, or else the origin, what the stick has for it, and take its own.
+    """Give the mirror at `to`, or the origin that the key names, what is for it; take its own.
 
     Raises:
-        Malformed: the folder is no stick of this fleet, or the peer no mirror.
+        Malformed: the folder is no stick of this fleet, the peer no mirror, or `to` is several.
         Unavailable, Refused: the mirror does not answer, or something on the stick is damaged.
     """
+    if len(to) > 1:
+        raise Malformed("--to", wanted="one mirror a visit", got=str(len(to)))
     key = open_key(*key_file)
     stick = Stick(folder, FleetId(key.fleet))
+    address = split_address(to[0]) if to else origin_of(key)
 
     async def visit(client: PeerClient) -> None:
-        address = (await peers_to_try(key, to, _FIND_S))[0]
         status = await status_at(client, address)
         if status["role"] != Role.MIRROR.value:
             raise Malformed(f"{address[0]}:{address[1]}", wanted="a mirror", got=status["role"])
         dock = Dock(client, FleetId(key.fleet), address, PeerId(status["id"]), status)
-        if status["is_fed_by_stick"]:
+        if status.get("is_fed_by_stick"):
             await _at_the_site(dock, stick)
         else:
             await _at_the_fleet(dock, stick)
@@ -94,9 +102,9 @@ def carry(folder: Path, key_file: tuple[Path, Path | None], to: list[str]) -> No
 # --- both ends -----------------------------------------------------------------------------------
 
 
-async def _swap_orders(dock: Dock, stick: Stick) -> int:
-    """Orders go both ways; those that the mirror refuses stay off the stick. How many it lacked."""
-    theirs = {_id(dock, one): one for one in await collect_orders(dock.client, dock.address)}
+async def _swap_orders(dock: Dock, stick: Stick, there: list[bytes]) -> None:
+    """Orders go both ways. One that this mirror refuses, another one may take."""
+    theirs = {_id(dock, one): one for one in there}
     mine = {_id(dock, one): one for one in stick.orders()}
     given = 0
     for order in [each for each in mine if each not in theirs]:
@@ -105,9 +113,8 @@ async def _swap_orders(dock: Dock, stick: Stick) -> int:
             given += 1
         except Denied as error:
             say(f"order {order.hex()[:12]} is refused there: {error}")
-            del mine[order]
     stick.keep_orders(tuple((mine | theirs).values()))
-    return given
+    say(f"orders: {given} were new here, {len(mine | theirs)} on the stick")
 
 
 def _id(dock: Dock, record: bytes) -> bytes:
@@ -118,17 +125,17 @@ def _id(dock: Dock, record: bytes) -> bytes:
 
 
 async def _at_the_fleet(dock: Dock, stick: Stick) -> None:
-    root = await dock.get("/v1/metadata/1.root.json", METADATA_BYTES_MAX)
-    catalogue = stick.catalogue(root)
-    await catalogue.refresh(dock.get)
-    given = await _swap_orders(dock, stick)
     async with talking(dock.client, dock.address) as talk:
-        for outbound in stick.outbound():
+        # Before all that may fail: nothing else stops anything.
+        await _swap_orders(dock, stick, talk.orders)
+        root = await dock.get("/v1/metadata/1.root.json", METADATA_BYTES_MAX)
+        catalogue = stick.catalogue(root)
+        await catalogue.refresh(dock.get)
+        for outbound in stick.all_outbound():
             await _answer(dock, stick, outbound, talk=talk, catalogue=catalogue)
         stick.keep_beacon(talk.beacon)
         for entry in _newest(dock, catalogue):
             await _take(dock, stick, catalogue, entry)
-    say(f"orders: {given} were new here, {len(stick.orders())} on the stick")
 
 
 async def _answer(
@@ -137,17 +144,20 @@ async def _answer(
     """Have signed and renewed what one site asks for, and say what it has done."""
     talk.hand_up(outbound.receipts)
     answer = None
-    if outbound.asked:
-        given = await talk.lease(root_of_questions(outbound.asked), catalogue, dock.get)
-        answer = Answer(given.record, given.path, outbound.asked)
+    if outbound.questions:
+        root = root_of_questions(outbound.questions)
+        given = await talk.lease(root, catalogue, dock.get)
+        answer = Answer(given.record, given.path, outbound.questions)
     certificates = []
     for request in outbound.requests:
         try:
             certificates.append(await dock.post("/v1/renew", request))
-        except (Denied, Unavailable) as error:
+        except FiredoorError as error:
             say(f"a certificate is not renewed: {error}")
     stick.keep_inbound(outbound.mirror, Inbound(answer, tuple(certificates)))
-    leases = f"leases for {len(outbound.asked)}" if outbound.asked else "no leases asked for"
+    leases = (
+        f"leases for {len(outbound.questions)}" if outbound.questions else "no leases asked for"
+    )
     done = f"{len(certificates)} certificate(s), {len(outbound.receipts)} receipt(s) handed up"
     say(f"site of mirror {outbound.mirror[:12]}: {leases}, {done}")
 
@@ -168,7 +178,7 @@ async def _take(dock: Dock, stick: Stick, catalogue: Catalogue, entry: ReleaseEn
     try:
         pieces = piece_map(entry.manifest, await catalogue.manifest(entry, dock.get))
         await _fetch(dock, stick, pieces)
-    except (Halted, Unavailable) as error:
+    except FiredoorError as error:
         say(f"{name} is not taken along: {error}")
     else:
         say(f"{name} is on the stick")
@@ -219,31 +229,32 @@ def _runs(pieces: PieceMap, stick: Stick) -> Iterator[tuple[int, int]]:
 
 
 async def _at_the_site(dock: Dock, stick: Stick) -> None:
-    catalogue = stick.catalogue(stick.root) if stick.root is not None else None
-    if catalogue is not None:
-        try:
-            files = encode(MetadataFiles(catalogue.files()))
-            await dock.post("/v1/stick/metadata", files)
-        except Refused as error:
-            say(f"metadata is not taken: {error}")
-    given = await _swap_orders(dock, stick)
-    async with talking(dock.client, dock.address, beacon=stick.beacon):
-        pass
-    say(f"orders: {given} were new here, {len(stick.orders())} on the stick")
-    await _come_home(dock, stick)
-    if catalogue is not None:
-        for entry in catalogue.releases:
-            await _give(dock, stick, catalogue, entry)
-    outbound = decode(
-        Outbound,
-        await dock.get("/v1/stick", STICK_BYTES_MAX),
-        what="/v1/stick",
-        limit=STICK_BYTES_MAX,
-    )
+    catalogue = await _bring_metadata(dock, stick)
+    async with talking(dock.client, dock.address) as talk:
+        await _swap_orders(dock, stick, talk.orders)
+    async with talking(dock.client, dock.address, beacon=stick.beacon()):
+        await _come_home(dock, stick)
+    for entry in catalogue.releases if catalogue is not None else ():
+        assert catalogue is not None
+        await _give(dock, stick, catalogue, entry)
+    answer = await dock.get("/v1/stick", STICK_BYTES_MAX)
+    outbound = decode(Outbound, answer, what="/v1/stick", limit=STICK_BYTES_MAX)
     stick.keep_outbound(outbound)
-    asked, requests = len(outbound.asked), len(outbound.requests)
+    asked, requests = len(outbound.questions), len(outbound.requests)
     wanted = f"{asked} that want a lease, {requests} that want a certificate"
     say(f"taken along: {wanted}, {len(outbound.receipts)} receipt(s)")
+
+
+async def _bring_metadata(dock: Dock, stick: Stick) -> Catalogue | None:
+    """First of all, for a mirror that has none can check no order; None: the stick has none."""
+    try:
+        catalogue = stick.catalogue()
+        await dock.post("/v1/stick/metadata", encode(MetadataFiles(catalogue.files())))
+    except FiredoorError as error:
+        # Halts must reach the site all the same.
+        say(f"metadata is not brought: {error}")
+        return None
+    return catalogue
 
 
 async def _come_home(dock: Dock, stick: Stick) -> None:
@@ -252,12 +263,13 @@ async def _come_home(dock: Dock, stick: Stick) -> None:
         say("nothing has come for this site yet: carry the stick to the fleet, and back")
         return
     try:
-        done = json.loads(await dock.post("/v1/stick", encode(inbound)))
-    except Refused as error:
+        said = await dock.post("/v1/stick", encode(inbound))
+        done = decode(Homecoming, said, what="/v1/stick", limit=ENROLMENT_BYTES_MAX)
+    except FiredoorError as error:
         say(f"what has come for this site is not taken: {error}")
         return
-    lease = "the mirror has a lease" if done["is_leased"] else f"no lease: {done['why']}"
-    say(f"{lease}; {done['told']} endpoint(s) told, {done['certificates']} certificate(s)")
+    lease = "the mirror has a lease" if done.is_leased else f"no lease: {plain(done.why)}"
+    say(f"{lease}; {done.told} endpoint(s) told, {done.certificates} certificate(s)")
 
 
 async def _give(dock: Dock, stick: Stick, catalogue: Catalogue, entry: ReleaseEntry) -> None:
@@ -272,10 +284,10 @@ async def _give(dock: Dock, stick: Stick, catalogue: Catalogue, entry: ReleaseEn
         return
     try:
         await dock.post(f"/v1/stick/manifest/{entry.manifest}", held)
-        answer = await dock.get(f"/v1/stick/missing/{entry.manifest}", PIECES_MAX * 34 + 16)
-        missing = unpack(answer, what="missing pieces", limit=len(answer))
-        if not isinstance(missing, list):
-            raise Malformed("missing pieces", wanted="a list", got=type(missing).__name__)
+        answer = await dock.get(f"/v1/stick/missing/{entry.manifest}", ANSWER_BYTES_MAX)
+        missing = unpack(answer, what="missing pieces", limit=ANSWER_BYTES_MAX)
+        if not isinstance(missing, list) or not all(isinstance(one, bytes) for one in missing):
+            raise Malformed("missing pieces", wanted="digests", got=type(missing).__name__)
         for digest in missing:
             stored = stick.store.get(digest)
             if stored is None:

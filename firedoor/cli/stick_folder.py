@@ -12,13 +12,14 @@ or bent costs a visit.
 
 from pathlib import Path
 
-from firedoor.cli.stick import FORMAT, OrderFile, read_orders
+from firedoor.cli.order_file import FORMAT, OrderFile, read_orders
 from firedoor.errors import Malformed, Unavailable
 from firedoor.identity import FleetId
 from firedoor.runtime.catalogue import Catalogue
 from firedoor.runtime.clocks import Clock
 from firedoor.runtime.files import durable_write
 from firedoor.runtime.piece_store import PieceStore
+from firedoor.runtime.trust_client import fleet_of
 from firedoor.wire.codec import decode, encode
 from firedoor.wire.stick import STICK_BYTES_MAX, Inbound, Outbound
 
@@ -50,27 +51,31 @@ class Stick:
             durable_write(mark, fleet.encode())
         self.store = PieceStore(folder / "pieces")
 
-    def catalogue(self, root: bytes) -> Catalogue:
+    def catalogue(self, root: bytes | None = None) -> Catalogue:
         """Signed metadata and manifests; `root`: the fleet's first, its digest is the fleet's id.
 
         Raises:
-            Untrusted: that is another fleet's.
+            Unavailable: there is neither a root nor one on the stick.
+            Malformed: it is none, or another fleet's.
         """
+        path = self._folder / "metadata" / "served" / "1.root.json"
+        if root is None and path.exists():
+            root = path.read_bytes()
+        if root is None:
+            raise Unavailable(str(self._folder), why="it has not been at the fleet yet")
+        if fleet_of(root) != self._fleet:
+            raise Malformed(
+                "root.json", wanted=f"fleet {self._fleet[:12]}", got=fleet_of(root)[:12]
+            )
         folder = self._folder / "metadata"
         catalogue = Catalogue(folder, root=root, fleet=self._fleet, clock=Clock())
         catalogue.load()
         return catalogue
 
-    @property
-    def root(self) -> bytes | None:
-        """The fleet's first root, where the stick has been to a mirror that has it."""
-        path = self._folder / "metadata" / "served" / "1.root.json"
-        return path.read_bytes() if path.exists() else None
-
     # --- records -------------------------------------------------------------------------------
 
     def orders(self) -> tuple[bytes, ...]:
-        """Every order that it has met."""
+        """Every order that it has met; raises as `read_orders`."""
         path = self._folder / "orders"
         return read_orders(path, self._fleet).records if path.exists() else ()
 
@@ -78,9 +83,8 @@ class Stick:
         """Hold exactly these."""
         durable_write(self._folder / "orders", encode(OrderFile(FORMAT, self._fleet, records)))
 
-    @property
     def beacon(self) -> bytes:
-        """The latest that it has met; empty: none."""
+        """The latest of where it was at the fleet; empty: none."""
         path = self._folder / "beacon"
         return path.read_bytes() if path.exists() else b""
 
@@ -91,13 +95,12 @@ class Stick:
     # --- sites ---------------------------------------------------------------------------------
 
     def keep_outbound(self, outbound: Outbound) -> None:
-        """This is what the site asks for now; what came for an earlier visit is delivered."""
+        """This is what the site of a mirror asks for now."""
         folder = self._folder / "sites" / outbound.mirror
         folder.mkdir(parents=True, exist_ok=True)
         durable_write(folder / "outbound", encode(outbound))
-        (folder / "inbound").unlink(missing_ok=True)
 
-    def outbound(self) -> list[Outbound]:
+    def all_outbound(self) -> list[Outbound]:
         """What every site that it was at asks for.
 
         Raises:
@@ -110,7 +113,7 @@ class Stick:
         ]
 
     def keep_inbound(self, mirror: str, inbound: Inbound) -> None:
-        """This is what has come for a site."""
+        """This is what has come for a site; it stays until more comes, for a visit may fail."""
         durable_write(self._folder / "sites" / mirror / "inbound", encode(inbound))
 
     def inbound(self, mirror: str) -> Inbound | None:

@@ -2,9 +2,9 @@
 
 * A mirror with nobody above it keeps the last nonce of each peer. A stick takes them all; beyond
   the gap their Merkle root is asked for as any other nonce is.
-* The mirror keeps nothing of what a stick has taken: the nonces come home beside the answer. A
-  stick can withhold a lease, and make it older, but mint none, for the path of each nonce must lead
-  to what the origin signed.
+* The mirror need remember nothing of what a stick has taken: the nonces come home beside the
+  answer. A stick can withhold a lease, and make it older, but mint none, for the path of each nonce
+  must lead to what the origin signed.
 * Whoever is away when the stick comes home gets its answer when it asks the next time.
 
 Source: halt.md, The lease (24 h for an air-gapped site, fed by stick).
@@ -17,12 +17,12 @@ from firedoor.halt.merkle import AGAIN, climb, paths_of, root_of
 from firedoor.identity import PeerId
 from firedoor.limits import PATH_STEPS_MAX
 from firedoor.wire.messages import LeaseGiven
-from firedoor.wire.stick import CARRIED_MAX, Answer, Asked
+from firedoor.wire.stick import CARRIED_MAX, Answer, Question
 
 
-def root_of_questions(asked: Iterable[Asked]) -> bytes:
+def root_of_questions(questions: Iterable[Question]) -> bytes:
     """What stands for all these nonces beyond the gap."""
-    return root_of([one.nonce for one in asked])
+    return root_of([one.nonce for one in questions])
 
 
 class CarriedLeases:
@@ -42,9 +42,9 @@ class CarriedLeases:
             del self._asked[next(iter(self._asked))]
         return self._answers.get(peer)
 
-    def questions(self) -> tuple[Asked, ...]:
+    def questions(self) -> tuple[Question, ...]:
         """What a stick takes, by peer."""
-        return tuple(Asked(peer, self._asked[peer]) for peer in sorted(self._asked))
+        return tuple(Question(peer, self._asked[peer]) for peer in sorted(self._asked))
 
     def take(self, answer: Answer, nonces: bytes) -> dict[PeerId, LeaseGiven]:
         """The answer of each peer; `nonces`: the root that the origin signed.
@@ -53,12 +53,12 @@ class CarriedLeases:
             Untrusted: it is no answer to these questions.
             Malformed: a path that is none, or is too long.
         """
-        if climb(root_of_questions(answer.asked), answer.path) != nonces:
+        if climb(root_of_questions(answer.questions), answer.path) != nonces:
             raise Untrusted("lease", wanted="the answer to these nonces", got="another")
-        paths = paths_of([one.nonce for one in answer.asked])
+        paths = paths_of([one.nonce for one in answer.questions])
         given = {
             PeerId(one.peer): LeaseGiven(answer.record, (*steps, AGAIN, *answer.path))
-            for one, steps in zip(answer.asked, paths, strict=True)
+            for one, steps in zip(answer.questions, paths, strict=True)
         }
         longest = max((len(each.path) for each in given.values()), default=0)
         if longest > PATH_STEPS_MAX:

@@ -34,9 +34,11 @@ ASK_AGAIN_SPAN_MAX = Span(10.0)
 # A refused answer is asked for anew this soon: newer metadata or orders are on their way.
 REFUSED_SPAN = Span(0.5)
 
-# Where a stick carries nonces and answers, a node always has one ready that is at most so old, says
-# it again so often, for a mirror that has started anew, and keeps all that may be on their way.
+# Where a stick carries nonces, an endpoint's is at most so old when a stick takes it along: little
+# beside the hours of its way, and 144 of a day are quickly looked through.
 CARRIED_FRESH_SPAN = Span(600.0)
+
+# It is said again so often: a mirror that has started anew knows all of its site a minute later.
 CARRIED_AGAIN_SPAN = Span(60.0)
 
 # A node that was refused for want of a lease looks for one this long after it last asked to move.
@@ -107,13 +109,13 @@ class Known:
 class Lease:
     """The lease of one node. `why`: why there is none, or why the last answer gave none."""
 
-    __slots__ = ("_not_before", "_open", "_sent_at", "_since", "_sought_until", "terms", "why")
+    __slots__ = ("_again_at", "_not_before", "_open", "_since", "_sought_until", "terms", "why")
 
     def __init__(self, terms: LeaseTerms) -> None:
         self.terms = terms
         # When each was drawn; more than one only where they are carried.
         self._open: dict[bytes, Instant] = {}
-        self._sent_at = Instant(0.0)
+        self._again_at = Instant(0.0)
         self._since: Instant | None = None
         self._not_before = Instant(0.0)
         self._sought_until = Instant(0.0)
@@ -129,7 +131,8 @@ class Lease:
         else:
             self._open.clear()
         self._open.setdefault(nonce, now)
-        self._sent_at = now
+        patience = CARRIED_AGAIN_SPAN if self.terms.is_carried else self.terms.patience
+        self._again_at = after(now, patience)
 
     def to_say_again(self, now: Instant) -> bytes | None:
         """The open nonce that is still young enough for a stick; None: a new one is to be drawn."""
@@ -142,7 +145,11 @@ class Lease:
 
     def ask_soon(self) -> None:
         """Whoever was asked is gone, or somebody new can be: do not wait for the old answer."""
-        self._reopen(now=Instant(0.0), again=Span(0.0))
+        self._ask_at(Instant(0.0))
+
+    def say(self, why: str) -> None:
+        """Why there is none, for a person."""
+        self.why = why
 
     def void(self, why: str) -> None:
         """What was granted counts no more."""
@@ -155,11 +162,11 @@ class Lease:
         return age is not None and 0 <= age <= span
 
     def age(self, now: Instant) -> Span | None:
-        """Seconds since the nonce of the present lease was sent; None: there is none."""
+        """Seconds since the nonce of the present lease was drawn; None: there is none."""
         return None if self._since is None else between(self._since, now)
 
     def is_due(self, now: Instant, *, has_work: bool) -> bool:
-        """Whether to draw a nonce and ask now."""
+        """Whether to draw a nonce and ask now, or to say one again."""
         due = self._due(now, has_work=has_work)
         return due is not None and now >= due
 
@@ -198,26 +205,23 @@ class Lease:
     def refuse(self, why: str, now: Instant) -> None:
         """An answer gave no lease; what was granted before goes on until it is too old."""
         self.why = why
-        self._reopen(now, again=ASK_AGAIN_SPAN if self.terms.is_carried else REFUSED_SPAN)
+        self._ask_at(after(now, ASK_AGAIN_SPAN if self.terms.is_carried else REFUSED_SPAN))
 
     def _due(self, now: Instant, *, has_work: bool) -> Instant | None:
         is_carried = self.terms.is_carried
         if not (has_work or is_carried) and now > self._sought_until:
             return None
         if self._open:
-            patience = CARRIED_AGAIN_SPAN if is_carried else self.terms.patience
-            return after(self._sent_at, patience)
+            return self._again_at
         if self._since is None or is_carried:
             return max(now, self._not_before)
         return max(after(self._since, self.terms.renewal), self._not_before)
 
-    def _reopen(self, now: Instant, *, again: Span) -> None:
-        """Ask once more, so long from `now` on; with a new nonce, but where they are carried."""
-        if self.terms.is_carried:
-            self._sent_at = Instant(now + again - CARRIED_AGAIN_SPAN)
-        else:
+    def _ask_at(self, moment: Instant) -> None:
+        """Ask once more then; with a new nonce, but where they are carried."""
+        if not self.terms.is_carried:
             self._open.clear()
-        self._not_before = after(now, again)
+        self._again_at = self._not_before = moment
 
     def _forget_before(self, moment: Instant) -> None:
         """Nonces that were drawn by then are answered, or too old to be."""

@@ -5,7 +5,8 @@
   versions, would stall equality for ever.
 * After a start an endpoint moves and activates nothing until it has synced with one mirror that
   has caught up itself, or with one peer where no mirror is configured or found. A mirror goes on
-  serving meanwhile, fetches nothing, and brings nobody up to date before it has heard its upstream.
+  serving meanwhile, fetches nothing, and brings nobody up to date before it has heard its upstream,
+  or has a lease by stick.
 
 Source: halt.md, Paths and S1.
 """

@@ -294,11 +294,11 @@ class Host:
     def send(self, peer: PeerId, message: object) -> None:
         """Queue one message for `peer`; a peer too slow to take it is dropped and comes back."""
         line = self.lines.open.get(peer)
+        if line is None or line.socket.is_closing:
+            return
         if message is not self._encoded[0]:
             # A roster or an order goes to many; it is put into bytes once.
             self._encoded = (message, encode_message(message))
-        if line is None or line.socket.is_closing:
-            return
         if not line.socket.send(self._encoded[1]):
             log("peer-too-slow", peer=peer)
 

@@ -339,15 +339,20 @@ def peer_of_request(request: web.Request, clock: Clock) -> Peer:
     return peer_of(certificate, clock.unix())
 
 
-async def read_body(request: web.Request, limit: int) -> bytes:
+async def read_body(
+    request: web.Request, limit: int, *, before_each: Callable[[], None] = lambda: None
+) -> bytes:
     """The body of a request, if it has at most `limit` bytes.
+
+    `before_each`: is asked before each 64 KiB, and raises where no more may come.
 
     Raises:
         Malformed: it has more; the rest is not read.
     """
     parts: list[bytes] = []
     size = 0
-    async for part in request.content.iter_chunked(1 << 16):
+    async for part in request.content.iter_chunked(GATE_BYTES):
+        before_each()
         size += len(part)
         if size > limit:
             raise Malformed("body", wanted=f"at most {limit} bytes", got="more")

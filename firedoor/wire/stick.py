@@ -17,7 +17,7 @@ from firedoor.limits import (
     ROSTER_MAX,
 )
 from firedoor.units import KIB
-from firedoor.wire.messages import Digest, Id, Receipt, Record, Step
+from firedoor.wire.messages import Count, Digest, Id, Receipt, Record, Step, Text
 
 # The endpoints of a site and its mirror.
 CARRIED_MAX = ROSTER_MAX + 1
@@ -32,34 +32,37 @@ Pem = Annotated[bytes, Meta(max_length=ENROLMENT_BYTES_MAX)]
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class Question:
     """The open nonce of one peer."""
 
     peer: Id
     nonce: Digest
 
 
-Questions = Annotated[tuple[Asked, ...], Meta(max_length=CARRIED_MAX)]
+Questions = Annotated[tuple[Question, ...], Meta(max_length=CARRIED_MAX)]
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A lease `record` over the Merkle root of the nonces `asked`, to which `path` leads on."""
+    """A lease over `questions`: in this order their nonces' Merkle root is what was asked for.
+
+    `path`: the steps from that root to the nonces of the lease in `record`.
+    """
 
     record: Record
     path: Annotated[tuple[Step, ...], Meta(max_length=PATH_STEPS_MAX)]
-    asked: Questions
+    questions: Questions
 
 
 @dataclass(frozen=True, slots=True)
 class Outbound:
-    """What a stick takes out of a site. `mirror`: whose; `requests`: for certificates.
+    """What a stick takes out of the site of `mirror`. `requests`: for certificates.
 
     `receipts`: what its endpoints say of halts.
     """
 
     mirror: Id
-    asked: Questions
+    questions: Questions
     requests: Annotated[tuple[Pem, ...], Meta(max_length=CARRIED_MAX)]
     receipts: Annotated[tuple[Receipt, ...], Meta(max_length=CARRIED_RECEIPTS_MAX)] = ()
 
@@ -70,6 +73,19 @@ class Inbound:
 
     answer: Answer | None
     certificates: Annotated[tuple[Pem, ...], Meta(max_length=CARRIED_MAX)]
+
+
+@dataclass(frozen=True, slots=True)
+class Homecoming:
+    """What an `Inbound` came to. `is_leased`: the mirror itself, and `why` not.
+
+    `told`: connected endpoints that were sent a lease; `certificates`: that were of use.
+    """
+
+    is_leased: bool
+    why: Text
+    told: Count
+    certificates: Count
 
 
 @dataclass(frozen=True, slots=True)

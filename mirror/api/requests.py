@@ -13,10 +13,10 @@ def asker(request: web.Request) -> Peer:
 
 
 def require(request: web.Request, role: Role) -> None:
-    """Whether the asker has this role.
+    """Nothing, if the asker has this role and a certificate within its dates.
 
     Raises:
-        Untrusted: it has another, or its certificate is past its dates.
+        Untrusted: it has not.
     """
     peer = asker(request)
     if peer.role is not role:

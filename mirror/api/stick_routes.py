@@ -16,8 +16,8 @@ from firedoor.wire.stick import STICK_BYTES_MAX, Inbound, MetadataFiles
 from mirror.api.requests import piece_of, require
 from mirror.carrying import CarriedFiles, Carrying
 
-# All metadata of a fleet: of each publisher a list, and of each role its newest file.
-_METADATA_BYTES_MAX = 64 << 20
+# All metadata of a fleet together; a publisher's list of 10,000 releases is 4 MB.
+_ALL_METADATA_BYTES_MAX = 64 << 20
 
 
 class Daemon(Protocol):
@@ -62,14 +62,13 @@ class StickApi:
         brought = decode(Inbound, body, what="stick", limit=STICK_BYTES_MAX)
         done = await self._carrying.inbound(brought)
         self._daemon.look_for_releases()
-        facts = {"is_leased": done.is_leased, "why": done.why, "told": done.told}
-        return web.json_response({**facts, "certificates": done.certificates})
+        return web.Response(body=encode(done))
 
     async def metadata(self, request: web.Request) -> web.Response:
         """Signed metadata, whole."""
         require(request, Role.OPERATOR)
-        body = await read_body(request, _METADATA_BYTES_MAX)
-        brought = decode(MetadataFiles, body, what="metadata", limit=_METADATA_BYTES_MAX)
+        body = await read_body(request, _ALL_METADATA_BYTES_MAX)
+        brought = decode(MetadataFiles, body, what="metadata", limit=_ALL_METADATA_BYTES_MAX)
         await self._daemon.refresh_from(CarriedFiles(brought))
         return web.Response()
 
@@ -88,8 +87,11 @@ class StickApi:
     async def piece(self, request: web.Request) -> web.Response:
         """One piece of a release."""
         require(request, Role.OPERATOR)
-        stored = await read_body(request, PIECE_BYTES_MAX)
         manifest, digest = request.match_info["manifest"], piece_of(request)
+        # Asked for each portion that comes, as in a fetch.
+        stored = await read_body(
+            request, PIECE_BYTES_MAX, before_each=lambda: self._carrying.require(manifest)
+        )
         await self._carrying.take_piece(manifest, digest, stored)
         return web.Response()
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from firedoor.cli.stick import OrderFile
+from firedoor.cli.order_file import OrderFile
 from firedoor.errors import Unavailable
 from firedoor.halt.envelope import seal
 from firedoor.halt.order import HaltPayload

@@ -8,7 +8,7 @@ import pytest
 
 from firedoor.cli.stick_folder import Stick
 from firedoor.identity import FleetId, Role
-from firedoor.wire.stick import Asked
+from firedoor.wire.stick import Question
 from tests.live.lab import MIB, STEP_S, LabSite, clock_off_by, tell
 
 pytestmark = [pytest.mark.live, pytest.mark.slow]
@@ -100,13 +100,14 @@ def test_a_bent_stick_costs_a_visit_and_lets_nothing_in(tmp_path: Path) -> None:
         await until_asked(site, 2)
         await carry(site, "mirror", "origin")
         stick = Stick(site.folder / "stick", FleetId((site.folder / "stick" / "fleet").read_text()))
-        (asked,) = stick.outbound()
+        (asked,) = stick.all_outbound()
         good = stick.inbound(asked.mirror)
         assert good is not None
         assert good.answer is not None
         # Somebody adds a machine to those that the origin's word is for, and bends a piece.
-        more = (*good.answer.asked, Asked("0" * 32, bytes(32)))
-        stick.keep_inbound(asked.mirror, replace(good, answer=replace(good.answer, asked=more)))
+        more = (*good.answer.questions, Question("0" * 32, bytes(32)))
+        bent = replace(good.answer, questions=more)
+        stick.keep_inbound(asked.mirror, replace(good, answer=bent))
         piece = next((site.folder / "stick" / "pieces").glob("*/*"))
         whole = piece.read_bytes()
         piece.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))

@@ -46,7 +46,7 @@ from firedoor.pieces.inventory import Bits, PieceMap
 from firedoor.trust.keys import Authority, RoleKeys, key_of
 from firedoor.units import KIB, Instant
 from firedoor.wire.messages import Countersign, Logged, Message, OrderIds, Orders, Recorded
-from firedoor.wire.stick import Answer, Asked
+from firedoor.wire.stick import Answer, Question
 
 FLEET = FleetId("0a" * 16)
 SEEDS = {"halt": [bytes([1]) * 32], "resume": [bytes([2]) * 32], "beacon": [bytes([3]) * 32]}
@@ -84,7 +84,7 @@ class World:
         self._nonces = 0
         self._authority = AUTHORITY
         self._signs: dict[str, bytes] = {}
-        self._asked: tuple[Asked, ...] = ()
+        self._questions: tuple[Question, ...] = ()
         self._answer: Answer
 
     def play(self, command: str) -> list[str]:
@@ -105,7 +105,8 @@ class World:
         peer = Peer(PeerId(sha256(name.encode()).hexdigest()[:32]), Role(role), "branch")
         settings = NodeSettings(peer.id, peer.role, "branch", 7443, is_origin="origin" in traits)
         terms = AIR_GAPPED if "gap" in traits else STANDARD
-        settings = replace(settings, has_mirrors="alone" not in traits, lease=terms)
+        is_alone = "alone" in traits or ("gap" in traits and peer.role is Role.MIRROR)
+        settings = replace(settings, has_mirrors=not is_alone, lease=terms)
         self._signs[name] = OTHER_BEACON if "key" in traits else SEEDS["beacon"][0]
         if "key" in traits:
             settings = replace(settings, beacon_key=key_of(OTHER_BEACON).keyid)
@@ -273,15 +274,15 @@ class World:
 
     def _take(self, name: str) -> None:
         """`take MIRROR`: a stick takes along what the site asks."""
-        self._asked = self._nodes[name].leasing.carried.questions()
+        self._questions = self._nodes[name].leasing.carried.questions()
         self._lines.append(
-            f"asked by {', '.join(self._names[PeerId(e.peer)] for e in self._asked)}"
+            f"asked by {', '.join(self._names[PeerId(e.peer)] for e in self._questions)}"
         )
 
     def _sign(self, origin: str) -> None:
         """`sign ORIGIN`: the stick's nonces are signed there."""
-        record = self._lease(origin, climb(root_of_questions(self._asked), ()))
-        self._answer = Answer(record, (), self._asked)
+        record = self._lease(origin, climb(root_of_questions(self._questions), ()))
+        self._answer = Answer(record, (), self._questions)
 
     def _bring(self, name: str) -> None:
         """`bring MIRROR`: the stick comes home."""

@@ -223,6 +223,7 @@ def test_a_journal_waits_for_threads_that_are_at_it_before_it_closes(tmp_path: P
     with ThreadPoolExecutor(8) as pool:
         works = [pool.submit(journal.add_failed, bytes([number])) for number in range(200)]
         works[20].result()
+        # Without a wait the interpreter itself crashes here, most times.
         journal.close()
         for work in works:
             with suppress(Unavailable):
