@@ -41,6 +41,7 @@ class Leasing:
     """The lease of a node, and the nonces that go through it."""
 
     __slots__ = (
+        "_asked_of",
         "_can_ask",
         "_dice",
         "_is_fed_by_stick",
@@ -74,6 +75,8 @@ class Leasing:
         self._is_stranded = False
         # An endpoint's own nonce that has not left yet, where they are carried.
         self._unsent: bytes | None = None
+        # Whose word on it is looked at: each costs a way up a tree for each open nonce.
+        self._asked_of: frozenset[PeerId] = frozenset()
 
     def covers(self, gate: Gate, now: Instant) -> bool:
         """Whether there is a lease for what lies behind `gate`; if not, one is looked for."""
@@ -120,8 +123,10 @@ class Leasing:
         `signs`: a beacon key here counts; a second origin's makes leases while none is above it.
         """
         peer = session.peer.id
-        if not session.sync.is_open:
-            return []  # Sync before anything that moves.
+        if not session.sync.is_open or self._asks_for_itself:
+            # Sync before anything that moves. And where leases are carried a mirror keeps one
+            # question for each peer: a neighbour's would take the place of this endpoint's own.
+            return []
         if self._is_origin or signs or _upstreams(sessions):
             self._can_ask = True
             # A renewal can wait for those of the whole site; the origin's signatures have a bound.
@@ -160,7 +165,7 @@ class Leasing:
             TooLarge, Malformed, Untrusted: not the origin's, or no answer to what was asked.
         """
         self._missed = frozenset()
-        is_own = self._asks_for_itself and self.lease.is_asking
+        is_own = sender in self._asked_of and self.lease.is_asking
         if not (self._relay.is_open or is_own):
             return []  # Nobody asked: an old answer, sent to cost us something.
         said = read_lease(message.record, authority)
@@ -216,6 +221,7 @@ class Leasing:
             self.ask(again, now)
         if self._unsent is not None:
             nonce, self._unsent = self._unsent, None
+            self._asked_of = frozenset(above)
             return [Send(peer, LeaseAsked(nonce, self.lease.is_urgent(now))) for peer in above]
         return [] if self._is_stranded else self._flush(above, now, is_signing=is_signing)
 
@@ -269,7 +275,7 @@ class Leasing:
 
     def _asked_peers(self, open_ones: list[Session]) -> list[PeerId]:
         above = _upstreams(open_ones)
-        if above or self._role is Role.MIRROR:
+        if above or self._role is Role.MIRROR or self._asks_for_itself:
             return above
         agents = sorted(one.peer.id for one in open_ones if one.peer.role is Role.AGENT)
         # Others each time: some may reach no mirror, or may not want to.

@@ -87,6 +87,9 @@ PIECES_MAX = 1_000_000
 # Metadata files of TUF. The largest, a publisher's list of releases, is about 400 bytes a release.
 METADATA_BYTES_MAX = 16 * MIB
 
+# All metadata of a fleet together: a publisher's list of 10,000 releases is 4 MB.
+ALL_METADATA_BYTES_MAX = 64 * MIB
+
 # Of these, on one stick: a list of releases for each of some hundred publishers, and every root.
 METADATA_FILES_MAX = 1024
 

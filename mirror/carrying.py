@@ -15,7 +15,6 @@ import asyncio
 from firedoor.errors import FiredoorError, Unavailable, Untrusted
 from firedoor.halt.brake import Gate
 from firedoor.identity import Peer, PeerId
-from firedoor.limits import METADATA_BYTES_MAX
 from firedoor.pieces.inventory import piece_map
 from firedoor.runtime.certificates import id_of_request
 from firedoor.runtime.host import Host
@@ -28,12 +27,9 @@ from firedoor.wire.stick import (
     Answer,
     Homecoming,
     Inbound,
-    MetadataFiles,
     Outbound,
 )
 from mirror.receipts import ReceiptDesk
-
-_METADATA = "/v1/metadata/"
 
 
 class Postbox:
@@ -43,12 +39,15 @@ class Postbox:
         self.ca = ca
         self.requests: dict[PeerId, bytes] = {}
         self._certificates: dict[PeerId, bytes] = {}
+        self._handed: set[PeerId] = set()
 
     def put(self, peer: PeerId, certificate: bytes) -> bool:
-        """Keep a certificate until its machine asks for it; whether there was room."""
+        """Keep a certificate for its machine; whether there was room."""
         has_room = len(self._certificates) < CARRIED_MAX or peer in self._certificates
         if has_room:
             self._certificates[peer] = certificate
+            self._handed.discard(peer)
+            self.requests.pop(peer, None)
         return has_room
 
     async def enrol(self, body: bytes) -> bytes:
@@ -70,13 +69,16 @@ class Postbox:
         """
         del asker
         peer = id_of_request(body)
-        brought = self._certificates.pop(peer, None)
-        if brought is not None:
-            self.requests.pop(peer, None)
+        brought = self._certificates.get(peer)
+        if brought is not None and peer not in self._handed:
+            self._handed.add(peer)
             return brought
+        # Who asks again after it was handed one has not got it, or is due once more.
         if len(self.requests) < CARRIED_MAX or peer in self.requests:
             self.requests[peer] = body
-        raise Unavailable("renewal", why="it waits for the next stick")
+        if brought is None:
+            raise Unavailable("renewal", why="it waits for the next stick")
+        return brought
 
 
 class Carrying:
@@ -205,17 +207,3 @@ class Carrying:
                 raise Unavailable(f"manifest {manifest[:12]}", why="it is not here yet")
             self._held = (manifest, dict.fromkeys(piece_map(manifest, held).digests))
         return self._held[1]
-
-
-class CarriedFiles:
-    """A `Get` of metadata from what a stick has brought."""
-
-    def __init__(self, brought: MetadataFiles) -> None:
-        self._files = brought.files
-
-    async def __call__(self, path: str, limit: int) -> bytes:
-        """The file of metadata at `path`; Unavailable where the stick has none of that size."""
-        data = self._files.get(path.removeprefix(_METADATA).replace("/", "%2F"))
-        if data is None or len(data) > min(limit, METADATA_BYTES_MAX):
-            raise Unavailable(path, why=f"the stick has none of at most {limit} bytes")
-        return data

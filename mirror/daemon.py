@@ -16,6 +16,7 @@ from firedoor.halt.brake import Gate
 from firedoor.identity import PeerId, Role
 from firedoor.limits import FRAME_BYTES_MAX, ROSTER_MAX
 from firedoor.runtime.asking import FirstContact
+from firedoor.runtime.carried_files import CarriedFiles
 from firedoor.runtime.catalogue import Get
 from firedoor.runtime.dialling import Neighbours, keep_dialling
 from firedoor.runtime.discovery import Discovery
@@ -27,7 +28,6 @@ from firedoor.runtime.trust_client import ReleaseEntry
 from firedoor.wire.codec import encode
 from firedoor.wire.messages import Announce, Health, Message, Receipts, Recorded, Report
 from mirror.beacon_key import BeaconSigner
-from mirror.carrying import CarriedFiles
 from mirror.certificates import certificate_of
 from mirror.endpoints import Endpoints, believable
 from mirror.origin import Origin
@@ -44,6 +44,9 @@ SYNC_AGAIN_S = 2.0
 # every recorded order at once; only the word to the operator waits for this.
 BEACON_PAUSE_S = 0.5
 BEACON_PAUSE_S_PER_PEER = 0.002
+
+# What is served is announced again so often, to whoever is connected.
+ANNOUNCE_AGAIN_S = 600.0
 
 # Reports of one frame; the largest single one fits beside the frame's own bytes.
 REPORTS_BYTES_MAX = FRAME_BYTES_MAX // 2
@@ -102,6 +105,7 @@ class MirrorDaemon:
             self._endpoints.keep_saving(),
             self.desk.keep_passing(self._upstream_ids, self._host.send),
             self._keep_naming(),
+            self._keep_announcing(),
         )
         await self._host.run(self, *workers, *dials, *origin, *renewal)
 
@@ -182,7 +186,8 @@ class MirrorDaemon:
     async def refresh_from(self, files: CarriedFiles) -> None:
         """Believe the metadata that a stick has brought, and announce it; raises as `refresh`."""
         async with self._syncing:
-            await self._host.catalogue.refresh(files)
+            # Past its dates metadata starts nothing, but its keys are those that halts come by.
+            await self._host.catalogue.refresh(files, files.targets)
             self._host.believe()
             self._announce_news()
 
@@ -213,7 +218,7 @@ class MirrorDaemon:
                 self._host.send(each, notice)
 
     def _announce_news(self) -> None:
-        """Tell all, unless they were told just that: whoever could not take it asks by itself."""
+        """Tell all, unless they were told just that."""
         said = (self._host.catalogue.timestamp, self._targets())
         if said != self._told:
             self._told = said
@@ -222,6 +227,12 @@ class MirrorDaemon:
     def _targets(self) -> int:
         authority = self._host.catalogue.authority
         return authority.targets_version if authority is not None else 0
+
+    async def _keep_announcing(self) -> None:
+        """For whoever could not take it when it was said: a clock that is right again, for one."""
+        while True:
+            await asyncio.sleep(ANNOUNCE_AGAIN_S)
+            self._announce()
 
     async def _sync(self) -> None:
         while True:

@@ -5,7 +5,9 @@ along, and have answered what the sites asked. At an air-gapped site's mirror: g
 take along what the site asks. Orders go both ways at either.
 """
 
-from collections.abc import Iterator
+import tempfile
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,11 +15,12 @@ from typing import Any
 from firedoor.cli.common import open_key, say, status_at, with_client
 from firedoor.cli.handing import give
 from firedoor.cli.origin import ANSWER_BYTES_MAX, origin_of
-from firedoor.cli.stick_folder import Stick
+from firedoor.cli.stick_folder import RESERVE_BYTES, Stick
 from firedoor.cli.talk import Talk, talking
-from firedoor.errors import Denied, FiredoorError, Malformed, Unavailable
+from firedoor.errors import Denied, FiredoorError, Malformed, Refused, Unavailable, Untrusted
 from firedoor.halt.carried import root_of_questions
 from firedoor.halt.envelope import Envelope, id_of
+from firedoor.halt.orderset import OrderSet
 from firedoor.identity import FleetId, PeerId, Role
 from firedoor.limits import (
     BATCH_BYTES,
@@ -27,11 +30,15 @@ from firedoor.limits import (
     ORDER_BYTES_MAX,
 )
 from firedoor.pieces.inventory import PieceMap, piece_map
+from firedoor.pieces.manifest import Manifest
+from firedoor.runtime.carried_files import CarriedFiles
 from firedoor.runtime.catalogue import Catalogue
+from firedoor.runtime.clocks import Clock
 from firedoor.runtime.peer_client import PeerClient
 from firedoor.runtime.screen import plain
 from firedoor.runtime.settings import split_address
 from firedoor.runtime.trust_client import ReleaseEntry
+from firedoor.trust.keys import Authority
 from firedoor.wire.codec import decode, encode, unpack
 from firedoor.wire.stick import (
     STICK_BYTES_MAX,
@@ -59,6 +66,11 @@ class Dock:
     async def get(self, path: str, limit: int) -> bytes:
         """What it has at `path`; raises as `PeerClient.get`."""
         return await self.client.get(*self.address, path, expect=self.peer, limit=limit)
+
+    def whole(self) -> set[str]:
+        """The manifests of the releases that it has every piece of."""
+        rows = self.status["releases"]
+        return {row["manifest"] for row in rows if 0 < row["pieces_total"] == row["pieces_have"]}
 
     async def post(self, path: str, body: bytes, headers: dict[str, str] | None = None) -> bytes:
         """Its answer to `body`; raises as `PeerClient.post`."""
@@ -102,23 +114,45 @@ def carry(folder: Path, key_file: tuple[Path, Path | None], to: list[str]) -> No
 # --- both ends -----------------------------------------------------------------------------------
 
 
-async def _swap_orders(dock: Dock, stick: Stick, there: list[bytes]) -> None:
-    """Orders go both ways. One that this mirror refuses, another one may take."""
-    theirs = {_id(dock, one): one for one in there}
-    mine = {_id(dock, one): one for one in stick.orders()}
+async def _give_orders(dock: Dock, stick: Stick, there: Sequence[bytes]) -> None:
+    """Every order of the stick that is not there. One that this mirror refuses another may take."""
+    held = {_id(dock, one) for one in there}
     given = 0
-    for order in [each for each in mine if each not in theirs]:
-        try:
-            await give(dock.client, dock.address, mine[order], order)
-            given += 1
-        except Denied as error:
-            say(f"order {order.hex()[:12]} is refused there: {error}")
-    stick.keep_orders(tuple((mine | theirs).values()))
-    say(f"orders: {given} were new here, {len(mine | theirs)} on the stick")
+    for record in stick.orders():
+        order = _id(dock, record)
+        if order not in held:
+            try:
+                await give(dock.client, dock.address, record, order)
+                given += 1
+            except Denied as error:
+                say(f"order {order.hex()[:12]} is refused there: {error}")
+    say(f"orders: {given} were new here")
 
 
 def _id(dock: Dock, record: bytes) -> bytes:
     return id_of(dock.fleet, decode(Envelope, record, what="order", limit=ORDER_BYTES_MAX))
+
+
+def _take_orders(stick: Stick, beacon: bytes, there: Sequence[bytes], keys: Authority) -> None:
+    """What this mirror holds goes on the stick too: what the fleet's keys have signed, and no more.
+
+    The same bounds hold as at a node, so that no mirror can fill a stick.
+    """
+    orders = OrderSet()
+    with suppress(Refused):
+        orders.name(beacon, keys)
+    for record in (*stick.orders(), *there):
+        with suppress(Refused):
+            orders.admit(record, keys)
+    stick.keep_orders(orders.records_but(()))
+    say(f"orders: {len(orders.ids())} on the stick")
+
+
+@asynccontextmanager
+async def _catalogue(dock: Dock, root: bytes) -> AsyncIterator[Catalogue]:
+    """An empty one beside the stick: it keeps links, which a stick's file system may not have."""
+    with tempfile.TemporaryDirectory(prefix="firedoor-carry-") as folder:
+        yield Catalogue(Path(folder), root=root, fleet=dock.fleet, clock=Clock())
 
 
 # --- where a network leads to the origin ---------------------------------------------------------
@@ -127,15 +161,22 @@ def _id(dock: Dock, record: bytes) -> bytes:
 async def _at_the_fleet(dock: Dock, stick: Stick) -> None:
     async with talking(dock.client, dock.address) as talk:
         # Before all that may fail: nothing else stops anything.
-        await _swap_orders(dock, stick, talk.orders)
+        await _give_orders(dock, stick, talk.orders)
         root = await dock.get("/v1/metadata/1.root.json", METADATA_BYTES_MAX)
-        catalogue = stick.catalogue(root)
-        await catalogue.refresh(dock.get)
-        for outbound in stick.all_outbound():
-            await _answer(dock, stick, outbound, talk=talk, catalogue=catalogue)
-        stick.keep_beacon(talk.beacon)
-        for entry in _newest(dock, catalogue):
-            await _take(dock, stick, catalogue, entry)
+        async with _catalogue(dock, root) as catalogue:
+            await catalogue.refresh(dock.get)
+            assert catalogue.authority is not None
+            _take_orders(stick, talk.beacon, talk.orders, catalogue.authority)
+            for outbound in stick.all_outbound():
+                await _answer(dock, stick, outbound, talk=talk, catalogue=catalogue)
+            # What came meanwhile may be in those leases.
+            _take_orders(stick, talk.beacon, talk.orders, catalogue.authority)
+            stick.keep_beacon(talk.beacon)
+            stick.keep_metadata(MetadataFiles(catalogue.files()))
+            newest = _newest(dock, catalogue)
+            stick.keep_only({entry.manifest for entry in newest})
+            for entry in newest:
+                await _take(dock, stick, catalogue, entry)
 
 
 async def _answer(
@@ -146,8 +187,11 @@ async def _answer(
     answer = None
     if outbound.questions:
         root = root_of_questions(outbound.questions)
-        given = await talk.lease(root, catalogue, dock.get)
-        answer = Answer(given.record, given.path, outbound.questions)
+        try:
+            given = await talk.lease(root, catalogue, dock.get)
+            answer = Answer(given.record, given.path, outbound.questions)
+        except FiredoorError as error:
+            say(f"no leases for the site of mirror {outbound.mirror[:12]}: {error}")
     certificates = []
     for request in outbound.requests:
         try:
@@ -176,8 +220,9 @@ async def _take(dock: Dock, stick: Stick, catalogue: Catalogue, entry: ReleaseEn
     """Put one release on the stick, whole."""
     name = f"{entry.product} {entry.version}"
     try:
-        pieces = piece_map(entry.manifest, await catalogue.manifest(entry, dock.get))
-        await _fetch(dock, stick, pieces)
+        manifest = await catalogue.manifest(entry, dock.get)
+        stick.keep_manifest(entry.manifest, catalogue.manifest_bytes(entry.manifest) or b"")
+        await _fetch(dock, stick, piece_map(entry.manifest, manifest))
     except FiredoorError as error:
         say(f"{name} is not taken along: {error}")
     else:
@@ -185,13 +230,9 @@ async def _take(dock: Dock, stick: Stick, catalogue: Catalogue, entry: ReleaseEn
 
 
 async def _fetch(dock: Dock, stick: Stick, pieces: PieceMap) -> None:
-    stick.store.make_sure_of_room(
-        sum(
-            size
-            for digest, size in zip(pieces.digests, pieces.sizes, strict=True)
-            if not stick.store.has(digest)
-        )
-    )
+    sizes = zip(pieces.digests, pieces.sizes, strict=True)
+    missing = sum(size for digest, size in sizes if not stick.store.has(digest))
+    stick.store.make_sure_of_room(missing + RESERVE_BYTES)
     for first, last in _runs(pieces, stick):
         start, end = pieces.range_of(first, last)
         wanted = list(zip(pieces.digests[first:last], pieces.sizes[first:last], strict=True))
@@ -229,32 +270,46 @@ def _runs(pieces: PieceMap, stick: Stick) -> Iterator[tuple[int, int]]:
 
 
 async def _at_the_site(dock: Dock, stick: Stick) -> None:
-    catalogue = await _bring_metadata(dock, stick)
-    async with talking(dock.client, dock.address) as talk:
-        await _swap_orders(dock, stick, talk.orders)
-    async with talking(dock.client, dock.address, beacon=stick.beacon()):
+    brought = stick.metadata()
+    # First, for a mirror that has none can check no order; and halts must reach it all the same.
+    await _bring_metadata(dock, brought)
+    async with talking(dock.client, dock.address, beacon=stick.beacon()) as talk:
+        await _give_orders(dock, stick, talk.orders)
         await _come_home(dock, stick)
-    for entry in catalogue.releases if catalogue is not None else ():
-        assert catalogue is not None
-        await _give(dock, stick, catalogue, entry)
+    for digest, data, manifest in stick.manifests():
+        await _give(dock, stick, (digest, data), manifest)
     answer = await dock.get("/v1/stick", STICK_BYTES_MAX)
     outbound = decode(Outbound, answer, what="/v1/stick", limit=STICK_BYTES_MAX)
+    if outbound.mirror != dock.peer:
+        got = f"that of {outbound.mirror[:12]}"
+        raise Untrusted("/v1/stick", wanted="what this mirror's site asks", got=got)
     stick.keep_outbound(outbound)
     asked, requests = len(outbound.questions), len(outbound.requests)
     wanted = f"{asked} that want a lease, {requests} that want a certificate"
     say(f"taken along: {wanted}, {len(outbound.receipts)} receipt(s)")
+    if brought is not None:
+        await _bring_orders_home(dock, stick, brought, talk.orders)
 
 
-async def _bring_metadata(dock: Dock, stick: Stick) -> Catalogue | None:
-    """First of all, for a mirror that has none can check no order; None: the stick has none."""
-    try:
-        catalogue = stick.catalogue()
-        await dock.post("/v1/stick/metadata", encode(MetadataFiles(catalogue.files())))
-    except FiredoorError as error:
-        # Halts must reach the site all the same.
-        say(f"metadata is not brought: {error}")
-        return None
-    return catalogue
+async def _bring_metadata(dock: Dock, brought: MetadataFiles | None) -> None:
+    if brought is not None:
+        try:
+            await dock.post("/v1/stick/metadata", encode(brought))
+        except FiredoorError as error:
+            say(f"metadata is not brought: {error}")
+
+
+async def _bring_orders_home(
+    dock: Dock, stick: Stick, brought: MetadataFiles, there: Sequence[bytes]
+) -> None:
+    """Orders that were handed over at the site, which the fleet may not have heard of."""
+    files = CarriedFiles(brought)
+    async with _catalogue(dock, brought.files.get("1.root.json", b"")) as catalogue:
+        with suppress(FiredoorError):
+            # Its dates may be over by now; the keys are good.
+            await catalogue.refresh(files, files.targets)
+        if catalogue.authority is not None:
+            _take_orders(stick, stick.beacon(), there, catalogue.authority)
 
 
 async def _come_home(dock: Dock, stick: Stick) -> None:
@@ -268,34 +323,32 @@ async def _come_home(dock: Dock, stick: Stick) -> None:
     except FiredoorError as error:
         say(f"what has come for this site is not taken: {error}")
         return
-    lease = "the mirror has a lease" if done.is_leased else f"no lease: {plain(done.why)}"
-    say(f"{lease}; {done.told} endpoint(s) told, {done.certificates} certificate(s)")
+    lease = "the mirror has a lease" if done.is_leased else "no lease"
+    why = f": {plain(done.why)}" if done.why else ""
+    say(f"{lease}{why}; {done.told} endpoint(s) told, {done.certificates} certificate(s)")
 
 
-async def _give(dock: Dock, stick: Stick, catalogue: Catalogue, entry: ReleaseEntry) -> None:
-    """Bring the mirror one release, if the stick has it whole."""
-    held = catalogue.manifest_bytes(entry.manifest)
-    manifest = catalogue.held_manifest(entry.manifest)
-    if held is None or manifest is None:
+async def _give(dock: Dock, stick: Stick, release: tuple[str, bytes], manifest: Manifest) -> None:
+    """Bring the mirror a release, digest and bytes of its manifest, if the stick has it whole."""
+    digest, data = release
+    name = f"{manifest.product} {manifest.version}"
+    if digest in dock.whole():
         return
-    name = f"{entry.product} {entry.version}"
-    if not all(stick.store.has(digest) for digest in piece_map(entry.manifest, manifest).digests):
+    if not all(stick.store.has(piece) for piece in piece_map(digest, manifest).digests):
         say(f"{name} is not whole on the stick")
         return
     try:
-        await dock.post(f"/v1/stick/manifest/{entry.manifest}", held)
-        answer = await dock.get(f"/v1/stick/missing/{entry.manifest}", ANSWER_BYTES_MAX)
+        await dock.post(f"/v1/stick/manifest/{digest}", data)
+        answer = await dock.get(f"/v1/stick/missing/{digest}", ANSWER_BYTES_MAX)
         missing = unpack(answer, what="missing pieces", limit=ANSWER_BYTES_MAX)
         if not isinstance(missing, list) or not all(isinstance(one, bytes) for one in missing):
             raise Malformed("missing pieces", wanted="digests", got=type(missing).__name__)
-        for digest in missing:
-            stored = stick.store.get(digest)
+        for piece in missing:
+            stored = stick.store.get(piece)
             if stored is None:
                 raise Unavailable(name, why="the stick is damaged; carry it to the fleet again")
-            path = f"/v1/stick/piece/{entry.manifest}"
-            await dock.post(path, stored, {"X-Piece": digest.hex()})
-        if missing:
-            await dock.post(f"/v1/stick/whole/{entry.manifest}", b"")
+            await dock.post(f"/v1/stick/piece/{digest}", stored, {"X-Piece": piece.hex()})
+        await dock.post(f"/v1/stick/whole/{digest}", b"")
         say(f"{name}: {len(missing)} piece(s) were new here")
     except FiredoorError as error:
         # The mirror's own sentence, without the path that was asked.

@@ -1,31 +1,37 @@
 """What lies in the folder that a person carries between an air-gapped site and the fleet.
 
     fleet                        the fleet's id
-    metadata/ pieces/            as in a mirror's state: verified when written and when read
+    metadata                     signed metadata, as a mirror serves it
+    manifests/ pieces/           releases, by digest
     orders, beacon               signed records
     sites/MIRROR/outbound        what this mirror's site asks for
     sites/MIRROR/inbound         what has come for it
 
-Nothing in it is secret, and nothing is believed that does not prove itself: a stick that is lost
-or bent costs a visit.
+* Nothing in it is secret, and nothing is believed that does not prove itself: a stick that is lost
+  or damaged costs a visit.
+* Plain files and folders alone: a stick's file system has no links, no owners and no modes.
 """
 
+import os
+from collections.abc import Collection
 from pathlib import Path
 
 from firedoor.cli.order_file import FORMAT, OrderFile, read_orders
-from firedoor.errors import Malformed, Unavailable
+from firedoor.errors import Malformed, Refused, Unavailable
 from firedoor.identity import FleetId
-from firedoor.runtime.catalogue import Catalogue
-from firedoor.runtime.clocks import Clock
-from firedoor.runtime.files import durable_write
+from firedoor.limits import ALL_METADATA_BYTES_MAX, MANIFEST_BYTES_MAX
+from firedoor.pieces.manifest import Manifest, decode_manifest, manifest_id
+from firedoor.runtime.files import sync_folder
 from firedoor.runtime.piece_store import PieceStore
-from firedoor.runtime.trust_client import fleet_of
 from firedoor.wire.codec import decode, encode
-from firedoor.wire.stick import STICK_BYTES_MAX, Inbound, Outbound
+from firedoor.wire.stick import STICK_BYTES_MAX, Inbound, MetadataFiles, Outbound
+
+# Releases leave so much free, for what the next visits add to leases, orders and receipts.
+RESERVE_BYTES = 32 << 20
 
 
 class Stick:
-    """One folder. `store`: its pieces."""
+    """One folder. `store`: its pieces. What cannot be written or read is Unavailable, and named."""
 
     def __init__(self, folder: Path, fleet: FleetId) -> None:
         """Open it, or begin it where there is none.
@@ -48,29 +54,57 @@ class Stick:
         if held and held != fleet:
             raise Malformed(str(folder), wanted=f"fleet {fleet[:12]}", got=repr(held[:12]))
         if not held:
-            durable_write(mark, fleet.encode())
+            _put(mark, fleet.encode())
         self.store = PieceStore(folder / "pieces")
 
-    def catalogue(self, root: bytes | None = None) -> Catalogue:
-        """Signed metadata and manifests; `root`: the fleet's first, its digest is the fleet's id.
+    # --- releases ------------------------------------------------------------------------------
+
+    def metadata(self) -> MetadataFiles | None:
+        """Signed metadata of the last visit at the fleet; None: there was none.
 
         Raises:
-            Unavailable: there is neither a root nor one on the stick.
-            Malformed: it is none, or another fleet's.
+            Malformed, TooLarge: the file is damaged.
         """
-        path = self._folder / "metadata" / "served" / "1.root.json"
-        if root is None and path.exists():
-            root = path.read_bytes()
-        if root is None:
-            raise Unavailable(str(self._folder), why="it has not been at the fleet yet")
-        if fleet_of(root) != self._fleet:
-            raise Malformed(
-                "root.json", wanted=f"fleet {self._fleet[:12]}", got=fleet_of(root)[:12]
-            )
-        folder = self._folder / "metadata"
-        catalogue = Catalogue(folder, root=root, fleet=self._fleet, clock=Clock())
-        catalogue.load()
-        return catalogue
+        path = self._folder / "metadata"
+        if not path.exists():
+            return None
+        return decode(MetadataFiles, _read(path), what=str(path), limit=ALL_METADATA_BYTES_MAX)
+
+    def keep_metadata(self, files: MetadataFiles) -> None:
+        """Hold exactly these."""
+        _put(self._folder / "metadata", encode(files))
+
+    def keep_manifest(self, digest: str, data: bytes) -> None:
+        """Hold one more release's."""
+        _put(self._folder / "manifests" / digest, data)
+
+    def manifests(self) -> list[tuple[str, bytes, Manifest]]:
+        """Digest, bytes and content of every manifest here that is whole."""
+        found = []
+        for path in sorted((self._folder / "manifests").glob("*")):
+            data = _read(path)[: MANIFEST_BYTES_MAX + 1]
+            try:
+                manifest = decode_manifest(data)
+            except Refused:
+                continue  # Half-written, or damaged: the next visit at the fleet brings it anew.
+            if manifest_id(data) == path.name:
+                found.append((path.name, data, manifest))
+        return found
+
+    def keep_only(self, manifests: Collection[str]) -> None:
+        """Forget all other releases, so that a stick does not fill up."""
+        for path in (self._folder / "manifests").glob("*"):
+            if path.name not in manifests:
+                path.unlink(missing_ok=True)
+        held = {
+            piece.digest
+            for _, _, manifest in self.manifests()
+            for file in manifest.files
+            for piece in file.pieces
+        }
+        for path in (self._folder / "pieces").glob("*/*"):
+            if f"{path.parent.name}{path.name}" not in {digest.hex() for digest in held}:
+                path.unlink(missing_ok=True)
 
     # --- records -------------------------------------------------------------------------------
 
@@ -81,24 +115,22 @@ class Stick:
 
     def keep_orders(self, records: tuple[bytes, ...]) -> None:
         """Hold exactly these."""
-        durable_write(self._folder / "orders", encode(OrderFile(FORMAT, self._fleet, records)))
+        _put(self._folder / "orders", encode(OrderFile(FORMAT, self._fleet, records)))
 
     def beacon(self) -> bytes:
-        """The latest of where it was at the fleet; empty: none."""
+        """That of the last visit at the fleet; empty: none."""
         path = self._folder / "beacon"
-        return path.read_bytes() if path.exists() else b""
+        return _read(path) if path.exists() else b""
 
     def keep_beacon(self, record: bytes) -> None:
         """Hold this one."""
-        durable_write(self._folder / "beacon", record)
+        _put(self._folder / "beacon", record)
 
     # --- sites ---------------------------------------------------------------------------------
 
     def keep_outbound(self, outbound: Outbound) -> None:
         """This is what the site of a mirror asks for now."""
-        folder = self._folder / "sites" / outbound.mirror
-        folder.mkdir(parents=True, exist_ok=True)
-        durable_write(folder / "outbound", encode(outbound))
+        _put(self._folder / "sites" / outbound.mirror / "outbound", encode(outbound))
 
     def all_outbound(self) -> list[Outbound]:
         """What every site that it was at asks for.
@@ -108,13 +140,12 @@ class Stick:
         """
         paths = sorted((self._folder / "sites").glob("*/outbound"))
         return [
-            decode(Outbound, path.read_bytes(), what=str(path), limit=STICK_BYTES_MAX)
-            for path in paths
+            decode(Outbound, _read(path), what=str(path), limit=STICK_BYTES_MAX) for path in paths
         ]
 
     def keep_inbound(self, mirror: str, inbound: Inbound) -> None:
         """This is what has come for a site; it stays until more comes, for a visit may fail."""
-        durable_write(self._folder / "sites" / mirror / "inbound", encode(inbound))
+        _put(self._folder / "sites" / mirror / "inbound", encode(inbound))
 
     def inbound(self, mirror: str) -> Inbound | None:
         """What has come for a site; None: nothing.
@@ -125,4 +156,26 @@ class Stick:
         path = self._folder / "sites" / mirror / "inbound"
         if not path.exists():
             return None
-        return decode(Inbound, path.read_bytes(), what=str(path), limit=STICK_BYTES_MAX)
+        return decode(Inbound, _read(path), what=str(path), limit=STICK_BYTES_MAX)
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise Unavailable(str(path), why=error.strerror or str(error)) from error
+
+
+def _put(path: Path, data: bytes) -> None:
+    """As `durable_write`, without a mode: a stick's file system refuses most of them."""
+    fresh = path.with_name(f"{path.name}.new")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with fresh.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        fresh.replace(path)
+        sync_folder(path.parent)
+    except OSError as error:
+        raise Unavailable(str(path), why=error.strerror or str(error)) from error

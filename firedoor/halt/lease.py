@@ -213,9 +213,10 @@ class Lease:
             return None
         if self._open:
             return self._again_at
-        if self._since is None or is_carried:
+        if self._since is None:
             return max(now, self._not_before)
-        return max(after(self._since, self.terms.renewal), self._not_before)
+        age = CARRIED_FRESH_SPAN if is_carried else self.terms.renewal
+        return max(after(self._since, age), self._not_before)
 
     def _ask_at(self, moment: Instant) -> None:
         """Ask once more then; with a new nonce, but where they are carried."""

@@ -270,6 +270,9 @@ class OrderSet:
         if digest == root_of(self.counted()):
             # Exactly what is held here: no list need have come.
             return frozenset(self.counted())
+        if digest == root_of(()):
+            # An origin that has logged nothing yet has made no beacon.
+            return frozenset()
         return self._lists.get(digest)
 
     def missed_by(self, ids: Collection[bytes]) -> frozenset[bytes]:

@@ -227,18 +227,22 @@ class Host:
         for effect in effects:
             self._do(effect, entries)
         self._stirred.set()
-        done = partial(self._recorded, effects)
-        if entries or any(isinstance(effect, AddSignature) for effect in effects):
-            # A signature queues behind what may still wait for the disk, even with nothing to keep.
-            is_forwarding = any(isinstance(effect, Send) for effect in effects)
-            self._recorder.keep(entries, done, is_forwarding=is_forwarding)
-        else:
-            done()
-        for effect in effects:
-            if isinstance(effect, Tell):
-                self._tell(effect)
+        done, follow = partial(self._recorded, effects), partial(self._follow, effects)
         is_cut, self._is_cut = self._is_cut, False
         is_changed, self._is_changed = self._is_changed, False
+        if entries or any(isinstance(effect, AddSignature) for effect in effects):
+            # A signature queues behind what may still wait for the disk, even with nothing to keep.
+            self._recorder.keep(entries, done)
+            asyncio.get_running_loop().call_soon(follow, is_cut, is_changed)
+        else:
+            done()
+            follow(is_cut, is_changed)
+
+    def _follow(self, effects: list[Effect], is_cut: bool, is_changed: bool) -> None:  # noqa: FBT001  # call_soon takes no names
+        """What comes after the disk: lines for people, and the program's own part."""
+        for effect in effects:
+            if isinstance(effect, Tell):
+                is_changed |= self._tell(effect)
         if is_cut:
             self.program.on_cut()
         if is_changed:
@@ -258,7 +262,10 @@ class Host:
             case KeepForgotten(order):
                 entries.append((FORGOTTEN, order))
             case DrawNonce():
-                self._divergence = self.clock.divergence()
+                lease = self.node.leasing.lease
+                # Where they are carried older nonces may still be answered: they count from then.
+                if not (lease.terms.is_carried and lease.is_asking):
+                    self._divergence = self.clock.divergence()
                 now = self.clock.now()
                 self.apply(self.node.ask_lease(self.clock.nonce(), now))
             case SignLease(nonces):
@@ -284,12 +291,12 @@ class Host:
             case _:
                 assert_never(effect)
 
-    def _tell(self, what: Tell) -> None:
+    def _tell(self, what: Tell) -> bool:
+        """Say what has happened; whether the program's part may change by it."""
         log_facts(what.event, dict(what.facts))
         if what.event == "peer-synced":
             self.program.on_synced(PeerId(str(dict(what.facts)["peer"])))
-        elif what.event in {"reconciled", "leased", "lease-lapsed", "order-logged"}:
-            self._is_changed = True
+        return what.event in {"reconciled", "leased", "lease-lapsed", "order-logged"}
 
     def send(self, peer: PeerId, message: object) -> None:
         """Queue one message for `peer`; a peer too slow to take it is dropped and comes back."""

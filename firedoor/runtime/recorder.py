@@ -1,6 +1,7 @@
 """How records get into the order log: at once while the disk is quick, by a thread where it is not.
 
-* All records of one moment share one write and one fdatasync.
+* All records of one moment share one write and one fdatasync: of all frames that were there to be
+  read when the first of them came, and of all that came while the disk was busy.
 * A thread's turn costs five times as much CPU as the write itself, and on a busy machine two turns
   of waiting for a core: with 200 endpoints on two cores p99 of recording was a third higher.
 * A disk that hangs costs one turn of the event loop. Nothing moves or starts in it, for the brake
@@ -30,33 +31,34 @@ class Recorder:
         self._log = order_log
         self._start = start
         self._writing = asyncio.Lock()
-        # What waits for its turn on the loop, and what waits in a thread or for one.
-        self._soon = self._slow = 0
+        # What waits for this turn of the loop to end, with what waits for it in turn.
+        self._soon: list[tuple[Sequence[Entry], Callable[[], None]]] = []
+        # How many writes wait in a thread or for one.
+        self._slow = 0
 
-    def keep(
-        self, entries: Sequence[Entry], then: Callable[[], None], *, is_forwarding: bool
-    ) -> None:
+    def keep(self, entries: Sequence[Entry], then: Callable[[], None]) -> None:
         """Make `entries` durable, then do `then`.
 
-        `is_forwarding`: messages wait in outboxes that shall leave first.
+        What was sent before leaves first: outboxes are emptied in this turn of the loop, too.
         """
-        if is_forwarding or self._soon:
-            self._soon += 1
-            asyncio.get_running_loop().call_soon(self._keep_soon, entries, then)
-        else:
-            self._keep_now(entries, then)
+        self._soon.append((entries, then))
+        if len(self._soon) == 1:
+            asyncio.get_running_loop().call_soon(self._keep_all)
 
-    def _keep_soon(self, entries: Sequence[Entry], then: Callable[[], None]) -> None:
-        self._soon -= 1
-        self._keep_now(entries, then)
+    def _keep_all(self) -> None:
+        waiting, self._soon = self._soon, []
+        entries = [entry for each, _ in waiting for entry in each]
 
-    def _keep_now(self, entries: Sequence[Entry], then: Callable[[], None]) -> None:
+        def done() -> None:
+            for _, then in waiting:
+                then()
+
         is_quick = self._log.is_quick and not self._slow
         if is_quick and self._is_written(entries):
-            then()
+            done()
         else:
             self._slow += 1
-            self._start(self._keep_slowly(entries, then))
+            self._start(self._keep_slowly(entries, done))
 
     async def _keep_slowly(self, entries: Sequence[Entry], then: Callable[[], None]) -> None:
         try:

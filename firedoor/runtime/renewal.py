@@ -26,9 +26,10 @@ from firedoor.units import UnixTime
 # Looked at this often: a machine that wakes from a week's sleep renews within minutes.
 LOOK_S = 300.0
 
-# Due, and no mirror is connected yet, or none could reach the origin: twice as long each time, up
-# to LOOK_S, for an air-gapped site waits for days.
+# Due, and no mirror is connected yet, or none could reach the origin: twice as long each time, for
+# an air-gapped site waits for days.
 TRY_AGAIN_S = 10.0
+TRY_AGAIN_S_MAX = 60.0
 
 Ask = Callable[[], list[tuple[str, int, PeerId]]]
 """Host, port and id of the mirrors that may be asked."""
@@ -56,7 +57,7 @@ class Renewal:
             except (FiredoorError, OSError) as error:
                 log("not-renewed", level="error", why=str(error), do="firedoor enrol --renew")
             await asyncio.sleep(LOOK_S if is_fresh else pause_s)
-            pause_s = TRY_AGAIN_S if is_fresh else min(2 * pause_s, LOOK_S)
+            pause_s = TRY_AGAIN_S if is_fresh else min(2 * pause_s, TRY_AGAIN_S_MAX)
 
     def due_request(self) -> bytes | None:
         """The request for the next certificate, in PEM; None: it is not due.

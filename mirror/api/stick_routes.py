@@ -9,15 +9,13 @@ from typing import Protocol
 from aiohttp import web
 
 from firedoor.identity import Role
-from firedoor.limits import MANIFEST_BYTES_MAX, PIECE_BYTES_MAX
+from firedoor.limits import ALL_METADATA_BYTES_MAX, MANIFEST_BYTES_MAX, PIECE_BYTES_MAX
+from firedoor.runtime.carried_files import CarriedFiles
 from firedoor.runtime.peer_server import read_body
 from firedoor.wire.codec import decode, encode, pack
 from firedoor.wire.stick import STICK_BYTES_MAX, Inbound, MetadataFiles
 from mirror.api.requests import piece_of, require
-from mirror.carrying import CarriedFiles, Carrying
-
-# All metadata of a fleet together; a publisher's list of 10,000 releases is 4 MB.
-_ALL_METADATA_BYTES_MAX = 64 << 20
+from mirror.carrying import Carrying
 
 
 class Daemon(Protocol):
@@ -67,8 +65,8 @@ class StickApi:
     async def metadata(self, request: web.Request) -> web.Response:
         """Signed metadata, whole."""
         require(request, Role.OPERATOR)
-        body = await read_body(request, _ALL_METADATA_BYTES_MAX)
-        brought = decode(MetadataFiles, body, what="metadata", limit=_ALL_METADATA_BYTES_MAX)
+        body = await read_body(request, ALL_METADATA_BYTES_MAX)
+        brought = decode(MetadataFiles, body, what="metadata", limit=ALL_METADATA_BYTES_MAX)
         await self._daemon.refresh_from(CarriedFiles(brought))
         return web.Response()
 

@@ -13,11 +13,12 @@ from firedoor.halt.lease import AIR_GAPPED, CARRIED_AGAIN_SPAN, CARRIED_FRESH_SP
 from firedoor.halt.merkle import climb
 from firedoor.identity import FleetId, Peer, PeerId, Role
 from firedoor.limits import PATH_STEPS_MAX
+from firedoor.runtime.carried_files import CarriedFiles
 from firedoor.runtime.certificates import id_of_request, make_request
 from firedoor.units import Instant
 from firedoor.wire.messages import LeaseGiven
 from firedoor.wire.stick import CARRIED_MAX, Answer, Inbound, MetadataFiles, Outbound, Question
-from mirror.carrying import CarriedFiles, Postbox
+from mirror.carrying import Postbox
 
 FLEET = FleetId("0a" * 16)
 HOUR = 3600.0
@@ -185,7 +186,7 @@ def test_a_jump_of_a_clock_costs_all_open_nonces() -> None:
 # --- certificates ---------------------------------------------------------------------------------
 
 
-def test_a_renewal_waits_for_the_stick_and_is_handed_out_once() -> None:
+def test_a_renewal_waits_for_the_stick_and_is_handed_out_until_the_next_comes() -> None:
     box, request = Postbox(b"ca"), make_request(b"\1" * 32)
     asker = Peer(id_of_request(request), Role.AGENT, "branch")
     with pytest.raises(Unavailable, match="next stick"):
@@ -194,8 +195,25 @@ def test_a_renewal_waits_for_the_stick_and_is_handed_out_once() -> None:
     box.put(asker.id, b"pem")
     assert asyncio.run(box.renew(request, asker)) == b"pem"
     assert not box.requests
-    with pytest.raises(Unavailable, match="next stick"):
-        asyncio.run(box.renew(request, asker))
+    # The answer was lost on its way, or it is due once more: the next stick takes a request, too.
+    assert asyncio.run(box.renew(request, asker)) == b"pem"
+    assert list(box.requests) == [asker.id]
+    box.put(asker.id, b"next")
+    assert asyncio.run(box.renew(request, asker)) == b"next"
+
+
+def test_a_certificate_waits_for_a_machine_that_has_not_asked_since_the_mirror_started() -> None:
+    box, request = Postbox(b"ca"), make_request(b"\1" * 32)
+    asker = Peer(id_of_request(request), Role.AGENT, "branch")
+    assert box.put(asker.id, b"pem")
+    assert asyncio.run(box.renew(request, asker)) == b"pem"
+
+
+def test_a_mirror_keeps_certificates_for_one_site_and_no_more() -> None:
+    box = Postbox(b"ca")
+    assert all(box.put(peer(number), b"pem") for number in range(CARRIED_MAX))
+    assert not box.put(peer(CARRIED_MAX), b"pem")
+    assert box.put(peer(0), b"next")
 
 
 def test_nobody_is_enrolled_where_no_network_leads_to_the_origin() -> None:

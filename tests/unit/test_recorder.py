@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Coroutine, Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,16 @@ class SlowLog(OrderLog):
         self.is_quick = False
 
 
+class CountingLog(OrderLog):
+    """A log that knows how often it was written."""
+
+    writes = 0
+
+    def append_all(self, entries: Iterable[Entry]) -> None:
+        self.writes += 1
+        super().append_all(entries)
+
+
 class Work:
     """Starts what the recorder hands on, and waits for it."""
 
@@ -46,11 +57,16 @@ def _bodies(path: Path) -> list[bytes]:
     return read_frames(path.read_bytes())[0]
 
 
-def test_a_quick_disk_has_all_records_of_one_moment_before_keep_returns(tmp_path: Path) -> None:
+def test_all_that_comes_in_one_turn_of_the_loop_shares_one_write(tmp_path: Path) -> None:
     async def story() -> None:
-        log, work, heard = OrderLog(tmp_path / "orders.log"), Work(), list[bytes]()
-        Recorder(log, work).keep(RECORDS, lambda: heard.extend(BODIES), is_forwarding=False)
-        assert _bodies(log.path) == BODIES == heard
+        log, work, heard = CountingLog(tmp_path / "orders.log"), Work(), list[str]()
+        keeper = Recorder(log, work)
+        for number in range(3):
+            keeper.keep(RECORDS[number : number + 1], partial(heard.append, str(number)))
+        await asyncio.sleep(0)
+        assert heard == ["0", "1", "2"]
+        assert _bodies(log.path) == BODIES
+        assert log.writes == 1
         assert not work.tasks
 
     asyncio.run(story())
@@ -60,7 +76,7 @@ def test_what_is_forwarded_leaves_before_the_disk_is_written(tmp_path: Path) -> 
     async def story() -> None:
         log, work, said = OrderLog(tmp_path / "orders.log"), Work(), list[str]()
         asyncio.get_running_loop().call_soon(said.append, "forwarded")
-        Recorder(log, work).keep(RECORDS, lambda: said.append("recorded"), is_forwarding=True)
+        Recorder(log, work).keep(RECORDS, lambda: said.append("recorded"))
         assert _bodies(log.path) == []
         await asyncio.sleep(0)
         assert said == ["forwarded", "recorded"]
@@ -73,9 +89,11 @@ def test_a_slow_disk_is_waited_for_by_a_thread(tmp_path: Path) -> None:
     async def story() -> None:
         log, work, said = SlowLog(tmp_path / "orders.log"), Work(), list[str]()
         keeper = Recorder(log, work)
-        keeper.keep(RECORDS[:1], lambda: said.append("one"), is_forwarding=False)
+        keeper.keep(RECORDS[:1], lambda: said.append("one"))
+        await asyncio.sleep(0)
         assert said == ["one"]
-        keeper.keep(RECORDS[1:], lambda: said.append("rest"), is_forwarding=False)
+        keeper.keep(RECORDS[1:], lambda: said.append("rest"))
+        await asyncio.sleep(0)
         assert said == ["one"]
         await work.ended()
         assert said == ["one", "rest"]
@@ -94,8 +112,10 @@ def test_records_wait_for_a_full_disk_in_the_order_in_which_they_came(
         # Full once: the second write would pass at once if it did not wait for the first.
         log.full = 1
         keeper = Recorder(log, work)
-        keeper.keep(RECORDS[:1], lambda: said.append("first"), is_forwarding=False)
-        keeper.keep(RECORDS[1:], lambda: said.append("then"), is_forwarding=False)
+        keeper.keep(RECORDS[:1], lambda: said.append("first"))
+        await asyncio.sleep(0)
+        keeper.keep(RECORDS[1:], lambda: said.append("then"))
+        await asyncio.sleep(0)
         assert said == []
         await work.ended()
         assert said == ["first", "then"]
