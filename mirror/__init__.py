@@ -1,1 +1,1 @@
-"""The mirror: relays signed releases, orders and beacons; without an upstream it is the origin."""
+"""The mirror: relays releases, orders and beacons; with the fleet's online keys, the origin."""

@@ -28,13 +28,8 @@ from firedoor.runtime.program import (
 from firedoor.runtime.renewal import Renewal
 from firedoor.runtime.settings import MirrorSettings, read_mirror, split_address
 from firedoor.runtime.tls import enrolment_server_context
-from mirror.api.origin_routes import (
-    Enroller,
-    Forwarder,
-    OriginApi,
-    enrolment_app,
-    forward_routes,
-)
+from mirror.api.enrolment_routes import Enroller, Forwarder, enrolment_app, forward_routes
+from mirror.api.origin_routes import OriginApi
 from mirror.api.stick_routes import StickApi
 from mirror.beacon_key import own_signer
 from mirror.carrying import Carrying, Postbox

@@ -37,7 +37,8 @@ T = TypeVar("T")
 # For one answer of a mirror whose own line is thin, and whose origin waits for a witness.
 _ANSWER_S = 30.0
 
-# A lease counts an order at once; the beacon that lists it comes later where a site is large.
+# A lease counts an order at once, and the beacon that lists it comes later: after this it is asked
+# for anew.
 _LIST_S = 3.0
 
 

@@ -82,9 +82,9 @@ class AgentSettings:
 
 @dataclass(frozen=True, slots=True)
 class MirrorSettings:
-    """mirror.toml. Without `upstream` this mirror is the origin and needs `origin_folder`.
+    """mirror.toml. With `origin_folder` it is the origin, with `upstream` a site's mirror.
 
-    Or a stick feeds it: then its `lease` is "air-gapped".
+    With neither a stick feeds it, and its `lease` is "air-gapped".
     """
 
     fleet_root: str

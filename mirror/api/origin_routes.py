@@ -1,19 +1,14 @@
-"""What only the origin answers, and how a site's mirror forwards enrolments to it.
-
-Publishing and tokens take an operator's certificate; renewal takes the certificate being renewed;
-forwarded enrolments take a mirror's. Enrolment itself has a listener of its own (facts.md: one
-port with optional client certificates leaves every route one forgotten check from open).
-"""
+"""What only the origin answers, to operators alone: publishing, keys, tokens, certificates."""
 
 import asyncio
 import json
-from collections.abc import Callable, Coroutine
+from collections.abc import Coroutine
 from typing import Any, Protocol, TypeVar
 
 from aiohttp import web
 
-from firedoor.errors import FiredoorError, Malformed, Unavailable, Untrusted
-from firedoor.identity import Peer, PeerId, Role
+from firedoor.errors import Malformed
+from firedoor.identity import Role
 from firedoor.limits import (
     ENROLMENT_BYTES_MAX,
     MANIFEST_BYTES_MAX,
@@ -21,13 +16,10 @@ from firedoor.limits import (
     PIECE_BYTES_MAX,
     PIECES_MAX,
 )
-from firedoor.runtime.certificates import id_of_request
-from firedoor.runtime.peer_client import PeerClient
-from firedoor.runtime.peer_server import read_body, say_errors
+from firedoor.runtime.peer_server import read_body
 from firedoor.runtime.piece_store import PieceStore
-from firedoor.runtime.settings import split_address
 from firedoor.wire.codec import pack, unpack
-from mirror.api.requests import asker, piece_of, require
+from mirror.api.requests import piece_of, require
 from mirror.origin import Origin
 from mirror.rotation import ROTATION_BYTES_MAX
 
@@ -37,46 +29,6 @@ T = TypeVar("T")
 _BODY_BYTES_MAX = METADATA_BYTES_MAX + MANIFEST_BYTES_MAX + 1024
 
 _TOKEN_SPAN_S_MAX = 7 * 86400
-
-
-class Enroller(Protocol):
-    """Who answers enrolments and renewals: the origin, or a mirror that asks it."""
-
-    ca: bytes
-
-    async def enrol(self, body: bytes) -> bytes:
-        """The answer to one enrolment."""
-
-    async def renew(self, body: bytes, asker: Peer) -> bytes:
-        """A new certificate."""
-
-
-class Forwarder:
-    """A site's mirror: hands enrolments and renewals up."""
-
-    def __init__(self, client: PeerClient, upstream: tuple[str, ...], ca: bytes) -> None:
-        self._client = client
-        self._upstream = upstream
-        self.ca = ca
-
-    async def enrol(self, body: bytes) -> bytes:
-        """The origin's answer; raises as `PeerClient.post`."""
-        return await self._post("/v1/enrol", body)
-
-    async def renew(self, body: bytes, asker: Peer) -> bytes:
-        """The origin's answer; raises as `PeerClient.post`."""
-        del asker  # The origin knows whom it enrolled.
-        return await self._post("/v1/renew", body)
-
-    async def _post(self, path: str, body: bytes) -> bytes:
-        last: FiredoorError = Unavailable(path, why="no upstream is configured")
-        for text in self._upstream:
-            host, port = split_address(text)
-            try:
-                return await self._client.post(host, port, path, body, limit=METADATA_BYTES_MAX)
-            except Unavailable as error:
-                last = error
-        raise last
 
 
 class Daemon(Protocol):
@@ -195,43 +147,3 @@ class OriginApi:
             raise Malformed("token", wanted="agent or mirror, within 7 days", got=str(asked)[:80])
         token = await asyncio.to_thread(self._origin.issue_token, role, site, span_s, ring)
         return web.json_response({"token": token})
-
-
-def forward_routes(enroller: Enroller, is_banned: Callable[[PeerId], bool]) -> list[web.RouteDef]:
-    """Renewal for every peer, and enrolment in a mirror's name, on the mTLS port."""
-
-    async def renew(request: web.Request) -> web.Response:
-        peer = asker(request)
-        body = await read_body(request, ENROLMENT_BYTES_MAX)
-        meant = id_of_request(body)
-        if is_banned(meant):
-            raise Untrusted("renewal", wanted="a machine that is not banned", got=meant[:12])
-        # Its own takes a certificate that has run out too. A person may carry another machine's,
-        # as a mirror does: who makes tokens gains nothing by it.
-        may_carry = peer.role is Role.MIRROR or (peer.role is Role.OPERATOR and peer.is_current)
-        if meant != peer.id and not may_carry:
-            raise Untrusted("renewal", wanted="a request for the asker's own key", got="another")
-        return web.Response(body=await enroller.renew(body, peer))
-
-    async def enrol(request: web.Request) -> web.Response:
-        require(request, Role.MIRROR)
-        return web.Response(
-            body=await enroller.enrol(await read_body(request, ENROLMENT_BYTES_MAX))
-        )
-
-    return [web.post("/v1/renew", renew), web.post("/v1/enrol", enrol)]
-
-
-def enrolment_app(enroller: Enroller) -> web.Application:
-    """The listener that a machine without a certificate can use, and nothing else."""
-
-    async def ca(_: web.Request) -> web.Response:
-        return web.Response(body=enroller.ca, content_type="application/x-pem-file")
-
-    async def enrol(request: web.Request) -> web.Response:
-        body = await read_body(request, ENROLMENT_BYTES_MAX)
-        return web.Response(body=await enroller.enrol(body), content_type="application/json")
-
-    app = web.Application(middlewares=[say_errors])
-    app.add_routes([web.get("/ca.pem", ca), web.post("/enrol", enrol)])
-    return app

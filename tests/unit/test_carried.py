@@ -1,26 +1,26 @@
-"""Leases by stick: what a mirror keeps, what it believes, and how long a nonce is good."""
+"""Leases by stick: what a mirror keeps and believes, and how long a nonce is good."""
 
-import asyncio
 from hashlib import sha256
-from pathlib import Path
 
 import pytest
 
-from firedoor.cli.stick_folder import Stick
-from firedoor.errors import Malformed, Unavailable, Untrusted
+from firedoor.dice import Dice
+from firedoor.errors import Malformed, Untrusted
 from firedoor.halt.carried import CarriedLeases, root_of_questions
 from firedoor.halt.lease import AIR_GAPPED, CARRIED_AGAIN_SPAN, CARRIED_FRESH_SPAN, Lease
 from firedoor.halt.merkle import climb
-from firedoor.identity import FleetId, Peer, PeerId, Role
+from firedoor.halt.orderset import OrderSet
+from firedoor.halt.sync import OrderSync
+from firedoor.identity import Peer, PeerId, Role
+from firedoor.leasing import Leasing
 from firedoor.limits import PATH_STEPS_MAX
-from firedoor.runtime.carried_files import CarriedFiles
-from firedoor.runtime.certificates import id_of_request, make_request
+from firedoor.node_settings import NodeSettings
+from firedoor.session import Session
 from firedoor.units import Instant
 from firedoor.wire.messages import LeaseGiven
-from firedoor.wire.stick import CARRIED_MAX, Answer, Inbound, MetadataFiles, Outbound, Question
-from mirror.carrying import Postbox
+from firedoor.wire.stick import CARRIED_MAX, Answer, Question
+from tests.unit.test_lease import AUTHORITY
 
-FLEET = FleetId("0a" * 16)
 HOUR = 3600.0
 
 
@@ -183,85 +183,28 @@ def test_a_jump_of_a_clock_costs_all_open_nonces() -> None:
     assert not lease.grant(climb(nonce(1), ()), (), Instant(6.0))
 
 
-# --- certificates ---------------------------------------------------------------------------------
+def test_an_endpoint_whose_mirror_is_online_asks_no_more_than_each_ten_minutes() -> None:
+    lease, drawn = Lease(AIR_GAPPED), 0
+    for second in range(3600):
+        now = Instant(float(second))
+        if lease.is_due(now, has_work=False):
+            drawn += 1
+            lease.ask(nonce(drawn), now)
+            assert lease.grant(climb(nonce(drawn), ()), (), now)
+    assert drawn == 3600 / CARRIED_FRESH_SPAN
 
 
-def test_a_renewal_waits_for_the_stick_and_is_handed_out_until_the_next_comes() -> None:
-    box, request = Postbox(b"ca"), make_request(b"\1" * 32)
-    asker = Peer(id_of_request(request), Role.AGENT, "branch")
-    with pytest.raises(Unavailable, match="next stick"):
-        asyncio.run(box.renew(request, asker))
-    assert list(box.requests) == [asker.id]
-    box.put(asker.id, b"pem")
-    assert asyncio.run(box.renew(request, asker)) == b"pem"
-    assert not box.requests
-    # The answer was lost on its way, or it is due once more: the next stick takes a request, too.
-    assert asyncio.run(box.renew(request, asker)) == b"pem"
-    assert list(box.requests) == [asker.id]
-    box.put(asker.id, b"next")
-    assert asyncio.run(box.renew(request, asker)) == b"next"
-
-
-def test_a_certificate_waits_for_a_machine_that_has_not_asked_since_the_mirror_started() -> None:
-    box, request = Postbox(b"ca"), make_request(b"\1" * 32)
-    asker = Peer(id_of_request(request), Role.AGENT, "branch")
-    assert box.put(asker.id, b"pem")
-    assert asyncio.run(box.renew(request, asker)) == b"pem"
-
-
-def test_a_mirror_keeps_certificates_for_one_site_and_no_more() -> None:
-    box = Postbox(b"ca")
-    assert all(box.put(peer(number), b"pem") for number in range(CARRIED_MAX))
-    assert not box.put(peer(CARRIED_MAX), b"pem")
-    assert box.put(peer(0), b"next")
-
-
-def test_nobody_is_enrolled_where_no_network_leads_to_the_origin() -> None:
-    with pytest.raises(Unavailable, match="enrol where one does"):
-        asyncio.run(Postbox(b"ca").enrol(b"{}"))
-
-
-def test_a_stick_s_metadata_is_had_by_name_and_nothing_else() -> None:
-    files = CarriedFiles(MetadataFiles({"1.root.json": b"root", "2.releases%2Fmain.json": b"list"}))
-    assert asyncio.run(files("/v1/metadata/1.root.json", 10)) == b"root"
-    assert asyncio.run(files("/v1/metadata/2.releases/main.json", 10)) == b"list"
-    for path, limit in (("/v1/metadata/2.root.json", 10), ("/v1/metadata/1.root.json", 3)):
-        with pytest.raises(Unavailable, match="the stick has none"):
-            asyncio.run(files(path, limit))
-
-
-# --- the folder -----------------------------------------------------------------------------------
-
-
-def test_a_stick_keeps_what_each_site_asks_and_the_last_answer_for_it(tmp_path: Path) -> None:
-    stick = Stick(tmp_path / "stick", FLEET)
-    outbound = Outbound(peer(1), (Question(peer(2), nonce(2)),), (b"request",))
-    stick.keep_outbound(outbound)
-    inbound = Inbound(Answer(b"record", (), outbound.questions), (b"pem",))
-    stick.keep_inbound(peer(1), inbound)
-    again = Stick(tmp_path / "stick", FLEET)
-    assert again.all_outbound() == [outbound]
-    assert again.inbound(peer(1)) == inbound
-    assert again.inbound(peer(3)) is None
-    # Until the next answer comes: the visit that brought this one may have failed half-way.
-    again.keep_outbound(outbound)
-    assert again.inbound(peer(1)) == inbound
-
-
-def test_a_stick_of_another_fleet_and_a_folder_that_is_none_are_refused(tmp_path: Path) -> None:
-    Stick(tmp_path / "stick", FLEET)
-    with pytest.raises(Malformed, match="wanted fleet 0b0b"):
-        Stick(tmp_path / "stick", FleetId("0b" * 16))
-    (tmp_path / "holiday").mkdir()
-    (tmp_path / "holiday" / "photo").touch()
-    with pytest.raises(Malformed, match="an empty folder, or a stick"):
-        Stick(tmp_path / "holiday", FLEET)
-
-
-def test_a_damaged_file_on_a_stick_is_named(tmp_path: Path) -> None:
-    stick = Stick(tmp_path / "stick", FLEET)
-    stick.keep_outbound(Outbound(peer(1), (), ()))
-    path = tmp_path / "stick" / "sites" / peer(1) / "outbound"
-    path.write_bytes(path.read_bytes()[:-1])
-    with pytest.raises(Malformed, match="outbound"):
-        stick.all_outbound()
+def test_only_who_was_asked_is_heard_where_each_answer_costs_a_day_of_nonces() -> None:
+    settings = NodeSettings(peer(1), Role.AGENT, "branch", 7443, lease=AIR_GAPPED)
+    leasing = Leasing(settings, OrderSet(), Dice(1))
+    leasing.ask(nonce(1), Instant(0.0))
+    # Read, it would be refused as no record at all.
+    given = LeaseGiven(b"junk", ())
+    assert leasing.given(given, peer(9), AUTHORITY, Instant(1.0)) == []
+    other = Peer(peer(2), Role.MIRROR, "branch")
+    mirror = Session(other, "h", is_upstream=True, sync=OrderSync(other, bytes(32)))
+    mirror.sync.has_delivered = mirror.sync.has_received = True
+    assert leasing.wake([mirror], Instant(1.0), has_work=False, signs=False)
+    assert leasing.given(given, peer(9), AUTHORITY, Instant(1.0)) == []
+    with pytest.raises(Malformed):
+        leasing.given(given, peer(2), AUTHORITY, Instant(1.0))

@@ -7,7 +7,7 @@ import pytest
 from firedoor.errors import Denied
 from firedoor.identity import Peer, PeerId, Role
 from firedoor.runtime.certificates import make_request
-from mirror.api.origin_routes import forward_routes
+from mirror.api.enrolment_routes import forward_routes
 from mirror.api.stick_routes import StickApi
 from tests.unit.test_transfers import AGENT, AGENT_SEED, EXPIRED, Fake, credentials, run, site
 
@@ -15,6 +15,9 @@ OPERATOR_SEED, OTHER_SEED = b"\5" * 32, b"\6" * 32
 OPERATOR = credentials(OPERATOR_SEED, Role.OPERATOR)
 OLD_OPERATOR = credentials(OPERATOR_SEED, Role.OPERATOR, age_days=800)
 MIRROR = credentials(OPERATOR_SEED, Role.MIRROR)
+
+
+OF_A_RELEASE = ("manifest", "piece", "whole")
 
 
 class Enroller:
@@ -29,8 +32,8 @@ class Enroller:
         return asker.role.value.encode()
 
 
-def no_one_is_banned(peer: PeerId) -> bool:
-    return not peer
+def is_banned(peer: PeerId) -> bool:
+    return peer == "banned"
 
 
 @pytest.mark.parametrize(
@@ -48,9 +51,7 @@ def test_a_certificate_is_renewed_by_its_own_or_carried_by_a_mirror_or_a_person(
     who: Any, seed: bytes
 ) -> None:
     async def story() -> None:
-        async with site(
-            Fake(), agent=who, more=forward_routes(Enroller(), no_one_is_banned)
-        ) as one:
+        async with site(Fake(), agent=who, more=forward_routes(Enroller(), is_banned)) as one:
             assert await one.post("/v1/renew", make_request(seed))
 
     run(story())
@@ -59,17 +60,19 @@ def test_a_certificate_is_renewed_by_its_own_or_carried_by_a_mirror_or_a_person(
 @pytest.mark.parametrize("who", [AGENT, OLD_OPERATOR], ids=["an agent", "a person past its dates"])
 def test_nobody_else_carries_another_s_request(who: Any) -> None:
     async def story() -> None:
-        async with site(
-            Fake(), agent=who, more=forward_routes(Enroller(), no_one_is_banned)
-        ) as one:
+        async with site(Fake(), agent=who, more=forward_routes(Enroller(), is_banned)) as one:
             with pytest.raises(Denied, match="asker's own key"):
                 await one.post("/v1/renew", make_request(OTHER_SEED))
 
     run(story())
 
 
-@pytest.mark.parametrize("who", [AGENT, MIRROR], ids=["an agent", "a mirror"])
-def test_a_stick_docks_for_operators_alone(who: Any) -> None:
+@pytest.mark.parametrize(
+    ("who", "wanted"),
+    [(AGENT, "role operator"), (MIRROR, "role operator"), (OLD_OPERATOR, "within its dates")],
+    ids=["an agent", "a mirror", "a person past its dates"],
+)
+def test_a_stick_docks_for_operators_alone(who: Any, wanted: str) -> None:
     # Whoever is refused gets no further than the certificate.
     api = StickApi(cast("Any", None), cast("Any", None))
     manifest = "ab" * 32
@@ -77,12 +80,10 @@ def test_a_stick_docks_for_operators_alone(who: Any) -> None:
     async def story() -> None:
         async with site(Fake(), agent=who, more=api.routes()) as one:
             for path in ("/v1/stick", f"/v1/stick/missing/{manifest}"):
-                with pytest.raises(Denied, match="wanted role operator"):
+                with pytest.raises(Denied, match=wanted):
                     await one.get(path)
-            for name in ("", "/metadata", f"/manifest/{manifest}", f"/piece/{manifest}"):
-                with pytest.raises(Denied, match="wanted role operator"):
+            for name in ("", "/metadata", *(f"/{each}/{manifest}" for each in OF_A_RELEASE)):
+                with pytest.raises(Denied, match=wanted):
                     await one.post(f"/v1/stick{name}", b"")
-            with pytest.raises(Denied, match="wanted role operator"):
-                await one.post(f"/v1/stick/whole/{manifest}", b"")
 
     run(story())
