@@ -10,7 +10,9 @@ from hypothesis import strategies as st
 from nacl.signing import SigningKey
 
 from firedoor.errors import Refused
+from firedoor.halt.carried import CarriedLeases, root_of_questions
 from firedoor.halt.envelope import Envelope, Signature, seal
+from firedoor.halt.merkle import climb
 from firedoor.halt.order import BeaconPayload, HaltPayload, ResumePayload, read_beacon, read_order
 from firedoor.halt.orderset import OrderSet
 from firedoor.identity import FleetId
@@ -38,6 +40,7 @@ from firedoor.wire.messages import (
     decode_message,
     encode_message,
 )
+from firedoor.wire.stick import STICK_BYTES_MAX, Answer, Inbound, Question
 
 FLEET = FleetId("0a" * 16)
 SEEDS = {kind: sha256(kind.encode()).digest() for kind in ("halt", "resume", "beacon")}
@@ -198,3 +201,26 @@ def test_a_mutated_frame_is_a_message_again_or_refused(frame: bytes) -> None:
         again = encode_message(message)
         assert len(again) <= FRAME_BYTES_MAX
         assert decode_message(again) == message
+
+
+# --- what a stick brings home --------------------------------------------------------------------
+
+QUESTIONS = tuple(
+    Question(f"{number:032x}", sha256(bytes([number])).digest()) for number in range(5)
+)
+SIGNED = climb(root_of_questions(QUESTIONS), ())
+INBOUND = encode(Inbound(Answer(b"lease", (), QUESTIONS), (b"pem",)))
+
+
+@given(bent([INBOUND]) | st.binary(max_size=300))
+def test_a_mutated_stick_gives_nobody_another_s_lease(data: bytes) -> None:
+    read = parsed_or_refused(lambda: decode(Inbound, data, what="stick", limit=STICK_BYTES_MAX))
+    if not isinstance(read, Inbound) or read.answer is None:
+        return
+    answer = read.answer
+    given_out = parsed_or_refused(lambda: CarriedLeases().take(answer, SIGNED))
+    for peer, message in given_out.items() if isinstance(given_out, dict) else ():
+        # Whatever name stands beside a nonce: a path leads from that nonce, and from no other.
+        own = [one.nonce for one in answer.questions if one.peer == peer][-1]
+        assert own in {one.nonce for one in QUESTIONS}
+        assert climb(own, message.path) == SIGNED

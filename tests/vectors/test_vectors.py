@@ -1,4 +1,4 @@
-"""The frozen bytes of every message and every kind of order.
+"""The frozen bytes of every message, every kind of order, and every record on a stick.
 
 A vector never changes: a change here is a change of the protocol, and old peers would refuse it.
 In the JSON, text that starts with `hex:` stands for bytes.
@@ -35,8 +35,9 @@ from firedoor.halt.scope import ScopeKind, parse_scope
 from firedoor.identity import FleetId
 from firedoor.trust.keys import Authority, RoleKeys, controller_of, key_of
 from firedoor.trust.signing import signed_bytes
-from firedoor.wire.codec import encode, pack, record
+from firedoor.wire.codec import decode, encode, pack, record
 from firedoor.wire.messages import TAGS, decode_message, encode_message
+from firedoor.wire.stick import STICK_BYTES_MAX, Homecoming, Inbound, MetadataFiles, Outbound
 
 HERE = Path(__file__).parent
 
@@ -73,6 +74,10 @@ def load(name: str) -> Any:
 
 MESSAGES = load("messages.json")
 ORDERS = load("orders.json")
+CARRIED = load("stick.json")
+ON_A_STICK: Mapping[str, type[Any]] = {
+    kind.__name__: kind for kind in (Homecoming, Inbound, MetadataFiles, Outbound)
+}
 KEYS = ORDERS["keys"]
 FLEET = FleetId(ORDERS["fleet"])
 
@@ -98,6 +103,18 @@ def test_fields_are_written_as_the_frozen_frame(vector: Any) -> None:
     message = record(TAGS[vector["tag"]], vector["fields"], what="vector")
     assert encode_message(message) == vector["frame"]
     assert pack([vector["tag"], vector["fields"]]) == vector["frame"]
+
+
+def test_every_record_on_a_stick_has_a_vector() -> None:
+    assert {vector["record"] for vector in CARRIED} == set(ON_A_STICK)
+
+
+@pytest.mark.parametrize("vector", CARRIED, ids=ids_of(CARRIED))
+def test_a_record_on_a_stick_is_written_and_read_as_its_frozen_bytes(vector: Any) -> None:
+    kind = ON_A_STICK[vector["record"]]
+    wanted = record(kind, vector["fields"], what="vector")
+    assert encode(wanted) == vector["bytes"]
+    assert decode(kind, vector["bytes"], what="vector", limit=STICK_BYTES_MAX) == wanted
 
 
 def authority() -> Authority:
