@@ -6,7 +6,7 @@ take along what the site asks. Orders go both ways at either.
 """
 
 import tempfile
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -116,10 +116,9 @@ def carry(folder: Path, key_file: tuple[Path, Path | None], to: list[str]) -> No
 
 async def _give_orders(dock: Dock, stick: Stick, there: Sequence[bytes]) -> None:
     """Every order of the stick that is not there. One that this mirror refuses another may take."""
-    held = {_id(dock, one) for one in there}
+    held = _by_id(dock, there)
     given = 0
-    for record in stick.orders():
-        order = _id(dock, record)
+    for order, record in _by_id(dock, stick.orders()).items():
         if order not in held:
             try:
                 await give(dock.client, dock.address, record, order)
@@ -129,8 +128,14 @@ async def _give_orders(dock: Dock, stick: Stick, there: Sequence[bytes]) -> None
     say(f"orders: {given} were new here")
 
 
-def _id(dock: Dock, record: bytes) -> bytes:
-    return id_of(dock.fleet, decode(Envelope, record, what="order", limit=ORDER_BYTES_MAX))
+def _by_id(dock: Dock, records: Iterable[bytes]) -> dict[bytes, bytes]:
+    """Those that are orders at all: junk among them must not keep the others back."""
+    found = {}
+    for record in records:
+        with suppress(Refused):
+            envelope = decode(Envelope, record, what="order", limit=ORDER_BYTES_MAX)
+            found[id_of(dock.fleet, envelope)] = record
+    return found
 
 
 def _take_orders(stick: Stick, beacon: bytes, there: Sequence[bytes], keys: Authority) -> None:

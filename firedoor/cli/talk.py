@@ -13,7 +13,7 @@ from firedoor.halt.lease import Known, check_lease, read_lease
 from firedoor.halt.merkle import climb
 from firedoor.halt.orderset import OrderSet
 from firedoor.identity import Role
-from firedoor.limits import RECEIPTS_MAX
+from firedoor.limits import ORDERS_MAX, RECEIPTS_MAX
 from firedoor.runtime.catalogue import Catalogue, Get
 from firedoor.runtime.peer_client import PeerClient
 from firedoor.runtime.peer_server import Conversation
@@ -120,7 +120,8 @@ class Talk:
         async for frame in self._socket.frames():
             match decode_message(frame):
                 case Orders(records):
-                    self.orders += records
+                    # No node holds more; a mirror that sends on and on sends junk.
+                    self.orders += records[: ORDERS_MAX - len(self.orders)]
                 case OrdersDone():
                     self._in_step.set()
                 case Beacon(record):

@@ -3,11 +3,12 @@
 import asyncio
 import os
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 from blake3 import blake3
 
-from firedoor.cli.carrying import _take_orders
+from firedoor.cli.carrying import Dock, _by_id, _take_orders
 from firedoor.cli.stick_folder import Stick
 from firedoor.errors import Malformed, Unavailable
 from firedoor.halt.envelope import seal
@@ -188,3 +189,11 @@ def test_nobody_fills_a_stick_with_orders(tmp_path: Path) -> None:
     assert {halt(0), halt(3)} <= kept
     assert len(kept) == UNRECORDED_PER_KEY_MAX
     assert not kept & set(junk)
+
+
+def test_junk_among_orders_keeps_no_other_order_back() -> None:
+    dock = Dock(cast("Any", None), FLEET, ("h", 1), peer(1), {})
+    assert list(_by_id(dock, [b"junk", halt(1), halt(2)[:-1], halt(3)]).values()) == [
+        halt(1),
+        halt(3),
+    ]
