@@ -294,16 +294,18 @@ class AgentDaemon:
     async def _refreshed(self) -> bool:
         """Ask those who have news until one brings it; False: none did."""
         for source in self._news():
-            targets = self._announced[source].targets
+            heard = self._announced[source]
             before = self.host.catalogue.timestamp
             try:
-                await self.host.catalogue.refresh(self.host.getter(source), targets)
+                await self.host.catalogue.refresh(self.host.getter(source), heard.targets)
             except (FiredoorError, OSError) as error:
                 log("refresh-failed", level="warning", peer=source, why=str(error))
             else:
                 # Where dates fail, keys may have come and no newer timestamp; asking again at once
                 # would bring the same, and telling others would make them ask us.
-                self._announced.pop(source, None)
+                if self._announced.get(source) is heard:
+                    # What came meanwhile may be of what was not there yet.
+                    del self._announced[source]
                 if self.host.catalogue.timestamp > before:
                     for peer in list(self.host.lines.open):
                         self._announce(peer)

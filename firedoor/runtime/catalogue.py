@@ -56,6 +56,7 @@ class Catalogue:
         """Believe what an earlier run kept, without asking anybody; nothing kept is no error."""
         try:
             self.releases = tuple(self._refresh())
+            self.timestamp = self._trust.timestamp_version()
         except FiredoorError:
             # Past its dates, for one: the keys still serve to verify halts.
             with suppress(FiredoorError):
@@ -177,7 +178,6 @@ class Catalogue:
         self._trust.refresh()
         # The keys of today serve even where the lists cannot be read.
         self.authority = self._authority(self.releases)
-        self.timestamp = self._trust.timestamp_version()
         releases = self._trust.releases()
         self.authority = self._authority(releases)
         for role, why in self._trust.unlisted.items():
@@ -237,6 +237,8 @@ class Catalogue:
                 durable_write(self._served / name, data)
         if last is not None and last != self.served("timestamp.json"):
             durable_write(self._served / "timestamp.json", last)
+        # Not before: who hears of a version asks for it at once, and must not get the one before.
+        self.timestamp = self._trust.timestamp_version()
 
     def _publish_roots(self) -> None:
         # A root proves itself by the one before it: whoever syncs from here may need it now.

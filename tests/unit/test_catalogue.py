@@ -2,10 +2,11 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from tuf.api.metadata import Root
+from tuf.api.metadata import Metadata, Root, Timestamp
 
 from firedoor.errors import FiredoorError, Unavailable
 from firedoor.runtime.catalogue import Catalogue
@@ -114,3 +115,27 @@ def test_what_an_earlier_run_trusted_is_there_again_without_asking(
     assert [entry.version for entry in again.releases] == ["1.0"]
     assert again.authority is not None
     assert again.authority.is_fresh
+
+
+def test_a_version_is_told_no_sooner_than_it_is_served(bench: Bench, tmp_path: Path) -> None:
+    mirror = catalogue(bench, tmp_path / "mirror")
+    asyncio.run(mirror.refresh(bench.origin.get))
+    old = mirror.timestamp
+    bench.publish(replace(release(bench.store, "2.0"), counter=2))
+    told_meanwhile = []
+
+    async def watched(path: str, limit: int) -> bytes:
+        told_meanwhile.append(mirror.timestamp)
+        return await bench.origin.get(path, limit)
+
+    published = mirror._publish_fresh
+
+    def watched_publish() -> None:
+        told_meanwhile.append(mirror.timestamp)
+        published()
+
+    mirror._publish_fresh = watched_publish  # type: ignore[method-assign]  # one look more
+    asyncio.run(mirror.refresh(watched))
+    assert set(told_meanwhile) == {old}
+    served = Metadata[Timestamp].from_bytes(mirror.served("timestamp.json") or b"")
+    assert mirror.timestamp == served.signed.version > old
