@@ -169,10 +169,13 @@ class Leasing:
         if not (self._relay.is_open or is_own):
             return []  # Nobody asked: an old answer, sent to cost us something.
         said = read_lease(message.record, authority)
-        known = self._known(said, authority)
-        if is_own and self.lease.drawn_at(said.nonces, message.path) is not None:
-            return [*self._take(said, message.path, known, now), *self._heal(sender)]
         effects: list[Effect] = []
+        if is_own:
+            if self.lease.drawn_at(said.nonces, message.path) is None:
+                return []  # What an endpoint asks where they are carried is in no batch here.
+            effects = self._take(said, message.path, self._known(said, authority), now)
+            return [*effects, *self._heal(sender)]
+        known = self._known(said, authority)
         for peer, path in self._relay.answered(said.nonces, message.path):
             if peer == self._me:
                 effects += self._take(said, path, known, now)

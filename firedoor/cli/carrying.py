@@ -187,14 +187,21 @@ async def _at_the_fleet(dock: Dock, stick: Stick) -> None:
 async def _answer(
     dock: Dock, stick: Stick, outbound: Outbound, *, talk: Talk, catalogue: Catalogue
 ) -> None:
-    """Have signed and renewed what one site asks for, and say what it has done."""
+    """Have signed and renewed what one site asks for, and say what it has done.
+
+    What cannot be had now leaves what was had before: it may not have been home yet.
+    """
     talk.hand_up(outbound.receipts)
-    answer = None
+    earlier = Inbound(None, ())
+    with suppress(Refused):  # A damaged one is of no use at the site either.
+        earlier = stick.inbound(outbound.mirror) or earlier
+    answer, leases = earlier.answer, "no new leases"
     if outbound.questions:
         root = root_of_questions(outbound.questions)
         try:
             given = await talk.lease(root, catalogue, dock.get)
             answer = Answer(given.record, given.path, outbound.questions)
+            leases = f"leases for {len(outbound.questions)}"
         except FiredoorError as error:
             say(f"no leases for the site of mirror {outbound.mirror[:12]}: {error}")
     certificates = []
@@ -203,10 +210,8 @@ async def _answer(
             certificates.append(await dock.post("/v1/renew", request))
         except FiredoorError as error:
             say(f"a certificate is not renewed: {error}")
-    stick.keep_inbound(outbound.mirror, Inbound(answer, tuple(certificates)))
-    leases = (
-        f"leases for {len(outbound.questions)}" if outbound.questions else "no leases asked for"
-    )
+    inbound = Inbound(answer, tuple(certificates) or earlier.certificates)
+    stick.keep_inbound(outbound.mirror, inbound)
     done = f"{len(certificates)} certificate(s), {len(outbound.receipts)} receipt(s) handed up"
     say(f"site of mirror {outbound.mirror[:12]}: {leases}, {done}")
 
@@ -283,17 +288,23 @@ async def _at_the_site(dock: Dock, stick: Stick) -> None:
         await _come_home(dock, stick)
     for digest, data, manifest in stick.manifests():
         await _give(dock, stick, (digest, data), manifest)
-    answer = await dock.get("/v1/stick", STICK_BYTES_MAX)
-    outbound = decode(Outbound, answer, what="/v1/stick", limit=STICK_BYTES_MAX)
-    if outbound.mirror != dock.peer:
-        got = f"that of {outbound.mirror[:12]}"
-        raise Untrusted("/v1/stick", wanted="what this mirror's site asks", got=got)
+    outbound = await _outbound(dock)
     stick.keep_outbound(outbound)
     asked, requests = len(outbound.questions), len(outbound.requests)
     wanted = f"{asked} that want a lease, {requests} that want a certificate"
     say(f"taken along: {wanted}, {len(outbound.receipts)} receipt(s)")
     if brought is not None:
         await _bring_orders_home(dock, stick, brought, talk.orders)
+
+
+async def _outbound(dock: Dock) -> Outbound:
+    """What the site asks; its mirror speaks for no other site."""
+    answer = await dock.get("/v1/stick", STICK_BYTES_MAX)
+    outbound = decode(Outbound, answer, what="/v1/stick", limit=STICK_BYTES_MAX)
+    if outbound.mirror != dock.peer:
+        got = f"that of {outbound.mirror[:12]}"
+        raise Untrusted("/v1/stick", wanted="what this mirror's site asks", got=got)
+    return outbound
 
 
 async def _bring_metadata(dock: Dock, brought: MetadataFiles | None) -> None:

@@ -31,7 +31,7 @@ RESERVE_BYTES = 32 << 20
 
 
 class Stick:
-    """One folder. `store`: its pieces. What cannot be written or read is Unavailable, and named."""
+    """One folder. `store`: its pieces. A file that cannot be written or read is Unavailable."""
 
     def __init__(self, folder: Path, fleet: FleetId) -> None:
         """Open it, or begin it where there is none.
@@ -97,13 +97,13 @@ class Stick:
             if path.name not in manifests:
                 path.unlink(missing_ok=True)
         held = {
-            piece.digest
+            piece.digest.hex()
             for _, _, manifest in self.manifests()
             for file in manifest.files
             for piece in file.pieces
         }
         for path in (self._folder / "pieces").glob("*/*"):
-            if f"{path.parent.name}{path.name}" not in {digest.hex() for digest in held}:
+            if f"{path.parent.name}{path.name}" not in held:
                 path.unlink(missing_ok=True)
 
     # --- records -------------------------------------------------------------------------------

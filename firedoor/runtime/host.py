@@ -221,7 +221,7 @@ class Host:
     def apply(self, effects: list[Effect]) -> None:
         """Carry out `effects` in order, and what is told last: the disk before lines for people.
 
-        Nothing here waits, but for a disk that is quick.
+        Nothing here waits; the disk's turn and what comes after it follow this turn of the loop.
         """
         entries: list[Entry] = []
         for effect in effects:

@@ -12,6 +12,7 @@
 
 import asyncio
 from collections.abc import Callable, Coroutine, Sequence
+from contextlib import ExitStack
 from typing import Any
 
 from firedoor.errors import Unavailable
@@ -50,8 +51,10 @@ class Recorder:
         entries = [entry for each, _ in waiting for entry in each]
 
         def done() -> None:
-            for _, then in waiting:
-                then()
+            # In order, and each whatever becomes of another: what is on the disk must be said.
+            with ExitStack() as all_of_them:
+                for _, then in reversed(waiting):
+                    all_of_them.callback(then)
 
         is_quick = self._log.is_quick and not self._slow
         if is_quick and self._is_written(entries):

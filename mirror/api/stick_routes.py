@@ -1,7 +1,7 @@
 """Where a stick docks: the routes of a mirror that has no upstream, for operators alone.
 
 Metadata comes first and needs no conversation; orders come as always, on /v1/peer. What may move
-is asked at the gate before each piece.
+is asked at the gate before each 64 KiB.
 """
 
 from typing import Protocol

@@ -40,6 +40,14 @@ async def until_asked(site: LabSite, count: int) -> None:
     await site.until_all("they ask", ["mirror"], lambda each: each["waiting_for_stick"] == count)
 
 
+async def begin_asked(site: LabSite) -> list[str]:
+    """A site of one endpoint that has had its metadata by stick, and asks for leases."""
+    names = await begin(site, 1)
+    await carry(site, "origin", "mirror")
+    await until_asked(site, 2)
+    return names
+
+
 def test_an_air_gapped_site_installs_and_halts_what_a_stick_brings(tmp_path: Path) -> None:
     async def story(site: LabSite) -> None:
         names = await begin(site, 3)
@@ -94,10 +102,8 @@ def test_without_the_origin_s_word_a_stick_s_release_goes_nowhere(tmp_path: Path
 
 def test_a_bent_stick_costs_a_visit_and_lets_nothing_in(tmp_path: Path) -> None:
     async def story(site: LabSite) -> None:
-        names = await begin(site, 1)
+        names = await begin_asked(site)
         await site.publish("kiosk", "1.0", MIB)
-        await carry(site, "origin", "mirror")
-        await until_asked(site, 2)
         await carry(site, "mirror", "origin")
         stick = Stick(site.folder / "stick", FleetId((site.folder / "stick" / "fleet").read_text()))
         (asked,) = stick.all_outbound()
@@ -124,9 +130,7 @@ def test_a_bent_stick_costs_a_visit_and_lets_nothing_in(tmp_path: Path) -> None:
 
 def test_certificates_are_renewed_by_stick(tmp_path: Path) -> None:
     async def story(site: LabSite) -> None:
-        names = ["mirror", *await begin(site, 1)]
-        await carry(site, "origin", "mirror")
-        await until_asked(site, 2)
+        names = ["mirror", *await begin_asked(site)]
         for name in names:
             await site.kill(name)
             # Of seven days, four are over by this machine's clock.

@@ -72,6 +72,25 @@ def test_all_that_comes_in_one_turn_of_the_loop_shares_one_write(tmp_path: Path)
     asyncio.run(story())
 
 
+def test_what_breaks_after_one_record_keeps_no_other_from_being_said(tmp_path: Path) -> None:
+    async def story() -> None:
+        log, heard, broken = OrderLog(tmp_path / "orders.log"), list[str](), list[object]()
+        loop = asyncio.get_running_loop()
+        loop.set_exception_handler(lambda _, context: broken.append(context["exception"]))
+
+        def breaks() -> None:
+            raise ValueError
+
+        keeper = Recorder(log, Work())
+        keeper.keep(RECORDS[:1], breaks)
+        keeper.keep(RECORDS[1:], lambda: heard.append("said"))
+        await asyncio.sleep(0)
+        assert heard == ["said"]
+        assert [type(each) for each in broken] == [ValueError]
+
+    asyncio.run(story())
+
+
 def test_what_is_forwarded_leaves_before_the_disk_is_written(tmp_path: Path) -> None:
     async def story() -> None:
         log, work, said = OrderLog(tmp_path / "orders.log"), Work(), list[str]()
