@@ -25,7 +25,13 @@ from tuf.api.metadata import Metadata, Root, Targets
 from firedoor.errors import Malformed, Unavailable, Untrusted
 from firedoor.identity import RING_DEFAULT, Peer, Role
 from firedoor.limits import ENROLMENT_BYTES_MAX, MANIFEST_BYTES_MAX, METADATA_BYTES_MAX
-from firedoor.runtime.certificates import OPERATOR_DAYS, id_of_request, issue, make_request
+from firedoor.runtime.certificates import (
+    OPERATOR_DAYS,
+    has_identifiers,
+    id_of_request,
+    issue,
+    make_request,
+)
 from firedoor.runtime.files import durable_write, sync_folder
 from firedoor.runtime.key_files import read_key_file, replace_certificate
 from firedoor.runtime.piece_store import PieceStore
@@ -323,15 +329,18 @@ class Origin:
 def renew_origin(folder: Path, passphrase: Callable[[], str], now: UnixTime) -> None:
     """Issue the origin its own next certificate once half of the old one's year is over.
 
+    One of version 0.1 is replaced at once: it lacks the identifiers that Python 3.13 asks for.
+
     Raises:
         Unavailable, Malformed, Untrusted: a key file cannot be read or written.
     """
     path = folder / "identity.key"
     key = read_key_file(path, passphrase)
-    if not is_past_half(key.certificate.encode(), now):
+    certificate = key.certificate.encode()
+    if has_identifiers(certificate) and not is_past_half(certificate, now):
         return
     authority = read_key_file(folder / "ca.key", passphrase)
-    certificate = issue(
+    fresh = issue(
         make_request(key.tls_seed),
         ca_pem=key.ca.encode(),
         ca_seed=authority.signing_seed,
@@ -340,7 +349,7 @@ def renew_origin(folder: Path, passphrase: Callable[[], str], now: UnixTime) -> 
         now=now,
         span_days=OPERATOR_DAYS,
     )
-    replace_certificate(path, certificate.decode())
+    replace_certificate(path, fresh.decode())
 
 
 def _read(path: Path) -> bytes:

@@ -8,7 +8,6 @@ import asyncio
 import base64
 import json
 import os
-import ssl
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,7 +27,7 @@ from firedoor.runtime.peer_client import PeerClient
 from firedoor.runtime.renewal import checked_renewal
 from firedoor.runtime.screen import plain
 from firedoor.runtime.settings import split_address
-from firedoor.runtime.tls import role_name
+from firedoor.runtime.tls import blind_context, pinned_context, role_name
 from firedoor.runtime.trust_client import fleet_of
 from firedoor.trust.keys import key_of
 from firedoor.wire.codec import record
@@ -178,23 +177,18 @@ def _read_token(text: str) -> Token:
 
 
 async def _ask(token: Token, request: bytes) -> dict[str, Any]:
-    blind = ssl.create_default_context()
-    blind.check_hostname = False
-    blind.verify_mode = ssl.CERT_NONE
     timeout = aiohttp.ClientTimeout(total=_SPAN_S)
     base = f"https://{token.address}"
     try:
         async with aiohttp.ClientSession(timeout=timeout) as session:
-            async with session.get(f"{base}/ca.pem", ssl=blind) as response:
+            async with session.get(f"{base}/ca.pem", ssl=blind_context()) as response:
                 ca = await response.content.read(ENROLMENT_BYTES_MAX)
             _check_ca(ca, token)
-            trusting = ssl.create_default_context(cadata=ca.decode())
-            trusting.minimum_version = ssl.TLSVersion.TLSv1_3
             body = json.dumps({"secret": token.secret, "request": request.decode()})
             async with session.post(
                 f"{base}/enrol",
                 data=body,
-                ssl=trusting,
+                ssl=pinned_context(ca),
                 server_hostname=role_name(Role.MIRROR),
             ) as response:
                 answer: dict[str, Any] = json.loads(await response.content.read(_ANSWER_BYTES_MAX))

@@ -12,14 +12,17 @@ from firedoor.cli.origin import Origin, verified, with_origin
 from firedoor.errors import Malformed
 from firedoor.identity import FleetId, Role, checked_name
 from firedoor.limits import SIGNATURES_MAX
-from firedoor.runtime.certificates import make_request
+from firedoor.runtime.certificates import fingerprint, make_request, renew_authority
 from firedoor.runtime.clocks import Clock
+from firedoor.runtime.files import durable_write
 from firedoor.runtime.fleet_folder import FleetPlan, make_fleet
 from firedoor.runtime.key_files import (
     BEACON_KEY,
     CONTROLLER,
     KeyFile,
+    read_fleet,
     read_key_file,
+    replace_authority,
     replace_certificate,
     write_key_file,
 )
@@ -142,6 +145,30 @@ def make_controller_key(path: Path, operator: Path, passphrase_file: Path | None
     )
     write_key_file(path, key, None)
     say(key.public)
+
+
+def renew_authority_certificate(
+    origin: Path, files: list[Path], passphrase_file: Path | None
+) -> None:
+    """Make the certificate of the fleet's CA again, on the origin's own disk, for the same key.
+
+    `files`: key files of operators that take it over, so that their tokens name it.
+
+    Raises:
+        Malformed: `origin` is of another fleet's key, or a file is of another fleet.
+        Unavailable: a file cannot be read or written.
+    """
+    key = open_key(origin / "ca.key", passphrase_file)
+    others = [path for path in files if read_fleet(path) != key.fleet]
+    if others:
+        wanted = f"a key file of fleet {key.fleet[:12]}"
+        raise Malformed(str(others[0]), wanted=wanted, got="another fleet's")
+    fresh = renew_authority(key.ca.encode(), key.signing_seed, Clock().unix())
+    durable_write(origin / "ca.pem", fresh)
+    for path in files:
+        replace_authority(path, fresh.decode())
+        say(f"{path} has the new certificate")
+    say(f"CA certificate {fingerprint(fresh)[:12]} in {origin}; restart the origin to use it")
 
 
 def renew_key(path: Path, passphrase_file: Path | None) -> None:

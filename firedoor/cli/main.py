@@ -149,6 +149,21 @@ def beacon(
 
 
 @keys_app.command()
+def authority(
+    origin: Annotated[Path, typer.Argument(help="the origin's folder, on its machine")],
+    files: Annotated[
+        Optional[list[Path]],  # noqa: UP045
+        typer.Argument(help="key files of operators that make tokens"),
+    ] = None,
+    passphrase_file: PassphraseFile = None,
+) -> None:
+    """Make the certificate of the fleet's CA again, for the same key: for fleets of version 0.1."""
+    from firedoor.cli.keys import renew_authority_certificate  # noqa: PLC0415
+
+    renew_authority_certificate(origin, files or [], passphrase_file)
+
+
+@keys_app.command()
 def renew(
     files: Annotated[list[Path], typer.Argument(help="key files of operators or publishers")],
     passphrase_file: PassphraseFile = None,

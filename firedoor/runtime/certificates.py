@@ -39,7 +39,40 @@ def make_authority(name: str, seed: bytes, now: UnixTime | None = None) -> bytes
     builder = _builder(subject, subject, key.public_key(), now, _AUTHORITY_DAYS)
     builder = builder.add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
     builder = builder.add_extension(_usage(is_authority=True), critical=True)
+    builder = _with_identifiers(builder, key.public_key(), key.public_key())
     return _pem(builder.sign(key, None))
+
+
+def renew_authority(ca_pem: bytes, seed: bytes, now: UnixTime) -> bytes:
+    """The CA certificate made again for the same name and key, as today's program makes it.
+
+    Leaves of the old certificate verify by the new one, and the other way round.
+
+    Raises:
+        Malformed: `ca_pem` is no certificate, or the key of `seed` is not its key.
+    """
+    try:
+        old = x509.load_pem_x509_certificate(ca_pem)
+    except ValueError as error:
+        raise Malformed("CA certificate", wanted="PEM", got=str(error)[:80]) from error
+    own = Ed25519PrivateKey.from_private_bytes(seed).public_key()
+    if old.public_key() != own:
+        raise Malformed("CA certificate", wanted="the key of ca.key", got="another key")
+    (name,) = old.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
+    return make_authority(str(name.value).removeprefix("Firedoor "), seed, now)
+
+
+def has_identifiers(pem: bytes) -> bool:
+    """Whether a certificate names its key, as RFC 5280 asks (4.2.1.2); those of 0.1 do not.
+
+    Raises:
+        Malformed: no certificate.
+    """
+    try:
+        extensions = x509.load_pem_x509_certificate(pem).extensions
+    except ValueError as error:
+        raise Malformed("certificate", wanted="PEM", got=str(error)[:80]) from error
+    return any(isinstance(each.value, x509.SubjectKeyIdentifier) for each in extensions)
 
 
 def make_request(seed: bytes) -> bytes:
@@ -87,6 +120,8 @@ def issue(
     builder = builder.add_extension(
         x509.BasicConstraints(ca=False, path_length=None), critical=True
     )
+    issuer = Ed25519PrivateKey.from_private_bytes(ca_seed).public_key()
+    builder = _with_identifiers(builder, public, issuer)
     return _pem(builder.sign(Ed25519PrivateKey.from_private_bytes(ca_seed), None))
 
 
@@ -139,6 +174,19 @@ def _builder(
     builder = builder.public_key(public).serial_number(x509.random_serial_number())
     builder = builder.not_valid_before(made - _BACKDATE)
     return builder.not_valid_after(made + timedelta(days=days))
+
+
+def _with_identifiers(
+    builder: x509.CertificateBuilder, own: Ed25519PublicKey, issuer: Ed25519PublicKey
+) -> x509.CertificateBuilder:
+    """Add the two key identifiers that a conforming authority must set (RFC 5280, 4.2.1.1 and 2).
+
+    Python 3.13 and newer refuse certificates without them.
+    """
+    subject = x509.SubjectKeyIdentifier.from_public_key(own)
+    authority = x509.AuthorityKeyIdentifier.from_issuer_public_key(issuer)
+    builder = builder.add_extension(subject, critical=False)
+    return builder.add_extension(authority, critical=False)
 
 
 def _usage(*, is_authority: bool) -> x509.KeyUsage:

@@ -135,8 +135,22 @@ def replace_certificate(path: Path, certificate: str) -> None:
         Unavailable: the disk refuses; the file is as it was.
         Malformed, TooLarge: it is no key file.
     """
-    table = _table(path) | {"certificate": certificate}
+    _replace(path, "certificate", certificate)
+
+
+def replace_authority(path: Path, ca: str) -> None:
+    """Put another certificate of the fleet's CA into a key file; raises as the above."""
+    _replace(path, "ca", ca)
+
+
+def _replace(path: Path, field_name: str, text: str) -> None:
+    table = _table(path) | {field_name: text}
     durable_write(path, json.dumps(table, indent=1).encode(), 0o600)
+
+
+def read_fleet(path: Path) -> str:
+    """The fleet of a key file, sealed or not; raises as `read_key_file`."""
+    return record(KeyFile, _table(path), what=str(path)).fleet
 
 
 def is_sealed(path: Path) -> bool:

@@ -2,7 +2,8 @@
 
 Chain and role are verified by TLS; dates are not (X509_V_FLAG_NO_CHECK_TIME): a certificate past
 its dates must still exchange orders and renew. `Peer.is_current` carries the dates to the rules
-that need them. Source: facts.md, mTLS with aiohttp.
+that need them. Certificates must have the form of RFC 5280 (VERIFY_X509_STRICT), unless the fleet's
+own CA is one of version 0.1.
 """
 
 import re
@@ -19,6 +20,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from firedoor.errors import Malformed, Untrusted
 from firedoor.identity import NAME, RING_DEFAULT, Peer, PeerId, Role
+from firedoor.runtime.certificates import has_identifiers
 from firedoor.runtime.key_files import KeyFile
 from firedoor.units import UnixTime
 
@@ -57,21 +59,35 @@ def credentials_of(key: KeyFile) -> Credentials:
 
 def server_context(credentials: Credentials) -> ssl.SSLContext:
     """For the one port of a program: nobody without a certificate of the fleet gets in."""
-    context = _context(ssl.PROTOCOL_TLS_SERVER, credentials)
+    context = _own_context(ssl.PROTOCOL_TLS_SERVER, credentials)
     context.verify_mode = ssl.CERT_REQUIRED
     return context
 
 
 def client_context(credentials: Credentials) -> ssl.SSLContext:
     """For dialling: the server proves the fleet's CA and the name that was asked for."""
-    return _context(ssl.PROTOCOL_TLS_CLIENT, credentials)
+    return _own_context(ssl.PROTOCOL_TLS_CLIENT, credentials)
 
 
 def enrolment_server_context(credentials: Credentials) -> ssl.SSLContext:
     """For the enrolment listener: the only one that a machine without a certificate can use."""
-    context = _context(ssl.PROTOCOL_TLS_SERVER, credentials)
+    context = _own_context(ssl.PROTOCOL_TLS_SERVER, credentials)
     context.verify_mode = ssl.CERT_NONE
     return context
+
+
+def blind_context() -> ssl.SSLContext:
+    """For one request whose answer is proved otherwise: it verifies nobody."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    return context
+
+
+def pinned_context(ca: bytes) -> ssl.SSLContext:
+    """For dialling without a certificate of one's own: the server proves this CA and its name."""
+    return _context(ssl.PROTOCOL_TLS_CLIENT, ca)
 
 
 def server_name(id: PeerId) -> str:  # noqa: A002  # the glossary's word
@@ -126,13 +142,21 @@ def _peer(uris: list[str], *, is_current: bool) -> Peer:
     return Peer(PeerId(found[4]), Role(found[1]), found[2], is_current, found[3] or RING_DEFAULT)
 
 
-def _context(protocol: int, credentials: Credentials) -> ssl.SSLContext:
+def _own_context(protocol: int, credentials: Credentials) -> ssl.SSLContext:
+    context = _context(protocol, credentials.ca)
+    load_identity(context, credentials)
+    return context
+
+
+def _context(protocol: int, ca: bytes) -> ssl.SSLContext:
     # A bare context trusts nobody; create_default_context would add the system's authorities.
     context = ssl.SSLContext(protocol)
     context.minimum_version = ssl.TLSVersion.TLSv1_3
-    context.load_verify_locations(cadata=credentials.ca.decode())
-    context.verify_flags |= _NO_CHECK_TIME
-    load_identity(context, credentials)
+    context.load_verify_locations(cadata=ca.decode())
+    # Python 3.13 sets the strict flag in its default contexts; elsewhere it is ours to set. The pin
+    # of a fleet of version 0.1 is a CA without key identifiers, and its leaves have none either.
+    strict = ssl.VERIFY_X509_STRICT if has_identifiers(ca) else 0
+    context.verify_flags = ssl.VerifyFlags(ssl.VERIFY_X509_TRUSTED_FIRST | strict | _NO_CHECK_TIME)
     return context
 
 

@@ -12,6 +12,7 @@ import pytest
 from tuf.api.metadata import Metadata, TargetFile, Targets, Timestamp
 
 import mirror.metadata
+from firedoor.cli.keys import renew_authority_certificate
 from firedoor.errors import (
     FiredoorError,
     Malformed,
@@ -28,9 +29,9 @@ from firedoor.pieces.manifest import (
     encode_manifest,
     manifest_id,
 )
-from firedoor.runtime.certificates import id_of_request, make_request
+from firedoor.runtime.certificates import has_identifiers, id_of_request, make_request
 from firedoor.runtime.files import durable_write
-from firedoor.runtime.key_files import read_key_file
+from firedoor.runtime.key_files import read_key_file, replace_certificate, write_key_file
 from firedoor.runtime.tls import peer_of_certificate
 from firedoor.runtime.trust_client import fleet_of
 from firedoor.trust.repository import signed_by
@@ -416,6 +417,29 @@ def test_the_origin_renews_its_own_certificate_at_half_its_life(bench: Bench) ->
         True,
     )
     assert after.secret == before.secret
+
+
+def test_the_origin_replaces_a_certificate_without_identifiers_at_once(bench: Bench) -> None:
+    path = bench.fleet / "origin" / "identity.key"
+    vectors = Path(__file__).parents[1] / "vectors" / "certificates_0_1.json"
+    old = "\n".join(json.loads(vectors.read_text("utf-8"))["mirror"])
+    replace_certificate(path, old)
+    renew_origin(bench.fleet / "origin", str, NOW)
+    assert has_identifiers(read_key_file(path, str).certificate.encode())
+
+
+def test_a_ca_certificate_is_made_again_on_the_origins_disk(bench: Bench) -> None:
+    origin, operator = bench.fleet / "origin", bench.fleet / "keys" / "operator.key"
+    before = (origin / "ca.pem").read_bytes()
+    renew_authority_certificate(origin, [operator], None)
+    after = (origin / "ca.pem").read_bytes()
+    assert after != before
+    assert read_key_file(operator, str).ca.encode() == after
+    stranger = operator.with_name("stranger.key")
+    write_key_file(stranger, replace(read_key_file(operator, str), fleet="f" * 32), None)
+    with pytest.raises(Malformed, match="another fleet's"):
+        renew_authority_certificate(origin, [stranger], None)
+    assert (origin / "ca.pem").read_bytes() == after
 
 
 def test_a_key_that_never_enrolled_cannot_renew(bench: Bench) -> None:

@@ -1,7 +1,10 @@
 """Certificates, and real TLS 1.3 handshakes in memory."""
 
+import json
 import ssl
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,7 +15,15 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from firedoor.errors import Malformed, Untrusted
 from firedoor.identity import RING_DEFAULT, Peer, PeerId, Role
-from firedoor.runtime.certificates import fingerprint, issue, make_authority, make_request, peer_id
+from firedoor.runtime.certificates import (
+    fingerprint,
+    has_identifiers,
+    issue,
+    make_authority,
+    make_request,
+    peer_id,
+    renew_authority,
+)
 from firedoor.runtime.key_files import KeyFile
 from firedoor.runtime.tls import (
     Credentials,
@@ -21,12 +32,14 @@ from firedoor.runtime.tls import (
     enrolment_server_context,
     peer_of,
     peer_of_certificate,
+    pinned_context,
     role_name,
     server_context,
     server_name,
 )
 from firedoor.units import UnixTime
 
+VECTORS = Path(__file__).parents[1] / "vectors"
 NOW = UnixTime(1_700_000_000)
 DAY = 86400
 CA_SEED, FOREIGN_SEED = b"\1" * 32, b"\2" * 32
@@ -126,6 +139,94 @@ def test_a_leaf_is_no_authority() -> None:
 def test_a_server_of_another_role_or_id_is_refused(name: str) -> None:
     with pytest.raises(ssl.SSLCertVerificationError, match="Hostname"):
         handshake(server_context(AGENT), client_context(AGENT), name)
+
+
+def test_certificates_have_what_conforming_ones_must_have() -> None:
+    ca, made = (x509.load_pem_x509_certificate(each) for each in (CA, leaf(AGENT_SEED, Role.AGENT)))
+    own = made.extensions.get_extension_for_class(x509.SubjectKeyIdentifier)
+    issuer = made.extensions.get_extension_for_class(x509.AuthorityKeyIdentifier)
+    named = ca.extensions.get_extension_for_class(x509.SubjectKeyIdentifier)
+    assert issuer.value.key_identifier == named.value.digest
+    assert own.value.digest != named.value.digest
+    for certificate in (ca, made):
+        extensions = certificate.extensions
+        is_critical = {type(each.value): each.critical for each in extensions}
+        assert is_critical[x509.BasicConstraints]
+        assert is_critical[x509.KeyUsage]
+        assert not is_critical[x509.SubjectKeyIdentifier]
+        assert not is_critical[x509.AuthorityKeyIdentifier]
+    assert ca.extensions.get_extension_for_class(x509.KeyUsage).value.key_cert_sign
+    assert made.extensions.get_extension_for_class(x509.KeyUsage).value.digital_signature
+
+
+@pytest.mark.parametrize(
+    "make", [server_context, client_context, lambda each: pinned_context(each.ca)]
+)
+def test_every_context_that_verifies_somebody_does_so_strictly(
+    make: Callable[[Credentials], ssl.SSLContext],
+) -> None:
+    assert make(AGENT).verify_flags & ssl.VERIFY_X509_STRICT
+
+
+def old(name: str) -> bytes:
+    """A certificate that version 0.1 made: `ca`, `mirror` or `agent`."""
+    table = json.loads((VECTORS / "certificates_0_1.json").read_text("utf-8"))
+    return "\n".join([*table[name], ""]).encode()
+
+
+def old_credentials(seed: bytes, name: str, ca: bytes) -> Credentials:
+    key = KeyFile(
+        "r", "n", "f", "k", "p", (b"\0" * 32 + seed).hex(), old(name).decode(), ca.decode()
+    )
+    return credentials_of(key)
+
+
+def test_a_fleet_of_version_0_1_goes_on_with_the_certificates_that_it_has() -> None:
+    mirror = old_credentials(MIRROR_SEED, "mirror", old("ca"))
+    agent = old_credentials(AGENT_SEED, "agent", old("ca"))
+    for client in (client_context(agent), pinned_context(old("ca"))):
+        handshake(enrolment_server_context(mirror), client, role_name(Role.MIRROR))
+    theirs, _ = handshake(server_context(mirror), client_context(agent), role_name(Role.MIRROR))
+    assert peer_of(theirs.getpeercert(), NOW) == Peer(id_of(AGENT_SEED), Role.AGENT, "branch")
+
+
+def test_machines_of_both_versions_meet_while_a_fleet_is_upgraded() -> None:
+    # The origin's program is new, so it issues leaves with identifiers; the pin is the old CA.
+    fresh = issue(
+        make_request(MIRROR_SEED),
+        ca_pem=old("ca"),
+        ca_seed=CA_SEED,
+        role=Role.MIRROR,
+        site="branch",
+        now=NOW,
+    )
+    mirror = replace(old_credentials(MIRROR_SEED, "mirror", old("ca")), certificate=fresh)
+    agent = old_credentials(AGENT_SEED, "agent", old("ca"))
+    handshake(server_context(mirror), client_context(agent), role_name(Role.MIRROR))
+
+
+def test_a_ca_certificate_that_is_made_again_verifies_what_the_old_one_did() -> None:
+    again = renew_authority(old("ca"), CA_SEED, NOW)
+    assert has_identifiers(again)
+    assert not has_identifiers(old("ca"))
+    new_mirror = Credentials(leaf(MIRROR_SEED, Role.MIRROR), MIRROR.key, again)
+    old_agent = old_credentials(AGENT_SEED, "agent", old("ca"))
+    handshake(
+        enrolment_server_context(new_mirror),
+        client_context(old_agent),
+        "mirror.role.firedoor.internal",
+    )
+    # One that holds the new certificate asks for identifiers: the old leaf is renewed first.
+    with pytest.raises(ssl.SSLError):
+        handshake(server_context(new_mirror), client_context(old_agent), role_name(Role.MIRROR))
+
+
+def test_a_ca_certificate_is_made_again_for_its_own_key_alone() -> None:
+    with pytest.raises(Malformed, match="another key"):
+        renew_authority(CA, FOREIGN_SEED, NOW)
+    for read in (has_identifiers, lambda pem: renew_authority(pem, CA_SEED, NOW)):
+        with pytest.raises(Malformed, match="wanted PEM"):
+            read(b"no certificate")
 
 
 def anonymous() -> ssl.SSLContext:
