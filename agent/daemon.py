@@ -9,6 +9,7 @@ from typing import Any
 from agent.installer import Installer, idle_row
 from agent.journal import Journal
 from agent.receipts import ReceiptWriter
+from firedoor import __version__
 from firedoor.dice import Dice
 from firedoor.errors import FiredoorError
 from firedoor.identity import PeerId, Role
@@ -365,6 +366,7 @@ class AgentDaemon:
             products[:256],
             orders,
             lease_s=lease_s,
+            version=__version__,
         )
 
     async def switch(self, products: frozenset[str]) -> dict[str, dict[str, str]]:

@@ -1,3 +1,3 @@
 """What all three programs share: the protocol, its pure cores and the runtime that drives them."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

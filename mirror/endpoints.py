@@ -16,8 +16,9 @@ from firedoor.identity import Peer, PeerId, Role
 from firedoor.limits import ENDPOINTS_MAX, FRAME_BYTES_MAX
 from firedoor.runtime.logs import log
 from firedoor.units import UnixTime
-from firedoor.wire.codec import decode, encode
+from firedoor.wire.codec import decode, pack
 from firedoor.wire.messages import Report
+from firedoor.wire.versions import SPOKEN, fields_for
 from mirror.kept_rows import opened
 
 _TABLE = """CREATE TABLE IF NOT EXISTS endpoints (
@@ -98,7 +99,7 @@ class Endpoints:
     def _unsaved_rows(self) -> list[tuple[PeerId, UnixTime, bytes]]:
         peers, self._unsaved = self._unsaved, set()
         pairs = [(peer, self._reports[peer]) for peer in sorted(peers)]
-        return [(peer, seen_at, encode(report)) for peer, (report, seen_at) in pairs]
+        return [(peer, seen_at, _stored(report)) for peer, (report, seen_at) in pairs]
 
     def _save(self, rows: list[tuple[PeerId, UnixTime, bytes]]) -> None:
         try:
@@ -133,6 +134,11 @@ def believable(
     )
 
 
+def _stored(report: Report) -> bytes:
+    """A report as the version before this one reads it too, for a program may be set back."""
+    return pack(fields_for(SPOKEN - 1, report))
+
+
 def _age(seen_at: UnixTime, now: UnixTime) -> int:
     return max(0, now - seen_at)
 
@@ -141,6 +147,7 @@ def _row(report: Report, seen_at: UnixTime) -> Row:
     return {
         "id": report.id,
         "site": report.site,
+        "version": report.version,
         "seen_at": seen_at,
         "is_connected": report.is_connected and seen_at > 0,
         "orders": list(report.orders),

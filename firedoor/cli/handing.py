@@ -27,7 +27,6 @@ from firedoor.wire.messages import (
     OrdersDone,
     Recorded,
     decode_message,
-    encode_message,
 )
 
 # An operator at 4 a.m. does not wait longer than this for one command.
@@ -177,7 +176,7 @@ async def _talking(
             socket = await _dial(client, *address)
             try:
                 for message in opening:
-                    socket.send(encode_message(message))
+                    socket.say(message)
                 yield socket
             finally:
                 socket.close()
@@ -200,7 +199,7 @@ async def _hand(
     socket = await _dial(client, *address)
     try:
         for message in (Hello(bytes(32), 0), Orders((order[1],)), OrdersDone()):
-            socket.send(encode_message(message))
+            socket.say(message)
         await _hear(socket, order[0], f"{address[0]}:{address[1]}", progress)
     finally:
         socket.close()

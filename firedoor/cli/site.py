@@ -34,7 +34,10 @@ STARTS_AT_ONCE = 3
 
 @dataclass(slots=True)
 class Program:
-    """One process of the site. `command`: what runs it instead of the role's own program."""
+    """One process of the site. `command`: what runs it instead of the role's own program.
+
+    `code`: a folder with other code than this program's, that of an earlier version.
+    """
 
     name: str
     role: Role
@@ -43,6 +46,7 @@ class Program:
     prefix: tuple[str, ...] = ()
     options: dict[str, Any] = field(default_factory=dict)
     command: tuple[str, ...] = ()
+    code: Path | None = None
     process: asyncio.subprocess.Process | None = None
 
 
@@ -60,15 +64,21 @@ class Site:
 
     # --- commands ------------------------------------------------------------------------------
 
-    async def firedoor(self, *words: str, prefix: Sequence[str] = ()) -> str:
-        """Run one `firedoor` command; its standard output.
+    async def firedoor(
+        self, *words: str, prefix: Sequence[str] = (), code: Path | None = None
+    ) -> str:
+        """Run one `firedoor` command; its standard output. `code`: as of `Program`.
 
         Raises:
             Unavailable: it failed; the reason is the last line that it wrote to stderr.
         """
         command = [*prefix, sys.executable, "-m", "firedoor.cli.main", *words]
         process = await asyncio.create_subprocess_exec(
-            *command, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
+            *command,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+            # Where `python -m` looks for code first.
+            cwd=code,
         )
         async with asyncio.timeout(COMMAND_SPAN_S):
             out, err = await process.communicate()
@@ -78,17 +88,22 @@ class Site:
         return out.decode()
 
     async def init(
-        self, origin: str, enrol: str, *more: str, prefix: Sequence[str] = ()
+        self,
+        origin: str,
+        enrol: str,
+        *more: str,
+        prefix: Sequence[str] = (),
+        code: Path | None = None,
     ) -> Program:
         """Make the fleet and its origin's settings; `origin` and `enrol` are HOST:PORT.
 
-        `more`: other options of `firedoor init`.
+        `more`: other options of `firedoor init`; `code`: as of `Program`.
         """
         self._enrol = enrol
         words = ["init", str(self.fleet), "--origin", origin, "--no-passphrase", *more]
         for each in self.mdns:
             words += ["--mdns", each]
-        await self.firedoor(*words)
+        await self.firedoor(*words, code=code)
         program = Program(
             "origin", Role.MIRROR, origin, self.folder / "origin", tuple(prefix), {"enrol": enrol}
         )
@@ -129,7 +144,9 @@ class Site:
     async def _enrol_one(self, program: Program, token: str, site: str) -> None:
         state = program.folder / "state"
         async with self._starts:
-            await self.firedoor("enrol", token, "--state", str(state), prefix=program.prefix)
+            await self.firedoor(
+                *("enrol", token, "--state", str(state)), prefix=program.prefix, code=program.code
+            )
         settings = {
             "fleet_root": str(state / "root.json"),
             "state": str(state),
@@ -153,6 +170,7 @@ class Site:
             program.process = await asyncio.create_subprocess_exec(
                 *program.prefix, *command, "--config", str(settings),
                 stdout=log, stderr=log, stdin=asyncio.subprocess.DEVNULL,
+                cwd=program.code,
             )  # fmt: skip
             log.close()
             await self.until(f"{name} answers", lambda: self._answers(name))

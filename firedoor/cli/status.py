@@ -2,6 +2,7 @@
 
 import json
 import time
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -57,7 +58,12 @@ def show_status(key_file: tuple[Path, Path | None], to: list[str], *, is_json: b
     if is_json:
         say(json.dumps(status, indent=2))
         return
-    for line in (*lines_of(status), *bound_of(status), *drills_of(status, time.time())):
+    for line in (
+        *lines_of(status),
+        *versions_of(status),
+        *bound_of(status),
+        *drills_of(status, time.time()),
+    ):
         say(line)
     rows = rows_of(status, now=time.time())
     if rows:
@@ -106,6 +112,15 @@ def bound_of(status: dict[str, Any]) -> list[str]:
     bans = [row for row in status["orders"] if row["kind"] == "ban" and row["id"] not in lifted]
     names = ", ".join(row["peer"][:12] for row in bans)
     return [*lines, *([f"banned: {names}"] if bans else [])]
+
+
+def versions_of(status: dict[str, Any]) -> list[str]:
+    """How many endpoints run which version of the agent."""
+    said = Counter(plain(row.get("version") or "") for row in status.get("endpoints", ()))
+    unknown = said.pop("", 0)
+    words = [f"{count} run {version}" for version, count in sorted(said.items())]
+    words += [f"{unknown} have not said it, as 0.1 does not"] if unknown and said else []
+    return [f"agents: {', '.join(words)}"] if words else []
 
 
 def drills_of(status: dict[str, Any], now: float) -> list[str]:

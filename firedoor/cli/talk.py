@@ -29,7 +29,6 @@ from firedoor.wire.messages import (
     OrdersDone,
     Receipts,
     decode_message,
-    encode_message,
 )
 
 T = TypeVar("T")
@@ -66,7 +65,7 @@ class Talk:
         said: list[Message] = [Hello(bytes(32), 0), OrdersDone()]
         said += [Beacon(beacon)] if beacon else []
         for message in (*said, OrderIds(())):
-            self._socket.send(encode_message(message))
+            self._socket.say(message)
         await self._within(self._in_step.wait())
 
     async def lease(self, nonce: bytes, catalogue: Catalogue, get: Get) -> LeaseGiven:
@@ -81,7 +80,7 @@ class Talk:
     def hand_up(self, receipts: tuple[bytes, ...]) -> None:
         """Say what endpoints of another site say of halts."""
         for at in range(0, len(receipts), RECEIPTS_MAX):
-            self._socket.send(encode_message(Receipts(receipts[at : at + RECEIPTS_MAX])))
+            self._socket.say(Receipts(receipts[at : at + RECEIPTS_MAX]))
 
     async def close(self) -> None:
         """End it; what was sent leaves first."""
@@ -93,7 +92,7 @@ class Talk:
     async def _lease(self, nonce: bytes, catalogue: Catalogue, get: Get) -> LeaseGiven:
         while True:
             self._beacon_came.clear()
-            self._socket.send(encode_message(LeaseAsked(nonce, is_urgent=True)))
+            self._socket.say(LeaseAsked(nonce, is_urgent=True))
             given = await self._given.get()
             assert catalogue.authority is not None
             said = read_lease(given.record, catalogue.authority)

@@ -68,6 +68,7 @@ from firedoor.wire.messages import (
     Message,
     Recorded,
     encode_message,
+    is_known_to,
 )
 
 # A host with nothing to wait for still looks up now and then, so that a lost timer heals.
@@ -143,7 +144,7 @@ class Host:
         self.multicast: Multicast | None = None
         self.lines = Lines(self)
         self.program: Program
-        self._encoded: tuple[object, bytes] = (None, b"")
+        self._encoded: tuple[object, dict[int, bytes]] = (None, {})
         self._is_cut = self._is_changed = False
         self._stirred = asyncio.Event()
         self._recorder = Recorder(self.log, self.start)
@@ -303,10 +304,16 @@ class Host:
         line = self.lines.open.get(peer)
         if line is None or line.socket.is_closing:
             return
+        speaks = line.socket.speaks
+        if not is_known_to(message, speaks):
+            return
         if message is not self._encoded[0]:
-            # A roster or an order goes to many; it is put into bytes once.
-            self._encoded = (message, encode_message(message))
-        if not line.socket.send(self._encoded[1]):
+            self._encoded = (message, {})
+        # A roster or an order goes to many; it is put into bytes once for each version spoken.
+        frames = self._encoded[1]
+        if speaks not in frames:
+            frames[speaks] = encode_message(message, speaks)
+        if not line.socket.send(frames[speaks]):
             log("peer-too-slow", peer=peer)
 
     def _recorded(self, effects: list[Effect]) -> None:

@@ -25,8 +25,8 @@ from firedoor.wire.messages import (
     Roster,
     RosterChange,
     decode_message,
-    encode_message,
 )
+from firedoor.wire.versions import Skipped
 
 if TYPE_CHECKING:
     from firedoor.runtime.host import Host
@@ -61,6 +61,7 @@ class Lines:
         self._host = host
         self._operators = 0
         self.open: dict[PeerId, Line] = {}
+        self.skipped = Skipped()
 
     async def converse(
         self,
@@ -90,7 +91,7 @@ class Lines:
         if peer.id == self._host.settings.me or not self._host.trusted.is_set():
             why = "it has read no signed metadata yet, so it can check no order; try another peer"
             if peer.role is Role.OPERATOR:
-                socket.send(encode_message(OrderRefused(why)))
+                socket.say(OrderRefused(why))
             socket.close()
             return
         old = self.open.get(peer.id)
@@ -122,7 +123,9 @@ class Lines:
                 return
             line.pulse.heard_at = self._host.clock.now()
             try:
-                message = decode_message(frame)
+                message = decode_message(frame, self.skipped)
+                if message is None:
+                    continue
                 self._host.apply(
                     self._host.node.receive(message, line.peer.id, self._host.clock.now())
                 )

@@ -25,6 +25,7 @@ from firedoor.runtime.peer_server import CLOSE_S, Conversation
 from firedoor.runtime.screen import plain
 from firedoor.runtime.tls import Credentials, client_context, peer_of, role_name, server_name
 from firedoor.units import KIB
+from firedoor.wire.versions import HEADER, SPOKEN, spoken_by
 
 # TCP and TLS over a line with a second of delay take four; a dead address must not cost more.
 CONNECT_S = 8.0
@@ -85,10 +86,13 @@ class PeerClient:
                     server_hostname=name,
                     max_msg_size=FRAME_BYTES_MAX,
                     timeout=aiohttp.ClientWSTimeout(ws_close=CLOSE_S),
+                    headers={HEADER: str(SPOKEN)},
                 )
         except (aiohttp.ClientError, OSError, TimeoutError, SSLError) as error:
             raise _unavailable(host, port, error) from error
-        return peer_of(ws.get_extra_info("peercert"), self._clock.unix()), Conversation(ws)
+        assert isinstance(ws, _Upgraded)
+        peer = peer_of(ws.get_extra_info("peercert"), self._clock.unix())
+        return peer, Conversation(ws, spoken_by(ws.header))
 
     async def get(
         self,
@@ -222,6 +226,18 @@ class PeerClient:
         return self._move
 
 
+class _Upgraded(aiohttp.ClientWebSocketResponse):
+    """A WebSocket that knows what the other side said when it was opened.
+
+    aiohttp keeps the response of the upgrade to itself; this class is its own way to look at it.
+    """
+
+    @property
+    def header(self) -> str | None:
+        """What the other side speaks, as it says."""
+        return self._response.headers.get(HEADER)
+
+
 async def read_at_most(response: aiohttp.ClientResponse, limit: int) -> bytes:
     """The body, if it has at most `limit` bytes.
 
@@ -242,7 +258,11 @@ def _session(factory: Callable[[Any], socket.socket] | None = None) -> aiohttp.C
     connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=30, socket_factory=factory)
     timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_S, sock_read=READ_S)
     return aiohttp.ClientSession(
-        connector=connector, timeout=timeout, auto_decompress=False, read_bufsize=GATE_BYTES
+        connector=connector,
+        timeout=timeout,
+        auto_decompress=False,
+        read_bufsize=GATE_BYTES,
+        ws_response_class=_Upgraded,
     )
 
 

@@ -33,6 +33,8 @@ from firedoor.runtime.pacing import Budget
 from firedoor.runtime.settings import split_address
 from firedoor.runtime.tls import peer_of
 from firedoor.runtime.transfers import Transfer, Transfers
+from firedoor.wire.messages import encode_message
+from firedoor.wire.versions import HEADER, SPOKEN, spoken_by
 
 # How long a closing handshake may take before the connection is dropped without one.
 CLOSE_S = 1.0
@@ -54,10 +56,16 @@ STATUS_OF: tuple[tuple[type[FiredoorError], int], ...] = (
 
 
 class Conversation:
-    """A WebSocket of either direction: frames out through a bounded outbox, frames in."""
+    """A WebSocket of either direction: frames out through a bounded outbox, frames in.
 
-    def __init__(self, socket: web.WebSocketResponse | ClientWebSocketResponse) -> None:
+    `speaks`: the version of the protocol that the other side said (wire/versions.py).
+    """
+
+    def __init__(
+        self, socket: web.WebSocketResponse | ClientWebSocketResponse, speaks: int = SPOKEN
+    ) -> None:
         self._socket = socket
+        self.speaks = speaks
         # One place more than frames may take, for the mark of the end.
         self._outbox: asyncio.Queue[bytes | None] = asyncio.Queue(OUTBOX_FRAMES_MAX + 1)
         self._waiting_bytes = 0
@@ -75,6 +83,10 @@ class Conversation:
     def is_closing(self) -> bool:
         """Whether it takes no more frames."""
         return self._is_closing
+
+    def say(self, message: object) -> bool:
+        """Queue one message, as the other side knows it; as `send`."""
+        return self.send(encode_message(message, self.speaks))
 
     def send(self, frame: bytes) -> bool:
         """Queue one frame. False, and the conversation ends, when the peer takes none."""
@@ -209,12 +221,13 @@ class PeerApi:
         socket = web.WebSocketResponse(
             max_msg_size=FRAME_BYTES_MAX, compress=False, timeout=CLOSE_S
         )
+        socket.headers[HEADER] = str(SPOKEN)
         try:
             await socket.prepare(request)
         except ConnectionError:
             # The dialler gave up before we answered.
             return socket
-        conversation = Conversation(socket)
+        conversation = Conversation(socket, spoken_by(request.headers.get(HEADER)))
         try:
             await self._backend.converse(peer, request.remote or "", conversation)
         finally:

@@ -6,6 +6,7 @@ is of use to a thief of one endpoint's certificate.
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import asdict
 from typing import Any
 
 from firedoor import __version__
@@ -89,6 +90,7 @@ def status_of(host: Host) -> Table:
         "order_set": node.orders.digest().hex(),
         "lease": _lease(host),
         "refusals": dict(node.refusals),
+        "skipped": asdict(host.lines.skipped),
         "peers": [
             {"id": line.peer.id, "role": line.peer.role.value, "host": line.host}
             for line in host.lines.open.values()

@@ -1,7 +1,8 @@
 """One strict way from bytes to a frozen record and back.
 
 * The size is checked before the first byte is parsed; every container inside has the same cap.
-* Map keys are text, a key twice is refused, an unknown or a missing field is refused.
+* Map keys are text, a key twice is refused, a missing field is refused.
+* An unknown field is refused, but for messages (versions.py): there it is left out and counted.
 * Types are exact: no text for a number, no float for an integer, no bytes for text.
 
 It does not know any message; messages.py, order.py and manifest.py bring their own records.
@@ -15,6 +16,7 @@ import msgpack
 import msgspec
 
 from firedoor.errors import Malformed, TooLarge
+from firedoor.wire.versions import Skipped
 
 R = TypeVar("R")
 
@@ -44,10 +46,11 @@ def unpack(data: bytes, *, what: str, limit: int) -> object:
         raise Malformed(what, wanted="one msgpack value", got=_brief(error)) from error
 
 
-def record(kind: type[R], value: object, *, what: str) -> R:
+def record(kind: type[R], value: object, *, what: str, skipped: Skipped | None = None) -> R:
     """`value`, a map of exactly the fields of the dataclass `kind`, as that record.
 
-    A field that has a default may be missing.
+    A field that has a default may be missing. With `skipped`, unknown fields are counted there and
+    left out; without it they are refused.
 
     Raises:
         Malformed: not a map, an unknown or missing field, or a field of another type or range.
@@ -59,7 +62,11 @@ def record(kind: type[R], value: object, *, what: str) -> R:
         read = msgspec.convert(value, kind, strict=True, builtin_types=(bytes,))
     except msgspec.ValidationError as error:
         raise Malformed(what, wanted=f"a {kind.__name__}", got=_brief(error)) from error
-    _refuse_unknown(read, value, what)
+    unknown = _unknown(read, value)
+    if skipped is not None:
+        skipped.fields += len(unknown)
+    elif unknown:
+        raise Malformed(what, wanted="known fields only", got=", ".join(unknown)[:80])
     return read
 
 
@@ -80,24 +87,25 @@ def encode(value: object) -> bytes:
     return pack(asdict(value))
 
 
-def _refuse_unknown(read: object, value: object, what: str) -> None:
-    """Refuse fields that no inner record has either; `read` is what `value` was taken for.
+def _unknown(read: object, value: object) -> list[str]:
+    """The fields of `value` that no record in `read`, which it was taken for, has.
 
-    The depth is that of the record types, not of the input: what they do not name was refused.
+    The depth is that of the record types, not of the input: what they do not name is not entered.
     """
+    found: list[str] = []
     if is_dataclass(read) and isinstance(value, dict):
         names = {field.name for field in fields(read)}
-        unknown = sorted(set(value) - names)
-        if unknown:
-            raise Malformed(what, wanted="known fields only", got=", ".join(unknown)[:80])
+        found += sorted(set(value) - names)
         for name in value:
-            _refuse_unknown(getattr(read, name), value[name], what)
+            if name in names:
+                found += _unknown(getattr(read, name), value[name])
     elif isinstance(read, tuple) and isinstance(value, list | tuple):
         for inner, each in zip(read, value, strict=True):
-            _refuse_unknown(inner, each, what)
+            found += _unknown(inner, each)
     elif isinstance(read, dict) and isinstance(value, dict):
         for name in value:
-            _refuse_unknown(read[name], value[name], what)
+            found += _unknown(read[name], value[name])
+    return found
 
 
 def _once(pairs: list[tuple[str, object]]) -> dict[str, object]:

@@ -1,10 +1,11 @@
 """What peers say to one another on their standing connection.
 
 A frame is one msgpack list `[tag, fields]`. Nothing here says who speaks: that is in the
-certificate. Orders and beacons travel as the signed bytes they came in, opaque to this file.
+certificate. Orders and beacons travel as the signed bytes they came in, opaque to this file. New
+fields and tags carry the version since which they are there (versions.py).
 """
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, field
 from typing import Annotated
 
 from msgspec import Meta
@@ -22,6 +23,7 @@ from firedoor.limits import (
     ROSTER_MAX,
 )
 from firedoor.wire.codec import pack, record, unpack
+from firedoor.wire.versions import SINCE, SPOKEN, Skipped, fields_for
 
 Digest = Annotated[bytes, Meta(min_length=32, max_length=32)]
 # \Z, not $: the latter lets a line break through at the end.
@@ -217,7 +219,8 @@ class Report:
     """The health of one peer: claims, not proofs.
 
     `orders`: halts in force that are durable there, in hex; `age_s`: since the endpoint said it;
-    `is_connected`: to the mirror that passes it on; `lease_s`: how old a lease it starts with.
+    `is_connected`: to the mirror that passes it on; `lease_s`: how old a lease it starts with;
+    `version`: of the program, empty where it is 0.1 or a mirror between is.
     """
 
     id: Id
@@ -228,6 +231,7 @@ class Report:
     age_s: Count = 0
     is_connected: bool = True
     lease_s: Count = 30
+    version: Text = field(default="", metadata={SINCE: 2})
 
 
 @dataclass(frozen=True, slots=True)
@@ -292,29 +296,46 @@ TAGS: dict[int, type[Message]] = {
 _TAG_OF: dict[type[object], int] = {kind: tag for tag, kind in TAGS.items()}
 
 
-def encode_message(message: object) -> bytes:
-    """One message as a frame; a frame of our own making is never above the limit."""
-    tag = _TAG_OF.get(type(message))
-    if tag is None:
-        raise ValueError(f"message: wanted one of wire/messages.py, got {type(message).__name__}")
-    return pack([tag, asdict(message)])  # type: ignore[call-overload]  # TAGS holds records only
+# Tags that version 1 does not know, and the version since which they are there: none so far.
+TAGS_SINCE: dict[int, int] = {}
 
 
-def decode_message(frame: bytes) -> Message:
-    """The message in a frame.
+def encode_message(message: object, speaks: int = SPOKEN) -> bytes:
+    """One message as a frame for a peer that speaks `speaks`, with the fields that it knows."""
+    return pack([_tag_of(message), fields_for(speaks, message)])
+
+
+def is_known_to(message: object, speaks: int) -> bool:
+    """Whether a peer that speaks `speaks` knows this kind of message."""
+    return TAGS_SINCE.get(_tag_of(message), 1) <= speaks
+
+
+def decode_message(frame: bytes, skipped: Skipped | None = None) -> Message | None:
+    """The message in a frame; None: its tag is of a later version.
+
+    What this version does not know is left out, and counted in `skipped`.
 
     Raises:
         TooLarge: the frame is above FRAME_BYTES_MAX.
-        Malformed: not a frame, an unknown tag, or fields out of their range.
+        Malformed: not a frame, or fields out of their range.
     """
+    skipped = skipped if skipped is not None else Skipped()
     value = unpack(frame, what="frame", limit=FRAME_BYTES_MAX)
     if not isinstance(value, list) or len(value) != 2:  # noqa: PLR2004  # tag and fields
         raise Malformed("frame", wanted="[tag, fields]", got=type(value).__name__)
     tag, body = value
     # repr of anything but a number may be deep enough to exhaust the stack.
     if type(tag) is not int:
-        raise Malformed("frame", wanted="a known tag", got=type(tag).__name__)
+        raise Malformed("frame", wanted="a tag", got=type(tag).__name__)
     kind = TAGS.get(tag)
     if kind is None:
-        raise Malformed("frame", wanted="a known tag", got=str(tag))
-    return record(kind, body, what=kind.__name__)
+        skipped.tags += 1
+        return None
+    return record(kind, body, what=kind.__name__, skipped=skipped)
+
+
+def _tag_of(message: object) -> int:
+    tag = _TAG_OF.get(type(message))
+    if tag is None:
+        raise ValueError(f"message: wanted one of wire/messages.py, got {type(message).__name__}")
+    return tag

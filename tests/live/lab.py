@@ -266,7 +266,11 @@ class LabSite(Site):
         return "\n".join(lines)
 
 
-def tell(folder: Path, story: Callable[[LabSite], Awaitable[None]]) -> None:
+def tell(
+    folder: Path,
+    story: Callable[[LabSite], Awaitable[None]],
+    kind: Callable[[Path, Lab], LabSite] = LabSite,
+) -> None:
     """Run `story` with a fleet in a lab; leaves no process and no namespace behind."""
 
     async def guarded(site: LabSite) -> None:
@@ -279,7 +283,7 @@ def tell(folder: Path, story: Callable[[LabSite], Awaitable[None]]) -> None:
             await site.close()
 
     with Lab() as lab:
-        asyncio.run(guarded(LabSite(folder, lab)))
+        asyncio.run(guarded(kind(folder, lab)))
 
 
 def clock_off_by(days: int) -> tuple[str, ...]:

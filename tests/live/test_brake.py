@@ -294,6 +294,7 @@ async def heard_of(
         async with asyncio.timeout(STEP_S):
             async for frame in socket.frames():
                 message = decode_message(frame)
+                assert message is not None
                 if is_greeted and not isinstance(message, Beat):
                     heard.append(message)
                 if isinstance(message, Beacon) and all(one in message.record for one, _ in orders):
