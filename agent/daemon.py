@@ -3,16 +3,18 @@
 import asyncio
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from agent.installer import Installer, idle_row
 from agent.journal import Journal
 from agent.receipts import ReceiptWriter
+from agent.reports import bounded
 from firedoor import __version__
 from firedoor.dice import Dice
 from firedoor.errors import FiredoorError
-from firedoor.identity import PeerId, Role
+from firedoor.identity import FleetId, PeerId, Role
 from firedoor.limits import MIRROR_PATIENCE, NEIGHBOURS_DIALLED_MAX
 from firedoor.rosters import span_of_recording
 from firedoor.runtime.asking import FirstContact
@@ -22,6 +24,7 @@ from firedoor.runtime.host import Host
 from firedoor.runtime.logs import log
 from firedoor.runtime.renewal import Renewal
 from firedoor.runtime.settings import AgentSettings, split_address
+from firedoor.trust.report_signing import signed_report
 from firedoor.units import between
 from firedoor.wire.messages import Announce, Health, Message, Recorded, Report, Roster, RosterChange
 
@@ -53,8 +56,14 @@ LOOK_AROUND_S = 1.0
 class AgentDaemon:
     """One endpoint's workers over its host."""
 
-    def __init__(self, host: Host, settings: AgentSettings, dice: Dice, seed: bytes) -> None:
+    def __init__(
+        self, host: Host, settings: AgentSettings, dice: Dice, seed: bytes, fleet: FleetId
+    ) -> None:
         self.host = host
+        self._seed = seed
+        self._fleet = fleet
+        self._said_at = 0
+        self._introduced_to: set[PeerId] = set()
         self._settings = settings
         self._dice = dice
         self._announced: dict[PeerId, Announce] = {}
@@ -128,6 +137,7 @@ class AgentDaemon:
     def on_gone(self, peer: PeerId) -> None:
         """With the last mirror gone, news that endpoints told of is worth asking them for."""
         self._announced.pop(peer, None)
+        self._introduced_to.discard(peer)
         if self._news():
             self._refresh_wanted.set()
 
@@ -224,7 +234,9 @@ class AgentDaemon:
         }
         able = [peer for peer in self._announced if peer in mirrors or not mirrors]
         able = [peer for peer in able if self._announced[peer].timestamp > mine]
-        return sorted(able, key=lambda peer: -self._announced[peer].timestamp)
+        # The highest claim first, but for those whose claims have come to nothing before.
+        able = sorted(able, key=lambda peer: -self._announced[peer].timestamp)
+        return self.host.sources.in_turn(able, None, self.host.clock.now())
 
     def _announce(self, peer: PeerId) -> None:
         """Tell an endpoint what there is: it may have missed the mirror's own word."""
@@ -300,8 +312,10 @@ class AgentDaemon:
             try:
                 await self.host.catalogue.refresh(self.host.getter(source), heard.targets)
             except (FiredoorError, OSError) as error:
+                self.host.sources.failed(source, self.host.clock.now())
                 log("refresh-failed", level="warning", peer=source, why=str(error))
             else:
+                self._judge_claim(source, heard)
                 # Where dates fail, keys may have come and no newer timestamp; asking again at once
                 # would bring the same, and telling others would make them ask us.
                 if self._announced.get(source) is heard:
@@ -312,6 +326,13 @@ class AgentDaemon:
                         self._announce(peer)
                 return True
         return False
+
+    def _judge_claim(self, source: PeerId, heard: Announce) -> None:
+        """Whoever claims what it does not have comes after all others for a while."""
+        authority = self.host.catalogue.authority
+        is_fresh = authority is not None and authority.is_fresh
+        if is_fresh and self.host.catalogue.timestamp < heard.timestamp:
+            self.host.sources.failed(source, self.host.clock.now())
 
     async def _first_contact(self) -> None:
         """Metadata before the first conversation: without keys no order can be checked."""
@@ -339,9 +360,7 @@ class AgentDaemon:
 
     async def _report(self) -> None:
         while True:
-            report = self.report()
-            for mirror in self._mirrors():
-                self.host.send(mirror, Health((report,)))
+            self._send_report()
             try:
                 async with asyncio.timeout(HEALTH_EVERY_S):
                     await self._health_wanted.wait()
@@ -351,8 +370,19 @@ class AgentDaemon:
             await asyncio.sleep(HEALTH_SPREAD_S * (0.5 + self._dice.fraction()))
             self._health_wanted.clear()
 
+    def _send_report(self) -> None:
+        """Tell every mirror; one that has just come hears once who vouches for this endpoint."""
+        report = signed_report(bounded(self.report()), fleet=self._fleet, seed=self._seed)
+        for mirror in self._mirrors():
+            is_known = mirror in self._introduced_to
+            certificate = b"" if is_known else self.renewal.certificate()
+            self._introduced_to.add(mirror)
+            self.host.send(mirror, Health((replace(report, certificate=certificate),)))
+
     def report(self) -> Report:
         """What this endpoint claims of itself."""
+        # Never the same twice, however the clock is set: the newer is told from the older by it.
+        self._said_at = max(self._said_at + 1, self.host.clock.unix())
         products = tuple(installer.health() for installer in self.installers)
         halts = [halt.id for halt in self.host.node.orders.in_force()]
         durable = self.host.node.durable
@@ -367,6 +397,7 @@ class AgentDaemon:
             orders,
             lease_s=lease_s,
             version=__version__,
+            said_at=self._said_at,
         )
 
     async def switch(self, products: frozenset[str]) -> dict[str, dict[str, str]]:

@@ -17,7 +17,7 @@ from firedoor import __version__
 from firedoor.dice import Dice
 from firedoor.errors import FiredoorError, Malformed, Unavailable
 from firedoor.halt.lease import TERMS
-from firedoor.identity import PeerId, Role
+from firedoor.identity import FleetId, PeerId, Role
 from firedoor.runtime import logs
 from firedoor.runtime.clocks import Clock
 from firedoor.runtime.pacing import Budget
@@ -111,7 +111,13 @@ async def _run(
         has_mirrors=bool(settings.mirrors),
         lease=TERMS[settings.lease],
     )
-    daemon = AgentDaemon(host, settings, Dice(clock.seed()), person.key.tls_seed)
+    daemon = AgentDaemon(
+        host,
+        settings,
+        Dice(clock.seed()),
+        person.key.tls_seed,
+        FleetId(person.key.fleet),
+    )
     if errand is None:
         daemon.make_installers = lambda journal: [
             _installer(daemon, name, product, journal)

@@ -94,6 +94,12 @@ class Unavailable(FiredoorError):
         self.why = why
 
 
+class Absent(Unavailable):
+    """A peer has answered that it does not have this."""
+
+    code: ClassVar[str] = "absent"
+
+
 class NoRoom(Unavailable):
     """This machine cannot keep it: its disk is full or refuses. Another peer would not help."""
 

@@ -142,6 +142,30 @@ TRANSFERS_MAX = 256
 # Of these, to one peer: its two requests, and two that it has given up and we have not noticed.
 TRANSFERS_PER_PEER_MAX = 4
 
+# What waits of reports and receipts for one peer: the newest is said again, so little need wait.
+BULK_BYTES_MAX = 256 * KIB
+
+# Reports and receipts go to the kernel while no more than this waits there: half a second of
+# 256 kbit/s, which is what they may delay an order by.
+BULK_AHEAD_BYTES = 16 * KIB
+
+# One frame of reports or receipts: the next order leaves after at most one of them.
+BULK_FRAME_BYTES = 16 * KIB
+
+# The report of one endpoint, all fields in; an honest one of a few products is 1 kB.
+REPORT_BYTES_MAX = 12 * KIB
+
+# The certificate of an endpoint in DER: an Ed25519 key and the longest names make 900.
+CERTIFICATE_DER_BYTES_MAX = 1024
+
+# Reports and receipts that a node reads of one peer below it in a second, in bytes; of a mirror
+# they are those of a site of a thousand.
+INTAKE_BYTES_PER_S = 32 * KIB
+INTAKE_BYTES_PER_S_OF_MIRROR = 1 * MIB
+
+# Endpoints of one sending mirror whose reports nothing proves: a site of version 0.1, or a few.
+UNPROVED_PER_SENDER_MAX = 4 * ROSTER_MAX
+
 # How long an agent that has no mirror configured or found waits before a mere peer may bring it up
 # to date; and how long one that mDNS has shown may stay silent, for a hint is no mirror.
 MIRROR_PATIENCE = Span(5.0)

@@ -33,6 +33,7 @@ from mirror.api.origin_routes import OriginApi
 from mirror.api.stick_routes import StickApi
 from mirror.beacon_key import own_signer
 from mirror.carrying import Carrying, Postbox
+from mirror.claims import Judge
 from mirror.daemon import MirrorDaemon, state_folder
 from mirror.endpoints import Endpoints
 from mirror.origin import Origin, renew_origin
@@ -84,8 +85,10 @@ async def _run(settings: MirrorSettings, state: Path) -> None:
     if settings.origin_folder:
         origin = Origin(home, state, store=host.store, passphrase=_passphrase(settings))
     dice = Dice(clock.seed())
-    endpoints = Endpoints(state / "mirror.sqlite")
-    desk = ReceiptDesk(state / "receipts.sqlite", FleetId(person.key.fleet))
+    fleet = FleetId(person.key.fleet)
+    roll = origin.enrolments if origin is not None else None
+    endpoints = Endpoints(state / "mirror.sqlite", Judge(fleet, person.credentials.ca, roll))
+    desk = ReceiptDesk(state / "receipts.sqlite", fleet, roll)
     daemon = MirrorDaemon(
         host,
         upstream=settings.upstream,

@@ -60,14 +60,14 @@ class Postbox:
         why = "no network leads to the origin from here; enrol where one does, then bring it here"
         raise Unavailable("enrolment", why=why)
 
-    async def renew(self, body: bytes, asker: Peer) -> bytes:
+    async def renew(self, body: bytes, asker: Peer, shown: bytes = b"") -> bytes:
         """The certificate that a stick has brought for this request's machine.
 
         Raises:
             Malformed: no such request.
             Unavailable: none has come yet; the next stick takes the request.
         """
-        del asker
+        del asker, shown
         peer = id_of_request(body)
         brought = self._certificates.get(peer)
         if brought is not None and peer not in self._handed:

@@ -7,6 +7,7 @@ rotations).
 """
 
 import asyncio
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from firedoor.dice import Dice
 from firedoor.errors import FiredoorError
 from firedoor.halt.brake import Gate
 from firedoor.identity import PeerId, Role
-from firedoor.limits import FRAME_BYTES_MAX, ROSTER_MAX
+from firedoor.limits import ROSTER_MAX
 from firedoor.runtime.asking import FirstContact
 from firedoor.runtime.carried_files import CarriedFiles
 from firedoor.runtime.catalogue import Get
@@ -25,13 +26,13 @@ from firedoor.runtime.logs import log
 from firedoor.runtime.renewal import Renewal
 from firedoor.runtime.settings import split_address
 from firedoor.runtime.trust_client import ReleaseEntry
-from firedoor.wire.codec import encode
-from firedoor.wire.messages import Announce, Health, Message, Receipts, Recorded, Report
+from firedoor.wire.messages import Announce, Health, Message, Receipts, Recorded
 from mirror.beacon_key import BeaconSigner
 from mirror.certificates import certificate_of
-from mirror.endpoints import Endpoints, believable
+from mirror.endpoints import Endpoints
 from mirror.origin import Origin
 from mirror.receipts import ReceiptDesk
+from mirror.reporting import Reporting
 
 # The timestamp is looked at this often; mirror/origin.py signs it anew long before it expires.
 RESIGN_LOOK_S = 600.0
@@ -47,9 +48,6 @@ BEACON_PAUSE_S_PER_PEER = 0.002
 
 # What is served is announced again so often, to whoever is connected.
 ANNOUNCE_AGAIN_S = 600.0
-
-# Reports of one frame; the largest single one fits beside the frame's own bytes.
-REPORTS_BYTES_MAX = FRAME_BYTES_MAX // 2
 
 # A full disk is emptied by a person or a rotation of logs, not within a second.
 NO_ROOM_S = 5.0
@@ -84,6 +82,7 @@ class MirrorDaemon:
         host.sign_lease = self._sign_lease
         host.add_signature = self._vouch
         self._endpoints = endpoints
+        self._reporting = Reporting(host, endpoints)
         self.desk = desk
         self.renewal: Renewal | None = None
         self.discovery: Discovery | None = None
@@ -103,7 +102,8 @@ class MirrorDaemon:
             self._sync(),
             self.neighbours.run(),
             self._endpoints.keep_saving(),
-            self.desk.keep_passing(self._upstream_ids, self._host.send),
+            self._reporting.keep_passing(),
+            self.desk.keep_passing(self._host.is_idle, self._host.send),
             self._keep_naming(),
             self._keep_announcing(),
         )
@@ -118,9 +118,10 @@ class MirrorDaemon:
                 if sender in self._upstream_ids() and timestamp > self._host.catalogue.timestamp:
                     self._heard_targets = targets
                     self._sync_wanted.set()
-            case Health(reports):
-                line = self._host.lines.open[sender]
-                self._take(believable(reports, line.peer, is_upstream=line.is_upstream), sender)
+            case Health(reports) if sender not in self._upstream_ids():
+                peer = self._host.lines.open[sender].peer
+                here, now = self._agents_here(), self._host.clock.unix()
+                self._reporting.changed(self._endpoints.take(reports, peer, here, now))
             case Receipts() if sender not in self._upstream_ids():
                 peer = self._host.lines.open[sender].peer
                 self.desk.take(message, peer, self._in_force())
@@ -134,17 +135,21 @@ class MirrorDaemon:
         self._announce(peer)
         if peer in self._upstream_ids():
             self._sync_wanted.set()
-            for reports in _in_parts(self._endpoints.reports(self._host.clock.unix())):
-                self._host.send(peer, Health(reports))
-            for receipts in self.desk.all():
-                self._host.send(peer, receipts)
+            self._reporting.connected(peer)
+            self.desk.connected(peer)
 
     def on_gone(self, peer: PeerId) -> None:
         """An endpoint's connection ended; those above should not wait to hear of its silence."""
-        self._pass_on(self._endpoints.lost(peer, self._host.clock.unix()))
+        self._reporting.gone(peer)
+        self.desk.gone(peer)
+        self._reporting.changed(self._endpoints.lost(peer))
 
     def on_cut(self) -> None:
-        """An order has come: the core has stopped what it covers, so there is no more to fetch."""
+        """An order has come: the core has stopped what it covers, so there is no more to fetch.
+
+        A ban takes what its machine has said of others with it.
+        """
+        self._endpoints.forget_senders(self._host.node.refuses)
 
     def on_changed(self) -> None:
         """A resume may let a release move again, and an order that is logged wants its beacon."""
@@ -208,6 +213,10 @@ class MirrorDaemon:
 
     def _upstream_ids(self) -> set[PeerId]:
         return {line.peer.id for line in self._host.lines.open.values() if line.is_upstream}
+
+    def _agents_here(self) -> set[PeerId]:
+        lines = self._host.lines.open.values()
+        return {line.peer.id for line in lines if line.peer.role is Role.AGENT}
 
     def _announce(self, peer: PeerId | None = None) -> None:
         if self._host.catalogue.authority is None:
@@ -354,36 +363,15 @@ class MirrorDaemon:
                 log("timestamp-not-signed", level="error", why=str(error), do="free disk space")
             await asyncio.sleep(RESIGN_LOOK_S)
 
-    def _take(self, reports: tuple[Report, ...], sender: PeerId) -> None:
-        self._endpoints.take(reports, sender, self._host.clock.unix())
-        self._pass_on(reports)
-
-    def _pass_on(self, reports: tuple[Report, ...]) -> None:
-        for upstream in self._upstream_ids() if reports else ():
-            self._host.send(upstream, Health(reports))
-
     def more_status(self) -> dict[str, Any]:
         """What a mirror's status has beside the common part."""
         enrolled = self._origin.enrolled() if self._origin is not None else ()
         return {
             "endpoints": self._endpoints.table(self._host.lines.open, enrolled),
             "is_fed_by_stick": self._host.settings.is_fed_by_stick,
+            "reports_refused": asdict(self._endpoints.refusals),
             "waiting_for_stick": len(self._host.node.leasing.carried.questions()),
         }
-
-
-def _in_parts(reports: tuple[Report, ...]) -> list[tuple[Report, ...]]:
-    """The same reports in runs of at most REPORTS_BYTES_MAX, encoded."""
-    parts: list[list[Report]] = []
-    room = 0
-    for report in reports:
-        size = len(encode(report))
-        if size > room or len(parts[-1]) >= ROSTER_MAX:
-            parts.append([])
-            room = REPORTS_BYTES_MAX
-        parts[-1].append(report)
-        room -= size
-    return [tuple(part) for part in parts]
 
 
 def _newest_first(entry: ReleaseEntry) -> int:

@@ -13,7 +13,7 @@ from hashlib import sha256
 from pathlib import Path
 
 from firedoor.errors import Malformed, TooLarge, Unavailable, Untrusted
-from firedoor.identity import RING_DEFAULT, PeerId, Role, checked_name
+from firedoor.identity import RING_DEFAULT, Peer, PeerId, Role, checked_name
 from firedoor.units import UnixTime
 
 # A token is typed or pasted within minutes; a week covers a technician's round of far sites.
@@ -123,6 +123,15 @@ class Enrolments:
             )
         return Grant(Role(row[0]), row[1], row[2])
 
+    def put_back(self, peer: Peer, now: UnixTime) -> None:
+        """Remember a peer that shows a certificate of this fleet; what is known of it stays."""
+        with self._lock:
+            self._base.execute(
+                "INSERT INTO peers (id, role, site, ring, enrolled_at, renewed_at)"
+                " VALUES (?1, ?2, ?3, ?4, ?5, ?5) ON CONFLICT (id) DO NOTHING",
+                (peer.id, peer.role.value, peer.site, peer.ring, now),
+            )
+
     def renew(self, peer: PeerId, now: UnixTime) -> Grant:
         """The role, site and ring of an enrolled peer, which is renewing now.
 
@@ -137,6 +146,13 @@ class Enrolments:
         if row is None:
             raise Untrusted(f"peer {peer[:12]}", wanted="an enrolled peer", got="an unknown one")
         return Grant(Role(row[0]), row[1], row[2])
+
+    def site_of(self, peer: PeerId) -> str | None:
+        """The site of an endpoint; None: no such one was ever enrolled."""
+        query = "SELECT site FROM peers WHERE id = ? AND role = ?"
+        with self._lock:
+            row = self._base.execute(query, (peer, Role.AGENT.value)).fetchone()
+        return str(row[0]) if row is not None else None
 
     def peers(self, role: Role) -> list[tuple[PeerId, str]]:
         """Id and site of everyone who was ever enrolled in a role, in order of id."""

@@ -34,25 +34,25 @@ class KeptRows:
             self._database.close()
 
 
-def opened(path: Path, *, table: str, query: str) -> tuple[KeptRows, list[Any]]:
-    """The file at `path`, its `table` made if missing, and the rows of `query`.
+def opened(path: Path, *, tables: str, query: str) -> tuple[KeptRows, list[Any]]:
+    """The file at `path`, its `tables` (SQL) made if missing, and the rows of `query`.
 
     A file that cannot be used is left as it is and said; what comes then lives in memory.
     """
     try:
-        database, rows = _opened(str(path), table, query)
+        database, rows = _opened(str(path), tables, query)
     except sqlite3.Error as error:
         log("claims-not-kept", level="error", why=f"{path}: {error}", do="mend or remove it")
-        database, rows = _opened(":memory:", table, query)
+        database, rows = _opened(":memory:", tables, query)
     return KeptRows(database), rows
 
 
-def _opened(path: str, table: str, query: str) -> tuple[sqlite3.Connection, list[Any]]:
+def _opened(path: str, tables: str, query: str) -> tuple[sqlite3.Connection, list[Any]]:
     database = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
     try:
         database.execute("PRAGMA journal_mode = WAL")
         database.execute("PRAGMA synchronous = FULL")
-        database.execute(table)
+        database.executescript(tables)
         rows = database.execute(query).fetchall()
     except sqlite3.Error:
         database.close()

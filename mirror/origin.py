@@ -36,6 +36,7 @@ from firedoor.runtime.files import durable_write, sync_folder
 from firedoor.runtime.key_files import read_key_file, replace_certificate
 from firedoor.runtime.piece_store import PieceStore
 from firedoor.runtime.renewal import is_past_half
+from firedoor.runtime.tls import leaf_of
 from firedoor.trust.keys import NaclSigner
 from firedoor.units import UnixTime
 from firedoor.wire.codec import decode, record
@@ -79,7 +80,7 @@ class Published:
 class Origin:
     """The origin's folder, its online keys and its state; blocking but for what is `async`.
 
-    `signer`: by the beacon key that counts now.
+    `signer`: by the beacon key that counts now; `enrolments`: whom this origin knows.
     """
 
     def __init__(
@@ -103,13 +104,13 @@ class Origin:
         self.root = _read(folder / "root.json")
         self._metadata = MetadataFolder(folder / "metadata")
         self._finish_rotation()
-        self._enrolments = Enrolments(state / "origin.sqlite")
+        self.enrolments = Enrolments(state / "origin.sqlite")
         # One writer of the repository at a time; requests come in threads.
         self._lock = threading.Lock()
 
     def close(self) -> None:
         """Let go of the state."""
-        self._enrolments.close()
+        self.enrolments.close()
 
     # --- metadata ------------------------------------------------------------------------------
 
@@ -225,12 +226,12 @@ class Origin:
 
     def enrolled(self) -> list[Report]:
         """An empty report for every endpoint that was ever enrolled."""
-        peers = self._enrolments.peers(Role.AGENT)
+        peers = self.enrolments.peers(Role.AGENT)
         return [Report(peer, Role.AGENT.value, site, (), ()) for peer, site in peers]
 
     def issue_token(self, role: Role, site: str, span_s: int, ring: str = RING_DEFAULT) -> str:
         """The secret of a new token; raises as `Enrolments.issue`."""
-        return self._enrolments.issue(role, site, span_s=span_s, now=self._unix(), ring=ring)
+        return self.enrolments.issue(role, site, span_s=span_s, now=self._unix(), ring=ring)
 
     async def enrol(self, body: bytes) -> bytes:
         """The answer to an enrolment: certificate, CA, first root, role, site, ring, id, as JSON.
@@ -241,10 +242,11 @@ class Origin:
         """
         return await asyncio.to_thread(self._enrol, body)
 
-    async def renew(self, body: bytes, asker: Peer) -> bytes:
+    async def renew(self, body: bytes, asker: Peer, shown: bytes = b"") -> bytes:
         """A new certificate for the peer that signed this request, both as PEM.
 
-        An operator's own renews itself by the certificate that it has; all others were enrolled.
+        An operator's own renews itself by the certificate that it has; all others were enrolled, or
+        show (`shown`, in DER) that they were: an origin restored from a backup has forgotten some.
 
         Raises:
             Malformed: no such request.
@@ -252,7 +254,7 @@ class Origin:
         """
         if asker.role is Role.OPERATOR and id_of_request(body) == asker.id:
             return await asyncio.to_thread(self._issue_operator, body, self._unix())
-        return await asyncio.to_thread(self._renew, body)
+        return await asyncio.to_thread(self._renew, body, shown)
 
     def _enrol(self, body: bytes) -> bytes:
         try:
@@ -264,7 +266,7 @@ class Origin:
         now = self._unix()
         # Read before the token is used up: a broken request must not cost one.
         peer = id_of_request(request)
-        grant = self._enrolments.redeem(asked.secret, peer, now)
+        grant = self.enrolments.redeem(asked.secret, peer, now)
         certificate = self._issue(request, grant, now)
         answer = {
             "certificate": certificate.decode(),
@@ -277,9 +279,12 @@ class Origin:
         }
         return json.dumps(answer).encode()
 
-    def _renew(self, body: bytes) -> bytes:
-        now = self._unix()
-        grant = self._enrolments.renew(id_of_request(body), now)
+    def _renew(self, body: bytes, shown: bytes) -> bytes:
+        now, peer = self._unix(), id_of_request(body)
+        leaf = leaf_of(shown, self.ca) if shown else None
+        if leaf is not None and leaf.peer.id == peer and leaf.peer.role is not Role.OPERATOR:
+            self.enrolments.put_back(leaf.peer, now)
+        grant = self.enrolments.renew(peer, now)
         return self._issue(body, grant, now)
 
     def _issue_operator(self, request: bytes, now: UnixTime) -> bytes:

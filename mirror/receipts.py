@@ -6,19 +6,24 @@ signature, so that junk goes no further. What is new goes up in one message for 
 
 import asyncio
 import sqlite3
+from collections import deque
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from firedoor.errors import Refused
 from firedoor.halt.receipt import Receipt, ReceiptBook, read_receipt
 from firedoor.identity import FleetId, Peer, PeerId, Role
-from firedoor.limits import RECEIPTS_MAX
+from firedoor.limits import BULK_FRAME_BYTES, RECEIPT_BYTES_MAX
 from firedoor.runtime.logs import log
 from firedoor.wire.messages import Receipts
+from mirror.claims import Roll
 from mirror.kept_rows import opened
 
 # A thousand endpoints that obey at once become a few messages, and a few transactions.
 GATHER_S = 0.05
+
+# Receipts that one upstream is given before what was given leaves: half of what may wait for it.
+PASSED_AT_ONCE = 256
 
 _TABLE = """CREATE TABLE IF NOT EXISTS receipts (
   halt BLOB NOT NULL, endpoint TEXT NOT NULL, record BLOB NOT NULL,
@@ -26,16 +31,22 @@ _TABLE = """CREATE TABLE IF NOT EXISTS receipts (
 
 
 class ReceiptDesk:
-    """The receipts at one mirror, in a SQLite file; in memory where that fails."""
+    """The receipts at one mirror, in a SQLite file; in memory where that fails.
 
-    def __init__(self, path: Path, fleet: FleetId) -> None:
+    `roll`: at the origin, whom it has enrolled; a receipt of anybody else is no evidence.
+    """
+
+    def __init__(self, path: Path, fleet: FleetId, roll: Roll | None = None) -> None:
         self._fleet = fleet
+        self._roll = roll
         self._news: list[Receipt] = []
+        self._waiting: dict[PeerId, deque[Receipt]] = {}
         self._stirred = asyncio.Event()
         # Whose receipts are kept; None: of every order.
         self._orders: frozenset[bytes] | None = None
         self.book = ReceiptBook()
-        self._kept, rows = opened(path, table=_TABLE, query="SELECT record FROM receipts")
+        self.refused = 0
+        self._kept, rows = opened(path, tables=_TABLE, query="SELECT record FROM receipts")
         for (record,) in rows:
             try:
                 self.book.take(read_receipt(record, fleet))
@@ -53,11 +64,15 @@ class ReceiptDesk:
             try:
                 receipt = read_receipt(record, self._fleet)
             except Refused as error:
-                log("receipt-refused", level="warning", peer=sender.id, why=str(error))
-                return
+                # One that is bad keeps no other back: a relay passes on what others have sent.
+                self.refused += 1
+                if self.refused == 1:
+                    log("receipt-refused", level="warning", peer=sender.id, why=str(error))
+                continue
             is_own = sender.role is Role.AGENT and receipt.endpoint == sender.id
             is_meant = is_own or sender.role in {Role.MIRROR, Role.OPERATOR}
-            if is_meant and receipt.order in orders and self.book.take(receipt):
+            is_meant &= self._roll is None or self._roll.site_of(receipt.endpoint) is not None
+            if is_meant and receipt.order in orders and self.book.take(receipt, is_own=is_own):
                 self._news.append(receipt)
                 self._stirred.set()
 
@@ -67,22 +82,48 @@ class ReceiptDesk:
         self._orders = orders
 
     def all(self) -> list[Receipts]:
-        """Everything that is known, for an upstream that has just come."""
+        """Everything that is known, in small messages."""
         return _messages(self.book.all())
 
+    def connected(self, upstream: PeerId) -> None:
+        """An upstream has come: everything that is known waits for it."""
+        self._waiting[upstream] = deque(self.book.all())
+        self._stirred.set()
+
+    def gone(self, upstream: PeerId) -> None:
+        """A peer has gone; an upstream among them is told anew when it comes back."""
+        self._waiting.pop(upstream, None)
+
     async def keep_passing(
-        self, upstream: Callable[[], Iterable[PeerId]], send: Callable[[PeerId, object], None]
+        self, is_idle: Callable[[PeerId], bool], send: Callable[[PeerId, object], None]
     ) -> None:
-        """Pass on what is new, and write it down, for ever."""
+        """Pass on what is new, and write it down, for ever.
+
+        `is_idle`: whether an upstream has taken what was sent to it before.
+        """
         while True:
             await self._stirred.wait()
             await asyncio.sleep(GATHER_S)
             self._stirred.clear()
             news, self._news = self._news, []
-            for message in _messages(news):
-                for peer in upstream():
-                    send(peer, message)
+            for peer, waiting in [*self._waiting.items()]:
+                waiting.extend(news)
+                self._pass(peer, waiting, is_idle, send)
             await asyncio.to_thread(self._save, news)
+            if any(self._waiting.values()):
+                self._stirred.set()
+
+    def _pass(
+        self,
+        peer: PeerId,
+        waiting: deque[Receipt],
+        is_idle: Callable[[PeerId], bool],
+        send: Callable[[PeerId, object], None],
+    ) -> None:
+        while waiting and is_idle(peer):
+            share = [waiting.popleft() for _ in range(min(len(waiting), PASSED_AT_ONCE))]
+            for message in _messages(share):
+                send(peer, message)
 
     def _save(self, news: Iterable[Receipt]) -> None:
         rows, orders = [(one.order, one.endpoint, one.record) for one in news], self._orders
@@ -99,5 +140,6 @@ class ReceiptDesk:
 
 def _messages(receipts: list[Receipt]) -> list[Receipts]:
     records = [each.record for each in receipts]
-    parts = [records[at : at + RECEIPTS_MAX] for at in range(0, len(records), RECEIPTS_MAX)]
+    share = BULK_FRAME_BYTES // RECEIPT_BYTES_MAX
+    parts = [records[at : at + share] for at in range(0, len(records), share)]
     return [Receipts(tuple(part)) for part in parts]

@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from firedoor.cli.common import say
 from firedoor.errors import Denied, FiredoorError, Malformed, Unavailable
 from firedoor.identity import Role
+from firedoor.runtime.conversation import Conversation
 from firedoor.runtime.peer_client import PeerClient
-from firedoor.runtime.peer_server import Conversation
 from firedoor.runtime.screen import plain
 from firedoor.wire.messages import (
     Hello,

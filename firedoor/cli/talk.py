@@ -15,8 +15,8 @@ from firedoor.halt.orderset import OrderSet
 from firedoor.identity import Role
 from firedoor.limits import ORDERS_MAX, RECEIPTS_MAX
 from firedoor.runtime.catalogue import Catalogue, Get
+from firedoor.runtime.conversation import Conversation
 from firedoor.runtime.peer_client import PeerClient
-from firedoor.runtime.peer_server import Conversation
 from firedoor.trust.keys import Authority
 from firedoor.wire.messages import (
     Beacon,

@@ -106,7 +106,8 @@ class NonceRelay:
         paths = zip(sorted(self._sent), paths_of(self._nonces()), strict=True)
         longer = [(peer, (*steps, AGAIN, *path)) for peer, steps in paths if peer not in self._gone]
         self._sent = {}
-        return longer
+        # A child would end the conversation over a path that it may not take.
+        return [(peer, steps) for peer, steps in longer if len(steps) <= PATH_STEPS_MAX]
 
     @property
     def is_open(self) -> bool:

@@ -133,11 +133,15 @@ class ReceiptBook:
         self._spans: dict[PeerId, dict[bytes, tuple[int, int]]] = {}
         self.clones: set[PeerId] = set()
 
-    def take(self, receipt: Receipt) -> bool:
-        """Whether it says something new; above ENDPOINTS_MAX endpoints of an order nothing does."""
+    def take(self, receipt: Receipt, *, is_own: bool = False) -> bool:
+        """Whether it says something new; above ENDPOINTS_MAX endpoints of an order nothing does.
+
+        `is_own`: its endpoint has brought it itself, and always has room: anybody can make up keys
+        and sign with them, and a mirror can bring as many as it likes.
+        """
         book = self._by_order.setdefault(receipt.order, {})
         known = book.get(receipt.endpoint)
-        if known is None and len(book) >= ENDPOINTS_MAX:
+        if known is None and len(book) >= ENDPOINTS_MAX and not is_own:
             return False
         self._see(receipt)
         is_news = known is None or (receipt.enforced_at > 0 and not known.enforced_at)
@@ -152,6 +156,9 @@ class ReceiptBook:
     def keep_only(self, orders: frozenset[bytes]) -> None:
         """Forget what is said of other orders."""
         self._by_order = {key: book for key, book in self._by_order.items() if key in orders}
+        left = {peer for book in self._by_order.values() for peer in book}
+        self._spans = {peer: spans for peer, spans in self._spans.items() if peer in left}
+        self.clones &= left
 
     def all(self) -> list[Receipt]:
         """Every receipt, by order and endpoint."""

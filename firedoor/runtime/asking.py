@@ -1,8 +1,8 @@
-"""Small files from peers: whoever has them will do, for what they bring proves itself."""
+"""Small files (metadata, manifests) from connected peers; the content verifies itself."""
 
 from typing import TYPE_CHECKING
 
-from firedoor.errors import Unavailable
+from firedoor.errors import Absent, Unavailable
 from firedoor.identity import PeerId, Role
 from firedoor.limits import METADATA_BYTES_MAX
 from firedoor.runtime.peer_client import PeerClient
@@ -15,9 +15,11 @@ SOURCES_MAX = 3
 
 
 class Getter:
-    """A `Get` of catalogue.py over this host's connections: mirrors, or peers where there is none.
+    """A `Get` of catalogue.py over this host's connections.
 
-    What it brings proves itself, so whoever has it will do.
+    Sources are mirrors that settings, site or LAN make one, and endpoints where there is none. They
+    are asked in turn (sources.py). That one of them does not have a metadata file is an answer: a
+    peer that never answers must not be asked for it next.
     """
 
     def __init__(self, host: "Host", source: PeerId | None) -> None:
@@ -26,19 +28,32 @@ class Getter:
 
     async def __call__(self, path: str, limit: int) -> bytes:
         """The body at `path`; raises Unavailable or Refused."""
-        peers = [line.peer for line in self._host.lines.open.values()]
-        able = [peer.id for peer in peers if peer.role is Role.MIRROR]
-        able = able or [peer.id for peer in peers if peer.role is Role.AGENT]
-        sources = sorted(able, key=lambda peer: peer != self._source)
-        bound = min(limit, METADATA_BYTES_MAX) if path.startswith("/v1/metadata") else limit
+        is_metadata = path.startswith("/v1/metadata")
+        bound = min(limit, METADATA_BYTES_MAX) if is_metadata else limit
         last = Unavailable(path, why="no mirror and no peer is connected")
-        for source in sources[:SOURCES_MAX]:
+        for source in self._able()[:SOURCES_MAX]:
             try:
                 address, port = self._host.lines.address_of(source)
-                return await self._host.client.get(address, port, path, expect=source, limit=bound)
-            except Unavailable as error:
+                data = await self._host.client.get(address, port, path, expect=source, limit=bound)
+            except Absent as error:
+                self._host.sources.answered(source)
                 last = error
+                if is_metadata:
+                    break
+            except Unavailable as error:
+                self._host.sources.failed(source, self._host.clock.now())
+                last = error
+            else:
+                self._host.sources.answered(source)
+                return data
         raise last
+
+    def _able(self) -> list[PeerId]:
+        lines = [*self._host.lines.open.values()]
+        able = [line.peer.id for line in lines if line.is_upstream]
+        if self._host.settings.role is Role.AGENT:
+            able = able or [line.peer.id for line in lines if line.peer.role is Role.AGENT]
+        return self._host.sources.in_turn(able, self._source, self._host.clock.now())
 
 
 class FirstContact:

@@ -85,6 +85,8 @@ class Neighbours:
             return
         if peer != self._host.settings.me and (known or len(self._known) < HINTS_MAX):
             self._known[peer] = Hint(*address, role)
+            if role is Role.MIRROR:
+                self._host.lines.hinted_mirrors.add(peer)
             self._changed.set()
 
     def hurry(self, peer: PeerId) -> None:
@@ -96,6 +98,7 @@ class Neighbours:
     def lost(self, peer: PeerId) -> None:
         """A peer has gone."""
         self._known.pop(peer, None)
+        self._host.lines.hinted_mirrors.discard(peer)
 
     def addresses(self, role: Role) -> list[tuple[str, int]]:
         """Where known peers of this role listen."""

@@ -45,7 +45,7 @@ from firedoor.runtime.catalogue import Catalogue, Get
 from firedoor.runtime.clocks import Clock
 from firedoor.runtime.fetching import Fetching
 from firedoor.runtime.generation import GenerationWatch
-from firedoor.runtime.lines import Lines
+from firedoor.runtime.lines import BULK, Lines
 from firedoor.runtime.logs import log, log_facts
 from firedoor.runtime.multicast import Multicast
 from firedoor.runtime.order_log import (
@@ -60,6 +60,7 @@ from firedoor.runtime.order_log import (
 from firedoor.runtime.peer_client import PeerClient
 from firedoor.runtime.piece_store import PieceStore
 from firedoor.runtime.recorder import Recorder
+from firedoor.runtime.sources import Sources
 from firedoor.runtime.transfers import Transfers
 from firedoor.runtime.trust_client import ReleaseEntry
 from firedoor.units import Instant, Span
@@ -143,6 +144,7 @@ class Host:
         self.started_at = clock.now()
         self.multicast: Multicast | None = None
         self.lines = Lines(self)
+        self.sources = Sources()
         self.program: Program
         self._encoded: tuple[object, dict[int, bytes]] = (None, {})
         self._is_cut = self._is_changed = False
@@ -313,8 +315,14 @@ class Host:
         frames = self._encoded[1]
         if speaks not in frames:
             frames[speaks] = encode_message(message, speaks)
-        if not line.socket.send(frames[speaks]):
+        is_bulk = isinstance(message, BULK)
+        if not line.socket.send(frames[speaks], is_bulk=is_bulk) and not is_bulk:
             log("peer-too-slow", peer=peer)
+
+    def is_idle(self, peer: PeerId) -> bool:
+        """Whether no bulk waits for `peer`, so that the newest may be sent; no one: not."""
+        line = self.lines.open.get(peer)
+        return line is not None and line.socket.is_idle
 
     def _recorded(self, effects: list[Effect]) -> None:
         """What these effects had to keep is on the disk: do what waited for that."""

@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING
 
 from firedoor.errors import Refused, Unavailable, Untrusted
 from firedoor.identity import Peer, PeerId, Role
+from firedoor.limits import INTAKE_BYTES_PER_S, INTAKE_BYTES_PER_S_OF_MIRROR
+from firedoor.runtime.conversation import Conversation
 from firedoor.runtime.logs import log
-from firedoor.runtime.peer_server import Conversation
+from firedoor.runtime.pacing import Budget
 from firedoor.runtime.pulse import MIRROR_BEAT, STOOD_STILL, Pulse, bound_silence, pulse_of
 from firedoor.units import Span
 from firedoor.wire.messages import (
@@ -37,6 +39,9 @@ BEAT = Beat()
 # What the program beside the node hears of, too.
 FOR_PROGRAMS = (Announce, Health, Receipts, Recorded, Roster, RosterChange)
 
+# What is many and can wait: it leaves after all else, and is read no faster than is due.
+BULK = (Health, Receipts)
+
 # Of a connection that the other side has dialled nobody knows how long it took.
 NO_TIME = Span(0.0)
 
@@ -52,6 +57,7 @@ class Line:
     port: int
     is_upstream: bool
     pulse: Pulse
+    intake: Budget
 
 
 class Lines:
@@ -62,6 +68,7 @@ class Lines:
         self._operators = 0
         self.open: dict[PeerId, Line] = {}
         self.skipped = Skipped()
+        self.hinted_mirrors: set[PeerId] = set()
 
     async def converse(
         self,
@@ -99,10 +106,10 @@ class Lines:
             socket.close()  # Of two between a pair, the one dialled by the smaller id stays.
             return
         role, now = self._host.settings.role, self._host.clock.now
-        is_source = is_upstream or (role, peer.role) == (Role.AGENT, Role.MIRROR)
+        is_source = is_upstream or self._is_source(peer, is_mine=is_mine)
         pulse = pulse_of(role, peer.role, now(), is_mine=is_mine, round_trip=round_trip)
         bound_silence(socket)
-        line = Line(peer, socket, dialler, host, port, is_source, pulse)
+        line = Line(peer, socket, dialler, host, port, is_source, pulse, intake_of(peer.role))
         self.open[peer.id] = line
         if old is not None:
             old.socket.close()
@@ -116,6 +123,17 @@ class Lines:
                 del self.open[peer.id]
                 self._host.apply(node.disconnected(peer.id, now()))
                 self._host.program.on_gone(peer.id)
+
+    def _is_source(self, peer: Peer, *, is_mine: bool) -> bool:
+        """Whether an endpoint takes this mirror as one that gives to it.
+
+        Anybody with a mirror's certificate, of whatever site, can dial an endpoint; one that this
+        endpoint has dialled, that its LAN shows, or that is of its own site is meant.
+        """
+        settings = self._host.settings
+        if (settings.role, peer.role) != (Role.AGENT, Role.MIRROR):
+            return False
+        return is_mine or peer.site == settings.site or peer.id in self.hinted_mirrors
 
     async def _listen(self, line: Line) -> None:
         async for frame in line.socket.frames():
@@ -131,6 +149,10 @@ class Lines:
                 )
                 if isinstance(message, FOR_PROGRAMS):
                     self._host.program.on_message(message, line.peer.id)
+                if isinstance(message, BULK):
+                    # Nothing more is read meanwhile, so the sender's own line fills up.
+                    await line.intake.take(len(frame))
+                    line.pulse.heard_at = self._host.clock.now()
             except (Refused, Unavailable) as error:
                 self._host.drop(line.peer.id, str(error))
                 return
@@ -205,3 +227,8 @@ class Lines:
                     self._host.drop(line.peer.id, "it has been silent for too long")
                 if line.pulse.is_due(now):
                     self._host.send(line.peer.id, BEAT)
+
+
+def intake_of(role: Role) -> Budget:
+    """How fast reports and receipts are read from a peer of this role."""
+    return Budget(INTAKE_BYTES_PER_S_OF_MIRROR if role is Role.MIRROR else INTAKE_BYTES_PER_S)

@@ -16,12 +16,12 @@ from typing import Any
 import aiohttp
 from blake3 import blake3
 
-from firedoor.errors import Denied, FiredoorError, Halted, TooLarge, Unavailable, Untrusted
+from firedoor.errors import Absent, Denied, FiredoorError, Halted, TooLarge, Unavailable, Untrusted
 from firedoor.identity import Peer, PeerId, Role
 from firedoor.limits import FRAME_BYTES_MAX, GATE_BYTES
 from firedoor.runtime.clocks import Clock
+from firedoor.runtime.conversation import CLOSE_S, Conversation
 from firedoor.runtime.pacing import Budget
-from firedoor.runtime.peer_server import CLOSE_S, Conversation
 from firedoor.runtime.screen import plain
 from firedoor.runtime.tls import Credentials, client_context, peer_of, role_name, server_name
 from firedoor.units import KIB
@@ -29,6 +29,11 @@ from firedoor.wire.versions import HEADER, SPOKEN, spoken_by
 
 # TCP and TLS over a line with a second of delay take four; a dead address must not cost more.
 CONNECT_S = 8.0
+
+# A peer's first word on a small file, and each 16 KiB of it after that: a line of 256 kbit/s that a
+# release shares brings both in two. Whoever trickles is given up all the same.
+ANSWER_S = 5.0
+_PORTION_BYTES = 16 * 1024
 
 # A peer that sends nothing of a response for this long is gone.
 READ_S = 30.0
@@ -207,9 +212,13 @@ class PeerClient:
                 server_hostname=name,
                 allow_redirects=False,
             )
-            async with asyncio.timeout(span_s), request as response:
-                await _check(response)
-                return await read_at_most(response, limit)
+            began = ANSWER_S if method == "GET" else span_s
+            async with asyncio.timeout(span_s):
+                async with asyncio.timeout(began):
+                    response = await request
+                async with response:
+                    await _check(response)
+                    return await read_at_most(response, limit)
         except (aiohttp.ClientError, OSError, TimeoutError, SSLError) as error:
             raise Unavailable(url, why=_words(error)) from error
 
@@ -243,14 +252,26 @@ async def read_at_most(response: aiohttp.ClientResponse, limit: int) -> bytes:
 
     Raises:
         TooLarge: it has more; the rest is not read.
+        TimeoutError: it comes too slowly.
     """
     parts: list[bytes] = []
     size = 0
-    async for part in response.content.iter_chunked(GATE_BYTES):
+    while part := await _portion(response):
         size += len(part)
         if size > limit:
             raise TooLarge(str(response.url.path), limit=limit, size=size)
         parts.append(part)
+    return b"".join(parts)
+
+
+async def _portion(response: aiohttp.ClientResponse) -> bytes:
+    """The next of the body, which must come within ANSWER_S; empty at its end."""
+    parts: list[bytes] = []
+    missing = _PORTION_BYTES
+    async with asyncio.timeout(ANSWER_S):
+        while missing and (part := await response.content.read(missing)):
+            parts.append(part)
+            missing -= len(part)
     return b"".join(parts)
 
 
@@ -287,7 +308,9 @@ async def _check(response: aiohttp.ClientResponse) -> None:
         case 451:
             found = _HALTED.fullmatch(sentence)
             raise Halted(found[1] if found else sentence, level=int(found[2]) if found else 1)
-        case 425 | 404 | 500 | 502 | 503:
+        case 404:
+            raise Absent(response.url.path, why=sentence)
+        case 425 | 500 | 502 | 503:
             raise Unavailable(response.url.path, why=sentence)
         case _:
             raise Denied(f"{response.url.host} says: {sentence}")

@@ -4,17 +4,13 @@ Who asks is read from the certificate. The gate is asked before each 64 KiB and 
 the connection. No response is cached, compressed or buffered outside the gate.
 """
 
-import asyncio
 import re
-import socket
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import suppress
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from ssl import SSLContext
 from typing import Any, Protocol
 
-from aiohttp import WSMsgType, web
-from aiohttp.client_ws import ClientWebSocketResponse
+from aiohttp import web
 
 from firedoor.errors import (
     FiredoorError,
@@ -26,18 +22,15 @@ from firedoor.errors import (
     Untrusted,
 )
 from firedoor.identity import Peer
-from firedoor.limits import FRAME_BYTES_MAX, GATE_BYTES, OUTBOX_BYTES_MAX, OUTBOX_FRAMES_MAX
+from firedoor.limits import FRAME_BYTES_MAX, GATE_BYTES
 from firedoor.runtime.clocks import Clock
+from firedoor.runtime.conversation import CLOSE_S, Conversation
 from firedoor.runtime.metrics import Metrics
 from firedoor.runtime.pacing import Budget
 from firedoor.runtime.settings import split_address
 from firedoor.runtime.tls import peer_of
 from firedoor.runtime.transfers import Transfer, Transfers
-from firedoor.wire.messages import encode_message
 from firedoor.wire.versions import HEADER, SPOKEN, spoken_by
-
-# How long a closing handshake may take before the connection is dropped without one.
-CLOSE_S = 1.0
 
 CLOCK = web.AppKey("clock", Clock)
 """Under which an application keeps its clock."""
@@ -53,100 +46,6 @@ STATUS_OF: tuple[tuple[type[FiredoorError], int], ...] = (
     (Malformed, 416),
     (Refused, 400),
 )
-
-
-class Conversation:
-    """A WebSocket of either direction: frames out through a bounded outbox, frames in.
-
-    `speaks`: the version of the protocol that the other side said (wire/versions.py).
-    """
-
-    def __init__(
-        self, socket: web.WebSocketResponse | ClientWebSocketResponse, speaks: int = SPOKEN
-    ) -> None:
-        self._socket = socket
-        self.speaks = speaks
-        # One place more than frames may take, for the mark of the end.
-        self._outbox: asyncio.Queue[bytes | None] = asyncio.Queue(OUTBOX_FRAMES_MAX + 1)
-        self._waiting_bytes = 0
-        self._is_closing = False
-        self._is_ending = False
-        # From the start, so that a conversation to which nobody listens can be closed as well.
-        self._writer = asyncio.ensure_future(self._write())
-
-    def socket_below(self) -> socket.socket | None:
-        """The system's socket under this conversation; None once it is gone."""
-        held: socket.socket | None = self._socket.get_extra_info("socket")
-        return held
-
-    @property
-    def is_closing(self) -> bool:
-        """Whether it takes no more frames."""
-        return self._is_closing
-
-    def say(self, message: object) -> bool:
-        """Queue one message, as the other side knows it; as `send`."""
-        return self.send(encode_message(message, self.speaks))
-
-    def send(self, frame: bytes) -> bool:
-        """Queue one frame. False, and the conversation ends, when the peer takes none."""
-        if self._is_closing:
-            return False
-        is_full = self._waiting_bytes + len(frame) > OUTBOX_BYTES_MAX
-        if is_full or self._outbox.qsize() >= OUTBOX_FRAMES_MAX:
-            self._abandon()
-            return False
-        self._waiting_bytes += len(frame)
-        self._outbox.put_nowait(frame)
-        return True
-
-    def close(self) -> None:
-        """End the conversation; what is queued leaves first, and `frames` yields no more."""
-        if self._is_closing:
-            return
-        self._is_closing = True
-        self._outbox.put_nowait(None)
-        # A peer that takes nothing would keep the queue for ever.
-        asyncio.get_running_loop().call_later(CLOSE_S, self._stop)
-
-    async def closed(self) -> None:
-        """Close, and wait until that is done."""
-        self.close()
-        await asyncio.wait({self._writer})
-
-    async def frames(self) -> AsyncIterator[bytes]:
-        """Every binary frame until either side ends; anything else ends it."""
-        try:
-            async for message in self._socket:
-                if message.type is not WSMsgType.BINARY:
-                    return
-                if not self._is_closing:
-                    yield message.data
-        finally:
-            self._abandon()
-            await asyncio.wait({self._writer})
-
-    def _abandon(self) -> None:
-        while not self._is_closing and not self._outbox.empty():
-            self._outbox.get_nowait()
-        self.close()
-
-    def _stop(self) -> None:
-        if not self._is_ending:
-            self._writer.cancel()
-
-    async def _write(self) -> None:
-        try:
-            while (frame := await self._outbox.get()) is not None:
-                await self._socket.send_bytes(frame)
-                self._waiting_bytes -= len(frame)
-        except (ConnectionError, RuntimeError):
-            self._is_closing = True
-        finally:
-            self._is_ending = True
-            with suppress(TimeoutError, ConnectionError, RuntimeError):
-                async with asyncio.timeout(CLOSE_S):
-                    await self._socket.close()
 
 
 class Backend(Protocol):

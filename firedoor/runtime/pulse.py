@@ -12,7 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from firedoor.identity import Role
-from firedoor.runtime.peer_server import Conversation
+from firedoor.runtime.conversation import Conversation
 from firedoor.units import Instant, Span
 
 # halt.md, Paths.

@@ -6,11 +6,13 @@ connections live on. A machine whose renewal fails says so, and goes on to excha
 
 import asyncio
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from ssl import SSLContext
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.serialization import Encoding
 
 from firedoor.errors import FiredoorError, Malformed, Untrusted
 from firedoor.identity import PeerId
@@ -58,6 +60,13 @@ class Renewal:
                 log("not-renewed", level="error", why=str(error), do="firedoor enrol --renew")
             await asyncio.sleep(LOOK_S if is_fresh else pause_s)
             pause_s = TRY_AGAIN_S if is_fresh else min(2 * pause_s, TRY_AGAIN_S_MAX)
+
+    def certificate(self) -> bytes:
+        """The certificate in use, in DER; empty where the key file cannot be read just now."""
+        with suppress(FiredoorError, ValueError):
+            pem = read_key_file(self._path, str).certificate.encode()
+            return x509.load_pem_x509_certificate(pem).public_bytes(Encoding.DER)
+        return b""
 
     def due_request(self) -> bytes | None:
         """The request for the next certificate, in PEM; None: it is not due.

@@ -14,8 +14,8 @@ from firedoor.errors import Untrusted
 from firedoor.halt.brake import Gate
 from firedoor.halt.order import Ban, Halt, Pass, Resume, Revoke
 from firedoor.identity import Peer, Role
+from firedoor.runtime.conversation import Conversation
 from firedoor.runtime.host import Host
-from firedoor.runtime.peer_server import Conversation
 
 Table = dict[str, Any]
 

@@ -9,23 +9,29 @@ own CA is one of version 0.1.
 import re
 import ssl
 import tempfile
+from asyncio import BaseTransport
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from cryptography import x509
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
-from firedoor.errors import Malformed, Untrusted
+from firedoor.errors import FiredoorError, Malformed, Untrusted
 from firedoor.identity import NAME, RING_DEFAULT, Peer, PeerId, Role
-from firedoor.runtime.certificates import has_identifiers
+from firedoor.runtime.certificates import has_identifiers, peer_id
 from firedoor.runtime.key_files import KeyFile
 from firedoor.units import UnixTime
 
 # X509_V_FLAG_NO_CHECK_TIME of OpenSSL; Python's ssl has no name for it.
 _NO_CHECK_TIME = 0x200000
+
+# For a look at a certificate that does not depend on its dates.
+_NO_TIME = UnixTime(0)
 
 _URI = re.compile(
     # Certificates of before there were rings name none.
@@ -117,6 +123,13 @@ def peer_of(certificate: Mapping[str, Any] | None, now: UnixTime) -> Peer:
     return _peer(uris, is_current=since <= now < until)
 
 
+def certificate_of_peer(transport: BaseTransport) -> bytes:
+    """The certificate of the other side of a TLS connection, in DER; empty where there is none."""
+    held: ssl.SSLObject | None = transport.get_extra_info("ssl_object")
+    der = held.getpeercert(binary_form=True) if held is not None else None
+    return der or b""
+
+
 def peer_of_certificate(pem: bytes, now: UnixTime) -> Peer:
     """The peer that a certificate file names.
 
@@ -133,6 +146,34 @@ def peer_of_certificate(pem: bytes, now: UnixTime) -> Peer:
     until = certificate.not_valid_after_utc.timestamp()
     uris = names.get_values_for_type(x509.UniformResourceIdentifier)
     return _peer(uris, is_current=since <= now < until)
+
+
+@dataclass(frozen=True, slots=True)
+class Leaf:
+    """A certificate that this fleet's CA has issued. `public`: its 32-byte key; `der`: itself."""
+
+    peer: Peer
+    public: bytes
+    der: bytes
+
+
+@lru_cache(maxsize=4096)
+def leaf_of(der: bytes, ca: bytes) -> Leaf | None:
+    """The leaf in `der`, if the CA (in PEM) has issued it; None: it has not, or it is no leaf.
+
+    Dates are not looked at: what a machine once was says who it is. Whoever asks twice is answered
+    from memory, for each costs two verifications.
+    """
+    try:
+        certificate = x509.load_der_x509_certificate(der)
+        certificate.verify_directly_issued_by(x509.load_pem_x509_certificate(ca))
+        peer = peer_of_certificate(certificate.public_bytes(serialization.Encoding.PEM), _NO_TIME)
+        public = certificate.public_key()
+    except (ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm, FiredoorError):
+        return None
+    if not isinstance(public, Ed25519PublicKey) or peer_id(public.public_bytes_raw()) != peer.id:
+        return None
+    return Leaf(peer, public.public_bytes_raw(), der)
 
 
 def _peer(uris: list[str], *, is_current: bool) -> Peer:

@@ -12,6 +12,7 @@ from msgspec import Meta
 
 from firedoor.errors import Malformed
 from firedoor.limits import (
+    CERTIFICATE_DER_BYTES_MAX,
     FRAME_BYTES_MAX,
     INTEREST_MAX,
     LIST_ITEMS_MAX,
@@ -220,7 +221,9 @@ class Report:
 
     `orders`: halts in force that are durable there, in hex; `age_s`: since the endpoint said it;
     `is_connected`: to the mirror that passes it on; `lease_s`: how old a lease it starts with;
-    `version`: of the program, empty where it is 0.1 or a mirror between is.
+    `version`: of the program, empty where it is 0.1 or a mirror between is. An endpoint signs what
+    it says (trust/report_signing.py) at `said_at`, by its own clock and never twice the same;
+    `certificate`, in DER, goes along until a mirror has passed it on once.
     """
 
     id: Id
@@ -232,6 +235,11 @@ class Report:
     is_connected: bool = True
     lease_s: Count = 30
     version: Text = field(default="", metadata={SINCE: 2})
+    said_at: Count = field(default=0, metadata={SINCE: 2})
+    signature: Annotated[bytes, Meta(max_length=64)] = field(default=b"", metadata={SINCE: 2})
+    certificate: Annotated[bytes, Meta(max_length=CERTIFICATE_DER_BYTES_MAX)] = field(
+        default=b"", metadata={SINCE: 2}
+    )
 
 
 @dataclass(frozen=True, slots=True)

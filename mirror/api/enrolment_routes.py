@@ -12,12 +12,21 @@ from aiohttp import web
 
 from firedoor.errors import FiredoorError, Unavailable, Untrusted
 from firedoor.identity import Peer, PeerId, Role
-from firedoor.limits import ENROLMENT_BYTES_MAX, METADATA_BYTES_MAX
+from firedoor.limits import (
+    CERTIFICATE_DER_BYTES_MAX,
+    ENROLMENT_BYTES_MAX,
+    METADATA_BYTES_MAX,
+)
 from firedoor.runtime.certificates import id_of_request
 from firedoor.runtime.peer_client import PeerClient
 from firedoor.runtime.peer_server import read_body, say_errors
 from firedoor.runtime.settings import split_address
+from firedoor.runtime.tls import certificate_of_peer
 from mirror.api.requests import asker, require
+
+# In hex and DER, with a renewal that a mirror passes on: an origin that was restored from a backup
+# may not know this machine any more, and its certificate says that it did.
+SHOWN = "Firedoor-Certificate"
 
 
 class Enroller(Protocol):
@@ -28,8 +37,8 @@ class Enroller(Protocol):
     async def enrol(self, body: bytes) -> bytes:
         """The answer to one enrolment."""
 
-    async def renew(self, body: bytes, asker: Peer) -> bytes:
-        """A new certificate."""
+    async def renew(self, body: bytes, asker: Peer, shown: bytes = b"") -> bytes:
+        """A new certificate. `shown`: the one that its machine has, in DER, where it was seen."""
 
 
 class Forwarder:
@@ -44,17 +53,19 @@ class Forwarder:
         """The origin's answer; raises as `PeerClient.post`."""
         return await self._post("/v1/enrol", body)
 
-    async def renew(self, body: bytes, asker: Peer) -> bytes:
+    async def renew(self, body: bytes, asker: Peer, shown: bytes = b"") -> bytes:
         """The origin's answer; raises as `PeerClient.post`."""
         del asker  # The origin knows whom it enrolled.
-        return await self._post("/v1/renew", body)
+        return await self._post("/v1/renew", body, {SHOWN: shown.hex()} if shown else None)
 
-    async def _post(self, path: str, body: bytes) -> bytes:
+    async def _post(self, path: str, body: bytes, headers: dict[str, str] | None = None) -> bytes:
         last: FiredoorError = Unavailable(path, why="no upstream is configured")
         for text in self._upstream:
             host, port = split_address(text)
             try:
-                return await self._client.post(host, port, path, body, limit=METADATA_BYTES_MAX)
+                return await self._client.post(
+                    host, port, path, body, limit=METADATA_BYTES_MAX, headers=headers
+                )
             except Unavailable as error:
                 last = error
         raise last
@@ -74,7 +85,8 @@ def forward_routes(enroller: Enroller, is_banned: Callable[[PeerId], bool]) -> l
         may_carry = peer.role is Role.MIRROR or (peer.role is Role.OPERATOR and peer.is_current)
         if meant != peer.id and not may_carry:
             raise Untrusted("renewal", wanted="a request for the asker's own key", got="another")
-        return web.Response(body=await enroller.renew(body, peer))
+        shown = _shown(request, peer, meant)
+        return web.Response(body=await enroller.renew(body, peer, shown))
 
     async def enrol(request: web.Request) -> web.Response:
         require(request, Role.MIRROR)
@@ -83,6 +95,17 @@ def forward_routes(enroller: Enroller, is_banned: Callable[[PeerId], bool]) -> l
         )
 
     return [web.post("/v1/renew", renew), web.post("/v1/enrol", enrol)]
+
+
+def _shown(request: web.Request, peer: Peer, meant: PeerId) -> bytes:
+    """The certificate of the machine that renews: of this connection, or passed on by a mirror."""
+    if meant == peer.id and request.transport is not None:
+        return certificate_of_peer(request.transport)
+    text = request.headers.get(SHOWN, "") if peer.role is Role.MIRROR else ""
+    try:
+        return bytes.fromhex(text[: 2 * CERTIFICATE_DER_BYTES_MAX])
+    except ValueError:
+        return b""  # It is no more than a help; without it the origin goes by whom it knows.
 
 
 def enrolment_app(enroller: Enroller) -> web.Application:

@@ -269,7 +269,7 @@ def test_the_agent_does_not_install_again_what_the_guard_took_back(
     journal = Journal(home / "state" / "journal.db")
     host = SimpleNamespace(clock=Clock(), node=None)
     settings = read_agent(home / "agent.toml")
-    daemon = AgentDaemon(host, settings, Dice(1), bytes(32))  # type: ignore[arg-type]  # only heeds
+    daemon = AgentDaemon(host, settings, Dice(1), bytes(32), FleetId("f" * 32))  # type: ignore[arg-type]  # only heeds
     daemon._heed_guard(journal)
     bad = read_manifest_content(bench, "2.0")
     assert bad in journal.failed()

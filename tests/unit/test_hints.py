@@ -8,7 +8,7 @@ from typing import Any
 
 from agent.daemon import AgentDaemon
 from firedoor.dice import Dice
-from firedoor.identity import PeerId, Role
+from firedoor.identity import FleetId, PeerId, Role
 from firedoor.runtime.settings import AgentSettings
 from tests.unit.endpoint import PRODUCT, Endpoint
 from tests.unit.origin_bench import Bench
@@ -36,7 +36,7 @@ def follow(
         server = await asyncio.start_server(refuse, "127.0.0.1", 0)
         port = server.sockets[0].getsockname()[1]
         settings = AgentSettings("root.json", str(folder / "state"), "branch")
-        daemon = AgentDaemon(one.host, settings, Dice(1), bytes(32))
+        daemon = AgentDaemon(one.host, settings, Dice(1), bytes(32), FleetId("f" * 32))
         running = asyncio.ensure_future(daemon.neighbours.run())
         daemon.neighbours.found(MIRROR, ("127.0.0.1", port), Role.MIRROR)
         await dials.get()

@@ -174,7 +174,7 @@ def test_a_command_that_exits_0_is_well(tmp_path: Path) -> None:
 
 
 def test_a_command_that_fails_says_its_code_and_its_last_words(tmp_path: Path) -> None:
-    found = checked("print('x' * 100_000); raise SystemExit('no heartbeat')", tmp_path)
+    found = checked("print('x' * 100_000, flush=True); raise SystemExit('no heartbeat')", tmp_path)
     assert not found.is_well
     assert found.detail.startswith("exit code 1: x")
     assert found.detail.endswith("no heartbeat")

@@ -28,7 +28,7 @@ class Enroller:
     async def enrol(self, body: bytes) -> bytes:
         return body
 
-    async def renew(self, body: bytes, asker: Peer) -> bytes:
+    async def renew(self, body: bytes, asker: Peer, shown: bytes = b"") -> bytes:
         return asker.role.value.encode()
 
 

@@ -9,6 +9,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import serialization
 from tuf.api.metadata import Metadata, TargetFile, Targets, Timestamp
 
 import mirror.metadata
@@ -29,7 +31,12 @@ from firedoor.pieces.manifest import (
     encode_manifest,
     manifest_id,
 )
-from firedoor.runtime.certificates import has_identifiers, id_of_request, make_request
+from firedoor.runtime.certificates import (
+    has_identifiers,
+    id_of_request,
+    issue,
+    make_request,
+)
 from firedoor.runtime.files import durable_write
 from firedoor.runtime.key_files import read_key_file, replace_certificate, write_key_file
 from firedoor.runtime.tls import peer_of_certificate
@@ -400,6 +407,28 @@ def test_an_operator_who_carries_a_request_makes_no_operator_of_it(bench: Bench)
     enrol(bench, token, request)
     peer = peer_of_certificate(asyncio.run(bench.origin.renew(request, OPERATOR)), NOW)
     assert (peer.role, peer.site) == (Role.AGENT, "branch")
+
+
+def test_a_renewal_puts_back_whom_a_restored_origin_has_forgotten(bench: Bench) -> None:
+    request, ca = make_request(b"\2" * 32), (bench.fleet / "origin" / "ca.pem").read_bytes()
+
+    def shown(role: Role, seed: bytes = b"\2" * 32, by: bytes = b"") -> bytes:
+        ca_seed = by or read_key_file(bench.fleet / "origin" / "ca.key", str).signing_seed
+        pem = issue(
+            make_request(seed), ca_pem=ca, ca_seed=ca_seed, role=role, site="hangar", now=NOW,
+            ring="early",
+        )  # fmt: skip
+        certificate = x509.load_pem_x509_certificate(pem)
+        return certificate.public_bytes(serialization.Encoding.DER)
+
+    of_another, forged = shown(Role.AGENT, b"\3" * 32), shown(Role.AGENT, by=b"\5" * 32)
+    for lie in (b"", b"junk", of_another, forged, shown(Role.OPERATOR)):
+        with pytest.raises(Untrusted, match="enrolled peer"):
+            asyncio.run(bench.origin.renew(request, AGENT, lie))
+    certificate = asyncio.run(bench.origin.renew(request, AGENT, shown(Role.AGENT)))
+    peer = peer_of_certificate(certificate, NOW)
+    assert (peer.role, peer.site, peer.ring) == (Role.AGENT, "hangar", "early")
+    assert [each.id for each in bench.origin.enrolled()] == [peer.id]
 
 
 def test_the_origin_renews_its_own_certificate_at_half_its_life(bench: Bench) -> None:

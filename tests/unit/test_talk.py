@@ -20,7 +20,7 @@ from firedoor.identity import Role
 from firedoor.limits import ORDERS_MAX
 from firedoor.runtime.catalogue import Catalogue
 from firedoor.runtime.clocks import Clock
-from firedoor.runtime.peer_server import Conversation
+from firedoor.runtime.conversation import Conversation
 from firedoor.runtime.trust_client import fleet_of
 from firedoor.trust.keys import key_of
 from firedoor.wire.codec import encode
