@@ -143,7 +143,7 @@ TRANSFERS_MAX = 256
 TRANSFERS_PER_PEER_MAX = 4
 
 # What waits of reports and receipts for one peer: the newest is said again, so little need wait.
-BULK_BYTES_MAX = 256 * KIB
+BULK_BYTES_MAX = 512 * KIB
 
 # Reports and receipts go to the kernel while no more than this waits there: half a second of
 # 256 kbit/s, which is what they may delay an order by.
