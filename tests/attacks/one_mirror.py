@@ -22,7 +22,7 @@ from firedoor.runtime.pacing import Budget
 from firedoor.runtime.peer_client import PeerClient
 from firedoor.runtime.tls import credentials_of
 from firedoor.runtime.trust_client import fleet_of
-from firedoor.wire.messages import Health, Hello, Report, decode_message, encode_message
+from firedoor.wire.messages import Beat, Health, Hello, Report, decode_message, encode_message
 from firedoor.wire.versions import SPOKEN
 from mirror.claims import Judge
 from mirror.daemon import MirrorDaemon
@@ -130,9 +130,10 @@ class OneMirror:
         task.add_done_callback(self._talks.discard)
 
     async def until(self, holds: Callable[[], bool]) -> None:
-        """Wait until `holds()`; the deadline ends what never does."""
+        """Wait until `holds()`, while the upstream shows that it lives."""
         while not holds():  # a wire has no event to wait for
-            await asyncio.sleep(0.005)
+            self.above.bring(encode_message(Beat()))
+            await asyncio.sleep(0.1)
 
     async def _live(self, story: Callable[["OneMirror"], Coroutine[Any, Any, None]]) -> None:
         await self.host.catalogue.refresh(self._bench.origin.get)
