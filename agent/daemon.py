@@ -7,8 +7,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from agent.installer import Installer, idle_row
+from agent.installer import Installer
 from agent.journal import Journal
+from agent.product_row import idle_row
 from agent.receipts import ReceiptWriter
 from agent.reports import bounded
 from firedoor import __version__
@@ -20,6 +21,7 @@ from firedoor.rosters import span_of_recording
 from firedoor.runtime.asking import FirstContact
 from firedoor.runtime.dialling import Neighbours, keep_dialling
 from firedoor.runtime.discovery import Discovery
+from firedoor.runtime.folders import read_regular
 from firedoor.runtime.host import Host
 from firedoor.runtime.logs import log
 from firedoor.runtime.renewal import Renewal
@@ -48,6 +50,9 @@ REFRESH_AGAIN_S = 2.0
 
 # A journal that cannot be opened (a full disk, a damaged file) is tried again this often.
 JOURNAL_AGAIN_S = 10.0
+
+# What the guard remembers is a few lines for each product.
+GUARD_BYTES_MAX = 1 << 20
 
 # How often an endpoint looks whether a mirror still answers.
 LOOK_AROUND_S = 1.0
@@ -276,15 +281,21 @@ class AgentDaemon:
         """What the boot guard took back, because it did not stay up, is not installed again."""
         path = Path(self._settings.state).expanduser() / "guard.json"
         try:
-            changed_at = path.stat().st_mtime_ns if path.exists() else 0
+            changed_at = path.lstat().st_mtime_ns
             if changed_at == self._guarded_at:
                 return
             self._guarded_at = changed_at
-            table = json.loads(path.read_bytes()) if path.exists() else {}
+            table = json.loads(read_regular(path, GUARD_BYTES_MAX))
             steps = [row["last"] for row in table.values() if "last" in row]
             contents = [journal.content_of(str(each["from"])) for each in steps]
             crashed = [not each["is_halted"] for each in steps]
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        except FileNotFoundError:
+            return
+        # Deep brackets make json raise RecursionError.
+        except (
+            *(FiredoorError, OSError, ValueError, KeyError, TypeError),
+            *(AttributeError, RecursionError),
+        ) as error:
             log("guard-unreadable", level="warning", why=str(error))
             return
         for content, is_crash in zip(contents, crashed, strict=True):

@@ -15,6 +15,7 @@ Source: halt.md, level 7, and It must not become the outage.
 import argparse
 import json
 import os
+import re
 import sqlite3
 import stat
 import sys
@@ -35,11 +36,18 @@ NARROW = 5
 
 # Of a product's root; agent/tombstones.py writes there.
 TOMBSTONES = Path(".firedoor") / "halts"
+_ORDER_NAME = re.compile(r"[0-9a-f]{64}\.order")
+_LIKE_ONE = re.compile(r".*\.order")
 
 CRASHES = 3
 WITHIN_S = 600.0
 
-_LOG_BYTES_MAX = 64 << 20
+# The order log, the largest that it reads; and a copy of an order beside a product.
+_FILE_BYTES_MAX = 64 << 20
+_ORDER_BYTES_MAX = 4 << 10
+
+# Copies that are looked at, whatever else lies there.
+_TOMBSTONES_MAX = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +151,11 @@ def _covers(halt: Halt, release: Release, product: str) -> bool:
 
 
 class Files:
-    """Reads files that only `owners` can have written."""
+    """Reads files that only `owners` can have written.
+
+    A file is opened without following a link and without waiting, and it is the open file that is
+    looked at: nobody can put another in its place in between.
+    """
 
     def __init__(self, owners: frozenset[int]) -> None:
         self._owners = owners
@@ -152,24 +164,52 @@ class Files:
         """Nothing, if this file or folder is of a trusted owner and nobody else can write it.
 
         Raises:
-            DoubtError: it is not.
+            DoubtError: it is not, or it is neither a file nor a folder.
         """
-        found = path.lstat()
+        self._check(path, path.lstat())
+
+    def read(self, path: Path, limit: int = _FILE_BYTES_MAX) -> bytes:
+        """The content of a trusted file; empty when there is none.
+
+        Raises:
+            DoubtError: it is not trusted, no regular file, or above `limit` bytes.
+        """
+        flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
+        try:
+            descriptor = os.open(path, flags | getattr(os, "O_BINARY", 0))
+        except FileNotFoundError:
+            return b""
+        except OSError as error:
+            raise DoubtError(f"{path}: {error.strerror}") from error
+        try:
+            found = os.fstat(descriptor)
+            self._check(path, found)
+            if not stat.S_ISREG(found.st_mode):
+                raise DoubtError(f"{path} is no regular file")
+            return _read_at_most(descriptor, path, limit)
+        finally:
+            os.close(descriptor)
+
+    def _check(self, path: Path, found: os.stat_result) -> None:
         if stat.S_ISLNK(found.st_mode):
             raise DoubtError(f"{path} is a link")
+        if not stat.S_ISREG(found.st_mode) and not stat.S_ISDIR(found.st_mode):
+            raise DoubtError(f"{path} is neither a file nor a folder")
         if os.name == "posix" and found.st_uid not in self._owners:
             raise DoubtError(f"{path} belongs to user {found.st_uid}")
         if os.name == "posix" and found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
             raise DoubtError(f"{path} can be written by others")
 
-    def read(self, path: Path) -> bytes:
-        """The content of a trusted file; empty when there is none."""
-        if not path.exists():
-            return b""
-        self.check(path)
-        if path.stat().st_size > _LOG_BYTES_MAX:
-            raise DoubtError(f"{path} is above {_LOG_BYTES_MAX} bytes")
-        return path.read_bytes()
+
+def _read_at_most(descriptor: int, path: Path, limit: int) -> bytes:
+    parts = []
+    size = 0
+    while part := os.read(descriptor, 1 << 20):
+        parts.append(part)
+        size += len(part)
+        if size > limit:
+            raise DoubtError(f"{path} is above {limit} bytes")
+    return b"".join(parts)
 
 
 def read_product(name: str, root: Path, journal: sqlite3.Connection) -> Product:
@@ -226,7 +266,8 @@ class Memory:
         self._state = state
         try:
             read = json.loads(data) if data else {}
-        except ValueError:
+        # Deep brackets make json raise RecursionError.
+        except (ValueError, RecursionError):
             read = {}
         rows = read.items() if isinstance(read, dict) else ()
         self.table: dict[str, dict[str, Any]] = {
@@ -348,7 +389,7 @@ def _guard(arguments: argparse.Namespace) -> None:
     files.check(state)
     fleet = sha256(files.read(Path(settings["fleet_root"]).expanduser())).hexdigest()[:32]
     log = files.read(state / "orders.log")
-    memory = Memory(state, files.read(state / "guard.json"))
+    memory = Memory(state, _memory_of(files, state / "guard.json"))
     files.check(state / "journal.db")
     for more in ("journal.db-wal", "journal.db-shm"):
         if (state / more).exists():
@@ -363,8 +404,9 @@ def _guard(arguments: argparse.Namespace) -> None:
             try:
                 files.check(root)
                 product = read_product(name, root, journal)
-                halts = read_orders(fleet, log, _tombstones(files, root)).in_force()
-                _guard_one(product, halts, memory, limits, (files, arguments))
+                recorded = read_orders(fleet, log, ()).in_force()
+                beside = read_orders(fleet, log, _tombstones(files, name, root)).in_force()
+                _guard_one(product, (recorded, beside), memory, limits, (files, arguments))
             # One product's odd facts must not keep the others unguarded.
             except (DoubtError, OSError, sqlite3.Error, ValueError, KeyError, TypeError) as doubt:
                 _say(f"{name}: in doubt, so nothing is changed: {doubt}")
@@ -376,17 +418,23 @@ def _guard(arguments: argparse.Namespace) -> None:
 
 def _guard_one(
     product: Product,
-    halts: list[Halt],
+    halts: tuple[list[Halt], list[Halt]],
     memory: Memory,
     limits: dict[str, Any],
     run: tuple[Files, argparse.Namespace],
 ) -> None:
     files, arguments = run
+    recorded, beside = halts
     starts = 0
     # At boot all are looked at and none is started; who starts one product names it.
     if arguments.product:
         starts = memory.count(product, time.time(), float(limits.get("within_s", WITHIN_S)))
-    step = decide(product, halts, starts, int(limits.get("crashes", CRASHES)))
+    crashes = int(limits.get("crashes", CRASHES))
+    # What lies beside the product was verified by nobody, for the keys are not read here. It may
+    # ask for a step and rule out where one leads to; the step that the log asks for is taken.
+    step = decide(product, beside, starts, crashes)
+    if isinstance(step, str):
+        step = decide(product, recorded, starts, crashes)
     if isinstance(step, str):
         _say(f"{product.name}: {step}")
     elif memory.has_landed(product) and not step.is_halted:
@@ -401,12 +449,48 @@ def _guard_one(
         _say(f"{product.name}: {step.why}; stepped back to {product.releases[step.to].version}")
 
 
-def _tombstones(files: Files, root: Path) -> list[bytes]:
+def _memory_of(files: Files, path: Path) -> bytes:
+    """The guard's own memory; a halt is obeyed without it."""
+    try:
+        return files.read(path)
+    except DoubtError as doubt:
+        _say(f"what it remembers cannot be read, so it begins anew: {doubt}")
+        return b""
+
+
+def _tombstones(files: Files, name: str, root: Path) -> list[bytes]:
+    """The copies of halts that lie beside a product; what cannot be read is said and left out."""
     folder = root / TOMBSTONES
-    if not folder.is_dir():
+    found: list[bytes] = []
+    failures: list[str] = []
+    try:
+        for each in (folder.parent, folder):
+            files.check(each)
+        names = sorted(_names_in(folder), key=lambda each: (not _ORDER_NAME.fullmatch(each), each))
+    except FileNotFoundError:
         return []
-    files.check(folder)
-    return [files.read(path) for path in sorted(folder.iterdir()) if path.suffix == ".order"]
+    except (DoubtError, OSError) as doubt:
+        names = []
+        failures.append(str(doubt))
+    for order in names:
+        try:
+            found.append(files.read(folder / order, _ORDER_BYTES_MAX))
+        except DoubtError as doubt:
+            failures.append(str(doubt))
+    if failures:
+        _say(f"{name}: {len(failures)} halt(s) beside it cannot be read: {failures[0]}")
+    return found
+
+
+def _names_in(folder: Path) -> list[str]:
+    names = []
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if _LIKE_ONE.fullmatch(entry.name):
+                names.append(entry.name)
+            if len(names) >= _TOMBSTONES_MAX:
+                break
+    return names
 
 
 def _say(line: str) -> None:

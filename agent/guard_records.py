@@ -75,7 +75,7 @@ def read_orders(fleet: str, log: bytes, tombstones: Iterable[bytes]) -> Orders:
             orders.forgotten.add(body[1:])
     held = set(orders.halts)
     for record in tombstones:
-        _take(orders, fleet, record)
+        _take(orders, fleet, record, is_verified=False)
     for order_id in orders.forgotten - held:
         orders.halts.pop(order_id, None)
     return orders
@@ -95,7 +95,8 @@ def frames(data: bytes) -> Iterator[bytes]:
             at += 1
 
 
-def _take(orders: Orders, fleet: str, record: bytes) -> None:
+def _take(orders: Orders, fleet: str, record: bytes, *, is_verified: bool = True) -> None:
+    """Read one order. `is_verified`: before it was recorded, as those in the log were."""
     try:
         envelope = unpack(record)
         kind, payload = envelope["kind"], envelope["payload"]
@@ -112,6 +113,8 @@ def _take(orders: Orders, fleet: str, record: bytes) -> None:
         elif kind == "revoke":
             orders.revokes[order_id] = (said["keyid"], frozenset(said["survivors"]))
     except (DoubtError, KeyError, TypeError, ValueError):
+        if not is_verified:
+            return  # Junk that lies beside a product means nothing.
         # It was verified before it was recorded: like the agent, take it as a halt of everything.
         doubt_id = sha256(record).digest()
         facts = ("everything", LEVEL_IN_DOUBT, frozenset[bytes]())

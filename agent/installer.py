@@ -12,7 +12,6 @@
 import asyncio
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 
 from agent.checks.trial import Outcome, Trial, hold_trial
@@ -22,6 +21,7 @@ from agent.life import Life
 from agent.lifecycle import Phase
 from agent.offers import Offers
 from agent.plan import way_back
+from agent.product_row import Counts, row_of
 from agent.switching import LOOK_S as ARMED_LOOK_S
 from agent.switching import Arming
 from agent.tombstones import Tombstones
@@ -49,17 +49,11 @@ TRY_AGAIN_S = 1.0
 ROLL_BACKS_PER_S = 20.0
 ROLL_BACK_SPREAD = Span(30.0)
 
+# Of the copies of halts beside a product: a disk that hangs must not keep an endpoint from obeying.
+TOMBSTONES_SPAN_S = 10.0
+
 # A full disk is emptied by a person or a rotation of logs, not within a second.
 NO_ROOM_SPAN = Span(5.0)
-
-
-@dataclass(slots=True)
-class Counts:
-    """What the demo and status show of this product."""
-
-    activations: int = 0
-    activations_after_receipt: int = 0
-    rolled_back: int = 0
 
 
 class Installer:
@@ -111,11 +105,13 @@ class Installer:
         active = self._handler.active()
         version, manifest = active if active is not None else ("", "")
         phase = self._life.phase.value
-        return ProductHealth(self.product, version, manifest, phase, self._detail[:400])
+        details = (self._detail, self._tombstones.unread)
+        detail = "; ".join(each for each in details if each)
+        return ProductHealth(self.product, version, manifest, phase, detail[:400])
 
     def table(self) -> dict[str, object]:
         """The product's part of `firedoor-agent status`."""
-        return _row(self.health(), self.counts)
+        return row_of(self.health(), self.counts)
 
     async def run(self) -> None:
         """Follow the plan for ever; a failure is said and tried again later."""
@@ -136,9 +132,13 @@ class Installer:
 
     async def _round(self) -> float:
         """Do what is due; the seconds until the plan is looked at again."""
+        # Before anything here is looked at, for it may be a link; and before each stage, below.
+        await asyncio.to_thread(self._handler.check_root)
         if not self._is_settled:
-            await self._heed_tombstones()
             await self._learn_what_is_here()
+            # What the log says comes first: nothing that lies beside the product may delay it.
+            await self._obey()
+            await self._heed_tombstones()
             await self._resume()
             self._is_settled = True
         await self._obey()
@@ -223,6 +223,7 @@ class Installer:
 
     async def _stage(self, entry: ReleaseEntry, manifest: Manifest) -> None:
         host = self._host
+        await asyncio.to_thread(self._handler.check_root)
         try:
             await asyncio.to_thread(
                 self._handler.stage,
@@ -358,7 +359,13 @@ class Installer:
 
     async def _heed_tombstones(self) -> None:
         """Admit the halts that lie beside the product: the state folder may be an older one."""
-        for record in await asyncio.to_thread(self._tombstones.read):
+        try:
+            async with asyncio.timeout(TOMBSTONES_SPAN_S):
+                records = await asyncio.to_thread(self._tombstones.read)
+        except TimeoutError:
+            log("tombstones-slow", level="error", product=self.product, do="check the disk")
+            return
+        for record in records:
             try:
                 self._host.apply(self._host.node.submit(record, None, self._host.clock.now()))
             except Refused as error:
@@ -471,21 +478,3 @@ class Installer:
         if detail != self._detail:
             self._detail = detail
             self._on_change()
-
-
-def idle_row(product: str, detail: str) -> dict[str, object]:
-    """The part of a product that cannot be followed, and why."""
-    return _row(ProductHealth(product, "", "", Phase.IDLE.value, detail[:400]), Counts())
-
-
-def _row(health: ProductHealth, counts: Counts) -> dict[str, object]:
-    return {
-        "product": health.product,
-        "version": health.version,
-        "manifest": health.manifest,
-        "phase": health.phase,
-        "detail": health.detail,
-        "activations": counts.activations,
-        "activations_after_receipt": counts.activations_after_receipt,
-        "rolled_back": counts.rolled_back,
-    }

@@ -14,6 +14,7 @@ from typing import Any
 from agent.lifecycle import Phase
 from firedoor.errors import Malformed, Unavailable
 from firedoor.halt.scope import Subject
+from firedoor.runtime.folders import require_regular
 
 _SCHEMA = (
     """CREATE TABLE IF NOT EXISTS phases (product TEXT PRIMARY KEY, phase TEXT NOT NULL,
@@ -52,6 +53,9 @@ class Journal:
         # A thread may be at it when the program ends, and SQLite crashes if it is closed then.
         self._lock = threading.Lock()
         self._is_closed = False
+        # SQLite opens by name, and would wait for a pipe for ever.
+        for each in (path, path.with_name(f"{path.name}-wal"), path.with_name(f"{path.name}-shm")):
+            require_regular(each)
         try:
             self._database = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
         except sqlite3.Error as error:

@@ -3,32 +3,60 @@
 A state folder that is restored from before a halt, or lost, does not take them along: the agent
 admits them again at its next start, and the boot guard reads them. Each is the order's own bytes,
 so whoever reads it can check it.
+
+The product's own programs may write there. What is no regular file of an order's size is left out
+and said; no link is followed, and reading never waits (runtime/folders.py).
 """
 
+import re
 from collections.abc import Collection, Iterable
+from contextlib import suppress
 from pathlib import Path
 
 from agent.guard import TOMBSTONES
-from firedoor.errors import Unavailable
+from firedoor.errors import FiredoorError
 from firedoor.halt.order import Halt
-from firedoor.runtime.files import durable_write, sync_folder
+from firedoor.limits import ORDER_BYTES_MAX
+from firedoor.runtime.folders import Folder, below, open_folder
 from firedoor.runtime.logs import log
 
 # Halts in force at one time; beyond these the order log alone has them.
 TOMBSTONES_MAX = 256
 
+# Files that are looked at: junk of the right name must not push the real ones out.
+_LOOKED_AT_MAX = 16 * TOMBSTONES_MAX
+
+# Ours, and whatever looks like one: what somebody else has put there is read last, and said.
+_NAME = re.compile(r"[0-9a-f]{64}\.order")
+_LIKE = re.compile(r".*\.order")
+
+# Of what could not be read, so many names are said.
+_SAID_MAX = 3
+
 
 class Tombstones:
-    """Those of one product. Blocking, so callers use a thread."""
+    """Those of one product. Blocking, so callers use a thread. `unread`: why some could not be."""
 
     def __init__(self, root: Path) -> None:
-        self._folder = root / TOMBSTONES
+        self._root = root
+        self.unread = ""
 
     def read(self) -> list[bytes]:
         """The orders that lie there."""
-        if not self._folder.is_dir():
-            return []
-        return [path.read_bytes() for path in sorted(self._folder.glob("*.order"))[:TOMBSTONES_MAX]]
+        found: list[bytes] = []
+        failures: list[str] = []
+        try:
+            with open_folder(self._root) as root, below(root, *TOMBSTONES.parts) as folder:
+                if folder is not None:
+                    found, failures = _read_all(folder)
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            failures = [f"{self._root / TOMBSTONES}: {error.strerror or error}"]
+        self.unread = _sentence(failures)
+        if self.unread:
+            log("tombstones-unread", level="error", why=self.unread, do="remove what is there")
+        return found
 
     def keep(self, halts: Iterable[Halt], known: Collection[bytes]) -> None:
         """Have these lie there, durably; what cannot be written is said.
@@ -36,17 +64,51 @@ class Tombstones:
         Others are removed once they are `known`, and so were lifted: one that is not may be all
         that is left of a halt.
         """
-        wanted = {halt.id.hex(): halt.record for halt in [*halts][:TOMBSTONES_MAX]}
+        wanted = {f"{halt.id.hex()}.order": halt.record for halt in [*halts][:TOMBSTONES_MAX]}
+        lifted = {f"{each.hex()}.order" for each in known} - wanted.keys()
         try:
-            if wanted:
-                self._folder.mkdir(parents=True, exist_ok=True)
-            have = {path.stem: path for path in self._folder.glob("*.order")}
-            for name in wanted.keys() - have.keys():
-                durable_write(self._folder / f"{name}.order", wanted[name], 0o600)
-            lifted = (have.keys() - wanted.keys()) & {each.hex() for each in known}
-            for name in lifted:
-                have[name].unlink(missing_ok=True)
-            if lifted:
-                sync_folder(self._folder)
-        except (OSError, Unavailable) as error:
-            log("tombstone-not-kept", level="error", why=str(error), do="free disk space")
+            with (
+                open_folder(self._root) as root,
+                below(root, *TOMBSTONES.parts, is_made=bool(wanted)) as folder,
+            ):
+                if folder is not None:
+                    _keep_all(folder, wanted, lifted)
+        except (OSError, FiredoorError) as error:
+            log("tombstone-not-kept", level="error", why=str(error), do="mend the product's root")
+
+
+def _read_all(folder: Folder) -> tuple[list[bytes], list[str]]:
+    found: list[bytes] = []
+    failures: list[str] = []
+    names = sorted(folder.names(_LIKE), key=lambda name: (not _NAME.fullmatch(name), name))
+    for name in names[:_LOOKED_AT_MAX]:
+        try:
+            record = folder.read(name, ORDER_BYTES_MAX)
+        except FiredoorError as error:
+            failures.append(str(error))
+            continue
+        if record is not None:
+            found.append(record)
+    return found, failures
+
+
+def _keep_all(folder: Folder, wanted: dict[str, bytes], lifted: set[str]) -> None:
+    for name, record in wanted.items():
+        held = None
+        # What stands there in its place is replaced, a folder excepted.
+        with suppress(FiredoorError):
+            held = folder.read(name, ORDER_BYTES_MAX)
+        if held != record:
+            folder.write(name, record, 0o600)
+    gone = [name for name in folder.names(_NAME) if name in lifted]
+    for name in gone:
+        folder.remove(name)
+    if gone:
+        folder.sync()
+
+
+def _sentence(failures: list[str]) -> str:
+    if not failures:
+        return ""
+    more = f", and {len(failures) - _SAID_MAX} more" if len(failures) > _SAID_MAX else ""
+    return f"halts beside the product cannot be read: {'; '.join(failures[:_SAID_MAX])}{more}"

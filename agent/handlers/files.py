@@ -10,11 +10,12 @@ Nothing else in `root` is ever touched: a `current` that is no link of ours is r
 
 import os
 import shutil
+import stat
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from firedoor.errors import Malformed
+from firedoor.errors import Malformed, Unavailable
 from firedoor.identity import NAME
 from firedoor.pieces.manifest import Manifest
 from firedoor.runtime.files import durable_write, sync_folder
@@ -31,7 +32,19 @@ class FilesHandler:
         self._root = root
         self._versions = root / "versions"
         self._quarantine = root / "quarantine"
-        self._versions.mkdir(parents=True, exist_ok=True)
+        _make(self._root)
+        _make(self._versions)
+
+    def check_root(self) -> None:
+        """Nothing, if only this program's user, or root, can change what lies right below the root.
+
+        Raises:
+            Malformed: the root, or a folder of ours in it, is a link, of another user, or others
+                can write it: a step here could be led to files of somebody else.
+            Unavailable: the root is gone.
+        """
+        for path in (self._root, self._versions, self._quarantine, self._root / ".firedoor"):
+            _check_owned(path, is_needed=path in {self._root, self._versions})
 
     def stage(
         self,
@@ -160,3 +173,30 @@ def _parse(name: str) -> tuple[str, str] | None:
     version, _, manifest_id = name.rpartition("-")
     is_id = len(manifest_id) == _ID_DIGITS and set(manifest_id) <= set("0123456789abcdef")
     return (version, manifest_id) if is_id and NAME.fullmatch(version) else None
+
+
+def _make(folder: Path) -> None:
+    """Make a folder with a mode of its own, for what runs from it may be another user's."""
+    if not os.path.lexists(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        folder.chmod(0o755)
+
+
+def _check_owned(path: Path, *, is_needed: bool) -> None:
+    try:
+        found = path.lstat()
+    except FileNotFoundError as error:
+        if is_needed:
+            raise Unavailable(str(path), why="it is gone") from error
+        return
+    if not stat.S_ISDIR(found.st_mode):
+        raise Malformed(str(path), wanted="a folder", got="a link or a file")
+    if sys.platform == "win32":
+        return
+    if found.st_uid not in {0, os.geteuid()}:
+        raise Malformed(
+            str(path), wanted="a folder of the agent's user", got=f"user {found.st_uid}"
+        )
+    if found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        wanted, got = "a folder that nobody else can write", f"mode {found.st_mode & 0o7777:04o}"
+        raise Malformed(str(path), wanted=wanted, got=got)

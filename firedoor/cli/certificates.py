@@ -14,11 +14,12 @@ from tuf.api.metadata import Metadata, Root, Targets
 from firedoor.cli.common import open_key, say, status_at, with_client
 from firedoor.cli.handing import check_wait
 from firedoor.cli.origin import Origin, origin_of
-from firedoor.errors import Malformed, Unavailable, Untrusted
+from firedoor.errors import Malformed, Untrusted
 from firedoor.halt.certificate import Certificate, CertificateFile, Row, Standing, check, read_file
 from firedoor.identity import FleetId
 from firedoor.limits import CERTIFICATE_BYTES_MAX, METADATA_BYTES_MAX
 from firedoor.runtime.files import durable_write
+from firedoor.runtime.folders import read_named
 from firedoor.runtime.peer_client import PeerClient
 from firedoor.runtime.screen import plain
 from firedoor.runtime.trust_client import fleet_of
@@ -82,7 +83,8 @@ def verify_file(file: Path, root: Path, *, is_json: bool) -> None:
         Unavailable: a file cannot be read.
         TooLarge, Malformed, Untrusted: it does not verify.
     """
-    _show(checked(_bytes_of(file), _bytes_of(root)), is_json=is_json)
+    data, first = read_named(file, CERTIFICATE_BYTES_MAX), read_named(root, METADATA_BYTES_MAX)
+    _show(checked(data, first), is_json=is_json)
 
 
 def checked(data: bytes, root: bytes) -> Certificate:
@@ -187,10 +189,3 @@ def _table(row: Row) -> dict[str, object]:
         "last": row.last,
         "is_clone": row.is_clone,
     }
-
-
-def _bytes_of(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise Unavailable(str(path), why=error.strerror or "cannot be read") from error

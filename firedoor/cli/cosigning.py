@@ -10,11 +10,12 @@ from pathlib import Path
 
 from firedoor.cli.common import open_key, peers_to_try, say, with_client
 from firedoor.cli.handing import check_wait, hand_over
-from firedoor.errors import Malformed, Unavailable
+from firedoor.errors import Malformed
 from firedoor.halt.envelope import Envelope, Signature, id_of, role_of
 from firedoor.identity import FleetId
 from firedoor.limits import ORDER_BYTES_MAX
 from firedoor.runtime.files import durable_write
+from firedoor.runtime.folders import read_named
 from firedoor.runtime.key_files import KeyFile
 from firedoor.runtime.peer_client import PeerClient
 from firedoor.trust.signing import sign, signed_bytes
@@ -94,10 +95,7 @@ def _keys(gathering: Gathering, role: str) -> list[KeyFile]:
 
 
 def _read_part(path: Path, kind: str) -> Envelope:
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise Unavailable(str(path), why=error.strerror or "cannot be read") from error
+    data = read_named(path, ORDER_BYTES_MAX)
     part = decode(Envelope, data, what=str(path), limit=ORDER_BYTES_MAX)
     if part.kind != kind:
         raise Malformed(str(path), wanted=f"a {kind}", got=repr(part.kind))

@@ -16,6 +16,7 @@ from firedoor.halt.envelope import Envelope, id_of
 from firedoor.identity import FleetId
 from firedoor.limits import ORDER_BYTES_MAX, ORDERS_MAX
 from firedoor.runtime.files import durable_write
+from firedoor.runtime.folders import read_named
 from firedoor.runtime.peer_client import PeerClient
 from firedoor.wire.codec import decode, encode
 from firedoor.wire.messages import Record
@@ -23,7 +24,7 @@ from firedoor.wire.messages import Record
 FORMAT = "firedoor-orders-1"
 
 _FIND_S = 2.0
-_FILE_BYTES_MAX = ORDERS_MAX * (ORDER_BYTES_MAX + 8)
+ORDER_FILE_BYTES_MAX = ORDERS_MAX * (ORDER_BYTES_MAX + 8)
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,19 +91,24 @@ def import_orders(file: Path, key_file: tuple[Path, Path | None], to: list[str])
 
 
 def read_orders(file: Path, fleet: FleetId) -> OrderFile:
-    """The orders in a file.
+    """The orders in a file that a person has named.
 
     Raises:
-        Unavailable: it cannot be read.
+        Unavailable, TooLarge: it cannot be read.
         Malformed: it is no such file, or another fleet's.
     """
-    try:
-        data = file.read_bytes()
-    except OSError as error:
-        raise Unavailable(str(file), why=error.strerror or "cannot be read") from error
-    found = decode(OrderFile, data, what=str(file), limit=_FILE_BYTES_MAX)
+    return orders_in(read_named(file, ORDER_FILE_BYTES_MAX), fleet, what=str(file))
+
+
+def orders_in(data: bytes, fleet: FleetId, *, what: str) -> OrderFile:
+    """The orders in the content of such a file; `what` names it.
+
+    Raises:
+        Malformed: it is no such file, or another fleet's.
+    """
+    found = decode(OrderFile, data, what=what, limit=ORDER_FILE_BYTES_MAX)
     if found.format != FORMAT:
-        raise Malformed(str(file), wanted=FORMAT, got=repr(found.format))
+        raise Malformed(what, wanted=FORMAT, got=repr(found.format))
     if found.fleet != fleet:
-        raise Malformed(str(file), wanted=f"fleet {fleet[:12]}", got=found.fleet[:12])
+        raise Malformed(what, wanted=f"fleet {fleet[:12]}", got=repr(found.fleet[:12]))
     return found

@@ -20,6 +20,7 @@ from firedoor.limits import MANIFEST_BYTES_MAX, METADATA_BYTES_MAX
 from firedoor.pieces.manifest import Manifest, decode_manifest
 from firedoor.runtime.clocks import Clock
 from firedoor.runtime.files import durable_write
+from firedoor.runtime.folders import read_regular
 from firedoor.runtime.logs import log
 from firedoor.runtime.trust_client import ReleaseEntry, TrustClient
 from firedoor.trust.keys import Authority, controller_of
@@ -29,6 +30,10 @@ METADATA_SPAN_S = 30.0
 
 Get = Callable[[str, int], Awaitable[bytes]]
 """Fetches a /v1 path of at most so many bytes from some mirror; raises Unavailable or Refused."""
+
+
+# What a file system allows for a name; TUF's longest here are a publisher's, 64 characters.
+_NAME_BYTES_MAX = 255
 
 
 class Catalogue:
@@ -97,10 +102,9 @@ class Catalogue:
         """One metadata file for those who sync from here."""
         # TUF quotes a role's name in its file's name; HTTP unquotes it on the way.
         name = name.replace("/", "%2F")
-        if "\\" in name or name.startswith("."):
+        if "\\" in name or name.startswith(".") or len(name.encode()) > _NAME_BYTES_MAX:
             return None
-        path = self._served / name
-        return path.read_bytes() if path.is_file() else None
+        return _held(self._served / name, METADATA_BYTES_MAX)
 
     def files(self) -> dict[str, bytes]:
         """All metadata that is trusted here, by the names that it is served under.
@@ -134,8 +138,7 @@ class Catalogue:
         """A manifest that is held here and still has its digest."""
         if len(manifest) != 64 or not manifest.isalnum():  # noqa: PLR2004  # hex of SHA-256
             return None
-        path = self._manifests / manifest
-        data = path.read_bytes() if path.is_file() else None
+        data = _held(self._manifests / manifest, MANIFEST_BYTES_MAX)
         return data if data is not None and sha256(data).hexdigest() == manifest else None
 
     def held_manifest(self, manifest: str) -> Manifest | None:
@@ -263,6 +266,17 @@ class Catalogue:
             raise Unavailable(name, why=f"no answer within {METADATA_SPAN_S:.0f} s") from error
         self._fresh[name] = data
         return data
+
+
+def _held(path: Path, limit: int) -> bytes | None:
+    """A file here; None: there is none, or something else stands in its place."""
+    try:
+        return read_regular(path, limit)
+    except FileNotFoundError:
+        return None
+    except FiredoorError as error:
+        log("file-not-served", level="error", why=str(error), do="remove what is there")
+        return None
 
 
 async def _awaited(work: Awaitable[bytes]) -> bytes:

@@ -15,8 +15,9 @@ from nacl.exceptions import CryptoError
 from nacl.secret import SecretBox
 from nacl.utils import random as random_bytes
 
-from firedoor.errors import Malformed, TooLarge, Unavailable, Untrusted
+from firedoor.errors import Malformed, Untrusted
 from firedoor.runtime.files import durable_write
+from firedoor.runtime.folders import read_named
 from firedoor.wire.codec import record
 
 FORMAT = "firedoor-key-1"
@@ -113,13 +114,7 @@ def read_key_file(path: Path, passphrase: Callable[[], str]) -> KeyFile:
 
 def _table(path: Path) -> dict[str, Any]:
     try:
-        with path.open("rb") as file:
-            data = file.read(_KEY_FILE_BYTES_MAX + 1)
-        if len(data) > _KEY_FILE_BYTES_MAX:
-            raise TooLarge(str(path), limit=_KEY_FILE_BYTES_MAX, size=len(data))
-        table = json.loads(data)
-    except OSError as error:
-        raise Unavailable(str(path), why=error.strerror or "cannot be read") from error
+        table = json.loads(read_named(path, _KEY_FILE_BYTES_MAX))
     # Deep brackets make json raise RecursionError.
     except (ValueError, RecursionError) as error:
         raise Malformed(str(path), wanted="a key file", got=str(error)[:80]) from error

@@ -20,7 +20,9 @@ from pathlib import Path
 from firedoor.errors import Malformed, Unavailable
 from firedoor.kept import Kept
 from firedoor.runtime.files import durable_write
+from firedoor.runtime.folders import read_regular
 from firedoor.runtime.logs import log
+from firedoor.units import MIB
 
 _SIZES = struct.Struct(">II")
 _HEAD = struct.Struct(">III")
@@ -39,6 +41,9 @@ Entry = tuple[bytes, bytes]
 # and a turning disk 10; both take some 100 where a hundred processes of one machine sync at once,
 # and a thread makes that no shorter. No beat is missed for so long.
 QUICK_S = 0.25
+
+# ORDERS_MAX orders of 4 KiB are 16 MiB, and BEACONS_MAX beacons of 160 KiB ten.
+LOG_BYTES_MAX = 64 * MIB
 
 # Beacons in a log before a start leaves the old ones out: a year of orders has some.
 BEACONS_MAX = 64
@@ -63,6 +68,7 @@ class OrderLog:
         self.forgotten: frozenset[bytes] = frozenset()
         self.vouched: set[bytes] = set()
         flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0)
+        flags |= getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._load(may_heal=may_heal)
@@ -105,7 +111,10 @@ class OrderLog:
         os.close(self._file)
 
     def _load(self, *, may_heal: bool) -> None:
-        data = self.path.read_bytes() if self.path.exists() else b""
+        try:
+            data = read_regular(self.path, LOG_BYTES_MAX)
+        except FileNotFoundError:
+            data = b""
         bodies, self._end, is_damaged = read_frames(data)
         if is_damaged and not may_heal:
             got = f"damage at byte {self._end}; put back a copy, or move it away: the mirrors hold"

@@ -2,19 +2,21 @@
 
 from pathlib import Path
 
-from firedoor.errors import Malformed, Unavailable
+from firedoor.errors import Malformed
+from firedoor.runtime.folders import read_named
+
+# Nobody types more, and no password manager makes it.
+_PASSPHRASE_BYTES_MAX = 4096
 
 
 def read_passphrase(path: Path) -> str:
     """The passphrase in a file.
 
     Raises:
-        Unavailable: it cannot be read.
+        Unavailable, TooLarge: it cannot be read.
         Malformed: it is no text.
     """
     try:
-        return path.read_text("utf-8").rstrip("\r\n")
-    except OSError as error:
-        raise Unavailable(str(path), why=error.strerror or "cannot be read") from error
+        return read_named(path, _PASSPHRASE_BYTES_MAX).decode().rstrip("\r\n")
     except UnicodeDecodeError as error:
         raise Malformed(str(path), wanted="a passphrase in UTF-8", got="other bytes") from error

@@ -2,32 +2,58 @@
 
 A piece is verified before it is written, and each time it is read: a power cut may leave a file
 short, and disks rot. Nobody gets an unverified byte, and nobody is called a liar for a bad disk.
+The folder may be a stranger's (a stick), so no link in it is followed and no other file is touched.
 """
 
 import errno
 import os
+import re
 import shutil
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 
 from blake3 import blake3
 
-from firedoor.errors import NoRoom, Untrusted
-from firedoor.runtime.files import sync_folder
+from firedoor.errors import FiredoorError, Malformed, NoRoom, Unavailable, Untrusted
+from firedoor.limits import PIECE_BYTES_MAX
+from firedoor.runtime.folders import Folder, below, open_folder
+from firedoor.units import KIB
+
+_SHELF = re.compile(r"[0-9a-f]{2}")
+_REST = re.compile(r"[0-9a-f]{62}")
+
+_DIGEST_BYTES = 32
+
+# zstd makes what does not compress a little larger; such a piece is stored plain (chunking.py), so
+# this is room to spare.
+_STORED_BYTES_MAX = PIECE_BYTES_MAX + 64 * KIB
 
 
 class PieceStore:
     """One folder of pieces; blocking, so callers use a thread."""
 
     def __init__(self, folder: Path) -> None:
-        self._folder = folder
+        """Open it, or make it.
+
+        Raises:
+            Unavailable: it cannot be.
+        """
+        self._path = folder
         self._verified: set[bytes] = set()
-        self._number = 0
         self._lock = threading.Lock()
-        folder.mkdir(parents=True, exist_ok=True)
-        for left_over in folder.glob("*/.new-*"):
-            left_over.unlink(missing_ok=True)
+        try:
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            with open_folder(folder.parent) as parent:
+                made = parent.folder(folder.name, is_made=True)
+            assert made is not None
+            self._folder: Folder = made
+            for shelf in [*made.names(_SHELF)]:
+                with below(made, shelf) as opened:
+                    if opened is not None:
+                        opened.remove_halves()
+        except OSError as error:
+            raise Unavailable(str(folder), why=error.strerror or str(error)) from error
 
     def put(self, digest: bytes, stored: bytes) -> None:
         """Keep one piece.
@@ -39,20 +65,17 @@ class PieceStore:
         found = blake3(stored).digest()
         if found != digest:
             raise Untrusted("piece", wanted=digest.hex()[:12], got=found.hex()[:12])
-        path = self._path(digest)
-        with self._lock:
-            self._number += 1
-            temporary = path.parent / f".new-{os.getpid()}-{self._number}"
+        shelf, rest = _names(digest)
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            temporary.write_bytes(stored)
-            temporary.replace(path)
+            with below(self._folder, shelf, is_made=True) as opened:
+                assert opened is not None
+                opened.write(rest, stored, is_durable=False)
         except OSError as error:
-            temporary.unlink(missing_ok=True)
             full = error.errno in {errno.ENOSPC, errno.EDQUOT}
             why = "the disk is full" if full else str(error)
-            raise NoRoom(f"keeping a piece in {self._folder}", why=why) from error
-        self._verified.add(digest)
+            raise NoRoom(f"keeping a piece in {self._path}", why=why) from error
+        with self._lock:
+            self._verified.add(digest)
 
     def make_sure_of_room(self, size: int) -> None:
         """Nothing, if `size` more bytes can be kept.
@@ -60,33 +83,44 @@ class PieceStore:
         Raises:
             NoRoom: they cannot; better known before the line is used for them than after.
         """
-        free = shutil.disk_usage(self._folder).free
+        free = self.free()
         if size > free:
             why = f"the disk is full: {size:,} bytes are wanted, {free:,} are free"
-            raise NoRoom(f"keeping a release in {self._folder}", why=why)
+            raise NoRoom(f"keeping a release in {self._path}", why=why)
+
+    def free(self) -> int:
+        """The bytes that the disk has left."""
+        return shutil.disk_usage(self._path).free
 
     def sync(self, digests: Sequence[bytes]) -> None:
         """Make these pieces durable, before something signed says that they are here."""
+        shelves: dict[str, list[str]] = {}
         for digest in digests:
-            descriptor = os.open(self._path(digest), os.O_RDWR)
-            try:
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
-        for folder in {self._path(digest).parent for digest in digests}:
-            sync_folder(folder)
+            shelf, rest = _names(digest)
+            shelves.setdefault(shelf, []).append(rest)
+        for shelf, names in shelves.items():
+            with below(self._folder, shelf) as opened:
+                if opened is None:
+                    raise Unavailable(str(self._path / shelf), why="it is gone")
+                for name in names:
+                    opened.sync_file(name)
+                opened.sync()
 
     def get(self, digest: bytes) -> bytes | None:
         """One piece, or None when it is not here whole; a damaged one is removed."""
-        path = self._path(digest)
+        shelf, rest = _names(digest)
         try:
-            stored = path.read_bytes()
-        except FileNotFoundError:
+            with below(self._folder, shelf) as opened:
+                stored = opened.read(rest, _STORED_BYTES_MAX) if opened is not None else None
+        except (OSError, FiredoorError):
+            stored = b""  # A link, a pipe or a device in its place, or a disk that fails.
+        if stored is None:
             return None
         if blake3(stored).digest() != digest:
             self.remove(digest)
             return None
-        self._verified.add(digest)
+        with self._lock:
+            self._verified.add(digest)
         return stored
 
     def has(self, digest: bytes) -> bool:
@@ -100,9 +134,38 @@ class PieceStore:
 
     def remove(self, digest: bytes) -> None:
         """Forget one piece."""
-        self._verified.discard(digest)
-        self._path(digest).unlink(missing_ok=True)
+        with self._lock:
+            self._verified.discard(digest)
+        shelf, rest = _names(digest)
+        self._remove(shelf, rest)
 
-    def _path(self, digest: bytes) -> Path:
-        name = digest.hex()
-        return self._folder / name[:2] / name[2:]
+    def keep_only(self, digests: Collection[str]) -> int:
+        """Forget all other pieces, by digest in hex; how many that were.
+
+        What has no name of a piece is somebody else's and stays.
+        """
+        removed = 0
+        for shelf in [*self._folder.names(_SHELF)]:
+            with below(self._folder, shelf) as opened:
+                rests = [*opened.names(_REST)] if opened is not None else []
+            for rest in rests:
+                if f"{shelf}{rest}" not in digests:
+                    self.remove(bytes.fromhex(f"{shelf}{rest}"))
+                    removed += 1
+        return removed
+
+    def _remove(self, shelf: str, rest: str) -> None:
+        try:
+            with below(self._folder, shelf) as opened:
+                if opened is not None:
+                    opened.remove(rest)
+        except OSError as error:
+            raise Unavailable(str(self._path), why=error.strerror or os.strerror(0)) from error
+
+
+def _names(digest: bytes) -> tuple[str, str]:
+    if len(digest) != _DIGEST_BYTES:
+        wanted = f"a digest of {_DIGEST_BYTES} bytes"
+        raise Malformed("piece", wanted=wanted, got=f"{len(digest)} bytes")
+    name = digest.hex()
+    return name[:2], name[2:]

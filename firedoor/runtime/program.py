@@ -20,10 +20,16 @@ from firedoor import __version__
 from firedoor.errors import FiredoorError, Malformed, Unavailable, sentence_of
 from firedoor.halt.lease import STANDARD, THIN_WAN, LeaseTerms
 from firedoor.identity import FleetId, Peer, PeerId, Role
-from firedoor.limits import BATCH_BYTES, REQUESTS_MAX, REQUESTS_PER_PEER_MAX
+from firedoor.limits import (
+    BATCH_BYTES,
+    METADATA_BYTES_MAX,
+    REQUESTS_MAX,
+    REQUESTS_PER_PEER_MAX,
+)
 from firedoor.node_settings import NodeSettings
 from firedoor.runtime.catalogue import Catalogue
 from firedoor.runtime.clocks import Clock
+from firedoor.runtime.folders import read_named, require_regular
 from firedoor.runtime.host import Host
 from firedoor.runtime.key_files import KeyFile, read_key_file
 from firedoor.runtime.pacing import Budget
@@ -117,10 +123,7 @@ def read_root(path: Path) -> tuple[bytes, FleetId]:
     Raises:
         Unavailable: it cannot be read.
     """
-    try:
-        data = path.expanduser().read_bytes()
-    except OSError as error:
-        raise Unavailable(str(path), why=error.strerror or "cannot be read") from error
+    data = read_named(path.expanduser(), METADATA_BYTES_MAX)
     return data, fleet_of(data)
 
 
@@ -202,7 +205,11 @@ class StateLock:
         # It holds a private key, and what a fleet runs.
         state.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._path = state / "lock"
-        self._file = self._path.open("a+", encoding="ascii")
+        # A link would lead to a file of somebody else, which is emptied below.
+        no_link = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
+        require_regular(self._path)
+        descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | no_link, 0o600)
+        self._file = os.fdopen(descriptor, "r+", encoding="ascii")
         try:
             _lock(self._file.fileno())
         except OSError as error:

@@ -16,7 +16,12 @@ from msgspec import Meta
 
 from firedoor.errors import Malformed, Unavailable
 from firedoor.identity import checked_name
+from firedoor.runtime.folders import read_named
+from firedoor.units import MIB
 from firedoor.wire.codec import record
+
+# Thousands of products with their checks.
+_SETTINGS_BYTES_MAX = 4 * MIB
 
 S = TypeVar("S")
 
@@ -223,9 +228,7 @@ def _check_there(what: str, text: str, is_right: Callable[[Path], bool]) -> None
 
 def _read(kind: type[S], path: Path) -> S:
     try:
-        table = tomllib.loads(path.read_text("utf-8"))
-    except OSError as error:
-        raise Unavailable(str(path), why=error.strerror or "cannot be read") from error
+        table = tomllib.loads(read_named(path, _SETTINGS_BYTES_MAX).decode())
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise Malformed(str(path), wanted="TOML", got=str(error)) from error
     return record(kind, table, what=str(path))

@@ -23,6 +23,9 @@ from firedoor.pieces.chunking import pack_piece, piece_bytes, unpack_piece
 from firedoor.pieces.manifest import FileEntry, Manifest, Piece, check_tree
 from firedoor.runtime.files import sync_folder
 
+# A payload may run as another user than the agent, whatever the agent's umask is.
+FOLDER_MODE = 0o755
+
 Sink = Callable[[Piece, bytes], None]
 
 
@@ -72,6 +75,7 @@ def write_tree(
         raise ValueError(f"write_tree: {target} exists")
     try:
         target.mkdir(parents=True)
+        target.chmod(FOLDER_MODE)
         for file in manifest.files:
             may_go_on()
             _write_entry(file, target / file.path, store_get, old=old, may_go_on=may_go_on)
@@ -136,7 +140,7 @@ def _write_entry(
     old: Mapping[bytes, Path],
     may_go_on: Callable[[], None],
 ) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
+    _make_folders(path.parent)
     if file.link:
         path.symlink_to(file.link)
         return
@@ -151,10 +155,22 @@ def _write_entry(
             found = _fill(output, _unpacked(file, store_get), may_go_on)
         output.flush()
         # Before the sync, so that the mode is as durable as the bytes.
-        path.chmod(file.mode)
+        if hasattr(os, "fchmod"):
+            os.fchmod(output.fileno(), file.mode)
         os.fsync(output.fileno())
     if found != file.digest:
         raise Untrusted(file.path, wanted=file.digest.hex()[:12], got=found.hex()[:12])
+
+
+def _make_folders(folder: Path) -> None:
+    """Make a folder of the tree and those above it that are missing, each with FOLDER_MODE."""
+    missing = []
+    while not folder.exists():
+        missing.append(folder)
+        folder = folder.parent
+    for each in reversed(missing):
+        each.mkdir()
+        each.chmod(FOLDER_MODE)
 
 
 def _fill(output: BinaryIO, parts: Iterator[bytes], may_go_on: Callable[[], None]) -> bytes:

@@ -323,10 +323,19 @@ def test_what_a_compaction_has_left_out_counts_no_more(bench: Bench, home: Path)
 
 
 @pytest.mark.parametrize("scope", ["digest:zz", "app#1..y", "planet:mars"])
-def test_a_halt_that_is_not_understood_is_one_of_everything_at_level_4(scope: str) -> None:
+def test_a_halt_that_is_not_understood_is_one_of_everything_at_level_4(
+    scope: str, tmp_path: Path
+) -> None:
     payload = HaltPayload(1, bytes(16), scope, 7, 0, "")
-    [halt] = read_orders(FLEET, b"", [sealed("halt", payload, HALT)[1]]).in_force()
+    record = sealed("halt", payload, HALT)[1]
+    log = OrderLog(tmp_path / "orders.log")
+    log.append_all([(ORDER, record)])
+    log.close()
+    data = (tmp_path / "orders.log").read_bytes()
+    [halt] = read_orders(FLEET, data, ()).in_force()
     assert (halt.scope, halt.level) == ("everything", 4)
+    # Beside a product it was verified by nobody, and means nothing.
+    assert read_orders(FLEET, b"", [record]).in_force() == []
 
 
 def lose_the_good_version(home: Path) -> None:

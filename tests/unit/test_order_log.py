@@ -101,7 +101,7 @@ def test_a_full_disk_leaves_no_remains_for_the_next_record(
 
 def test_a_folder_in_its_place_is_said(tmp_path: Path) -> None:
     (tmp_path / "orders.log").mkdir()
-    with pytest.raises(Unavailable, match=r"orders\.log"):
+    with pytest.raises(Malformed, match=r"orders\.log: wanted a regular file"):
         OrderLog(tmp_path / "orders.log")
 
 

@@ -1,6 +1,7 @@
 """The store hands out verified bytes or none, whatever a crash or a full disk left behind."""
 
 import errno
+import os
 from pathlib import Path
 
 import pytest
@@ -72,11 +73,11 @@ def test_a_disk_that_refuses_is_unavailable_and_leaves_nothing(
 ) -> None:
     store = PieceStore(tmp_path)
 
-    def refuse(self: Path, target: Path) -> Path:
+    def refuse(*_: object, **__: object) -> None:
         raise OSError(number, "no")
 
     with monkeypatch.context() as patched:
-        patched.setattr(Path, "replace", refuse)
+        patched.setattr(os, "replace", refuse)
         with pytest.raises(NoRoom) as caught:
             store.put(DIGEST, DATA)
     assert ("disk is full" in str(caught.value)) == (number == errno.ENOSPC)

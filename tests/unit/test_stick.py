@@ -124,7 +124,7 @@ def test_a_stick_keeps_what_each_site_asks_and_the_last_answer_for_it(tmp_path: 
 
 def test_a_stick_of_another_fleet_and_a_folder_that_is_none_are_refused(tmp_path: Path) -> None:
     Stick(tmp_path / "stick", FLEET)
-    with pytest.raises(Malformed, match="wanted fleet 0b0b"):
+    with pytest.raises(Malformed, match="mark of fleet 0b0b"):
         Stick(tmp_path / "stick", FleetId("0b" * 16))
     (tmp_path / "holiday").mkdir()
     (tmp_path / "holiday" / "photo").touch()
