@@ -26,13 +26,17 @@ class DoubtError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Halt:
-    """What a halt says, and how many keys have signed it."""
+    """What a halt says, and how many keys have signed it.
+
+    `reached`: contents for which one key's level holds, as the agent decided; None: it did not.
+    """
 
     id: bytes
     scope: str
     level: int
     contents: frozenset[bytes]
     keyids: frozenset[str]
+    reached: frozenset[bytes] | None = None
 
 
 @dataclass(slots=True)
@@ -44,6 +48,8 @@ class Orders:
     revokes: dict[bytes, tuple[str, frozenset[bytes]]] = field(default_factory=dict)
     acted: set[bytes] = field(default_factory=set)
     forgotten: set[bytes] = field(default_factory=set)
+    named: dict[bytes, frozenset[bytes]] = field(default_factory=dict)
+    reached: dict[bytes, frozenset[bytes]] = field(default_factory=dict)
 
     def in_force(self) -> list[Halt]:
         """The halts that nothing lifts."""
@@ -57,7 +63,9 @@ class Orders:
             gone = {keyid for keyid, survivors in revokes if halt.id not in survivors}
             left = halt.keyids - gone
             if halt.id not in lifted and left:
-                alive.append(Halt(halt.id, halt.scope, halt.level, halt.contents, left))
+                contents = halt.contents | self.named.get(halt.id, frozenset())
+                reached = self.reached.get(halt.id)
+                alive.append(Halt(halt.id, halt.scope, halt.level, contents, left, reached))
         return alive
 
 
@@ -69,6 +77,8 @@ def read_orders(fleet: str, log: bytes, tombstones: Iterable[bytes]) -> Orders:
             _take(orders, fleet, body[1:])
         elif body[:1] == b"a":
             orders.acted.add(body[1:])
+        elif body[:1] == b"d":
+            _take_decision(orders, body[1:])
         elif body[:1] == b"f":
             # A compaction has left it out; one that comes after this was signed anew.
             orders.halts.pop(body[1:], None)
@@ -119,6 +129,18 @@ def _take(orders: Orders, fleet: str, record: bytes, *, is_verified: bool = True
         doubt_id = sha256(record).digest()
         facts = ("everything", LEVEL_IN_DOUBT, frozenset[bytes]())
         orders.halts[doubt_id] = Halt(doubt_id, *facts, frozenset({"?"}))
+
+
+def _take_decision(orders: Orders, record: bytes) -> None:
+    """Read what the agent has decided about a halt (halt/reach.py); junk decides nothing."""
+    try:
+        said = unpack(record)
+        order, named, reached = said["order"], frozenset(said["named"]), said["reached"]
+        orders.named[order] = orders.named.get(order, frozenset()) | named
+        if reached is not None:
+            orders.reached.setdefault(order, frozenset(reached))
+    except (DoubtError, KeyError, TypeError, ValueError):
+        return
 
 
 _HALT_FIELDS = {"version", "nonce", "scope", "level", "issued_at", "reason", "contents"}

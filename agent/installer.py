@@ -105,7 +105,8 @@ class Installer:
         active = self._handler.active()
         version, manifest = active if active is not None else ("", "")
         phase = self._life.phase.value
-        details = (self._detail, self._tombstones.unread)
+        lowered = self._lowered(manifest) if manifest else ""
+        details = (self._detail, lowered, self._tombstones.unread)
         detail = "; ".join(each for each in details if each)
         return ProductHealth(self.product, version, manifest, phase, detail[:400])
 
@@ -467,6 +468,17 @@ class Installer:
     def staged(self) -> list[str]:
         """The manifests of what is on this disk."""
         return [manifest for _, manifest in self._handler.staged()]
+
+    def _lowered(self, manifest: str) -> str:
+        """Why a halt of what runs has a lower level here than the one that was signed."""
+        subject = self._host.node.gates.subjects.get(manifest)
+        signed = self._host.node.gates.brake.lowered(subject) if subject is not None else 0
+        if not signed:
+            return ""
+        return (
+            f"the halt of level {signed} is level {self._level(manifest)} here: one key signed it, "
+            "and a release with other bytes was newer when it came; two keys reach any release"
+        )
 
     def _level(self, manifest: str) -> int:
         subject = self._host.node.gates.subjects.get(manifest)

@@ -34,6 +34,7 @@ from firedoor.runtime.program import (
 from firedoor.runtime.renewal import Renewal
 from firedoor.runtime.screen import plain
 from firedoor.runtime.settings import AgentSettings, ProductSettings, read_agent, split_address
+from firedoor.wire.json_text import json_map
 
 # What a status answer may weigh: a few hundred bytes a release and an endpoint.
 STATUS_BYTES_MAX = 64 << 20
@@ -196,8 +197,7 @@ async def _ask_itself(
         raise Unavailable("the agent on this machine", why=str(error)) from error
     finally:
         await client.close()
-    table: dict[str, Any] = json.loads(answer)
-    return table
+    return json_map(answer, "the agent on this machine")
 
 
 async def _switch(settings: AgentSettings, products: list[str]) -> None:

@@ -184,4 +184,4 @@ class ReceiptWriter:
         return Had.PIECES if has_pieces else Had.NOTHING
 
     def _covers(self, halt: Halt, subject: Subject) -> bool:
-        return halt.scope.covers(subject, halt.contents, self._host.settings.place)
+        return self._host.node.gates.brake.covers(halt, subject)

@@ -47,6 +47,13 @@ class KeepVouched:
 
 
 @dataclass(frozen=True, slots=True)
+class KeepDecision:
+    """Record durably what a halt reaches here (halt/reach.py), with the order or after it."""
+
+    record: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class DrawNonce:
     """Draw 32 bytes from the operating system and hand them to `Node.ask_lease`."""
 
@@ -127,6 +134,7 @@ Effect = (
     | KeepBeacon
     | KeepActed
     | KeepForgotten
+    | KeepDecision
     | KeepVouched
     | DrawNonce
     | SignLease

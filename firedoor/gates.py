@@ -5,6 +5,9 @@ pass (a mirror goes on serving: a branch must not stop with its WAN). To begin s
 a lease. The core that uses it forwards to it; nobody else changes it.
 """
 
+from collections.abc import Mapping
+
+from firedoor.effects import Effect, KeepDecision
 from firedoor.errors import Halted
 from firedoor.halt.brake import Brake, Gate
 from firedoor.halt.scope import Subject
@@ -12,6 +15,7 @@ from firedoor.halt.sync import Reconciliation
 from firedoor.identity import Place, Role
 from firedoor.leasing import Leasing
 from firedoor.units import Instant
+from firedoor.wire.codec import encode
 
 
 class Gates:
@@ -35,6 +39,15 @@ class Gates:
         self.subjects[manifest] = subject
         self.brake.learn(subject)
         return True
+
+    def learn_all(self, subjects: Mapping[str, Subject]) -> bool:
+        """These releases exist, by manifest; False: all of that was known."""
+        # Each of them, also after one that is new.
+        return sum(self.learn(*each) for each in subjects.items()) > 0
+
+    def decide(self) -> list[Effect]:
+        """What halts reach, as far as that was not decided before."""
+        return [KeepDecision(encode(each)) for each in self.brake.decide()]
 
     def permits(self, gate: Gate, manifest: str) -> bool:
         """Whether this release may pass `gate` here and now. An unknown one may not."""

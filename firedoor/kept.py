@@ -9,7 +9,8 @@ class Kept:
     """The records of orders and of the last beacon, and ids.
 
     `acted`: of what lifts and has begun to; `forgotten`: of what a compaction left out since it was
-    recorded; `vouched`: for what this node, a witness, has signed.
+    recorded; `vouched`: for what this node, a witness, has signed; `decided`: records of what halts
+    reach here.
     """
 
     orders: tuple[bytes, ...] = ()
@@ -17,3 +18,4 @@ class Kept:
     acted: tuple[bytes, ...] = ()
     forgotten: Collection[bytes] = ()
     vouched: Collection[bytes] = ()
+    decided: tuple[bytes, ...] = ()

@@ -7,7 +7,7 @@
 It knows no sockets, files, clocks or dice of its own; runtime/host.py drives it.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import assert_never
 
 from firedoor import answering
@@ -94,9 +94,9 @@ class Node:
         self._rosters = Rosters()
         self._spreading = Spreading(dice)
         # The origin has nobody to catch up with but whoever comes, and each of those syncs first.
-        role, is_done, has_mirrors = settings.role, settings.is_origin, settings.has_mirrors
+        has_mirrors = settings.has_mirrors
         self._reconciliation = Reconciliation(
-            role, is_done=is_done, has_mirrors=has_mirrors, now=now
+            settings.role, is_done=settings.is_origin, has_mirrors=has_mirrors, now=now
         )
         self.orders = OrderSet()
         self.leasing = Leasing(settings, self.orders, dice)
@@ -146,6 +146,7 @@ class Node:
         self.durable |= {self.orders.restore(record, authority).id for record in kept.orders}
         self.forgotten |= self.orders.forget_all(kept.forgotten)
         self.orders.restore_acted(kept.acted)
+        self.gates.brake.reach.restore(kept.decided)
         self._issuing.restore(self.durable, kept.vouched)
         return [*self._compact(authority), *self._apply(now)]
 
@@ -168,7 +169,11 @@ class Node:
 
     def learn(self, manifest: str, subject: Subject, now: Instant) -> list[Effect]:
         """A release exists; with `subject.files` when its manifest is held."""
-        return self._apply(now) if self.gates.learn(manifest, subject) else []
+        return self.learn_all({manifest: subject}, now)
+
+    def learn_all(self, subjects: Mapping[str, Subject], now: Instant) -> list[Effect]:
+        """These releases exist, by manifest; what halts reach is decided over all of them."""
+        return self._apply(now) if self.gates.learn_all(subjects) else []
 
     def permits(self, gate: Gate, manifest: str) -> bool:
         """Whether this release may pass `gate` here and now; as `Gates.permits`."""
@@ -476,7 +481,7 @@ class Node:
             return []
         acting = self.orders.let_resumes_act() if self._authority.is_fresh else ()
         self.gates.brake.set_halts(self.orders.in_force(), self.orders.passed())
-        effects: list[Effect] = [KeepActed(order_id) for order_id in acting]
+        effects: list[Effect] = [*map(KeepActed, acting), *self.gates.decide()]
         self._banned = self.orders.banned()
         effects += [Drop(peer, "it is banned") for peer in self._sessions if self.refuses(peer)]
         # What was halted may be served again, and whoever asked for it was told nothing then.

@@ -381,5 +381,5 @@ def _newest_first(entry: ReleaseEntry) -> int:
 def state_folder(text: str) -> Path:
     """The state folder of a settings file, made if missing."""
     folder = Path(text).expanduser()
-    folder.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     return folder

@@ -40,6 +40,7 @@ from firedoor.runtime.tls import leaf_of
 from firedoor.trust.keys import NaclSigner
 from firedoor.units import UnixTime
 from firedoor.wire.codec import decode, record
+from firedoor.wire.json_text import json_map
 from firedoor.wire.messages import Report
 from mirror.beacon_key import BeaconSigner
 from mirror.enrolments import Enrolments, Grant
@@ -257,11 +258,7 @@ class Origin:
         return await asyncio.to_thread(self._renew, body, shown)
 
     def _enrol(self, body: bytes) -> bytes:
-        try:
-            table = json.loads(body)
-        except ValueError as error:
-            raise Malformed("enrolment", wanted="JSON", got=str(error)[:80]) from error
-        asked = record(EnrolmentRequest, table, what="enrolment")
+        asked = record(EnrolmentRequest, json_map(body, "enrolment"), what="enrolment")
         request = asked.request.encode()
         now = self._unix()
         # Read before the token is used up: a broken request must not cost one.

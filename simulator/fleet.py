@@ -26,6 +26,7 @@ from firedoor.effects import (
     Keep,
     KeepActed,
     KeepBeacon,
+    KeepDecision,
     KeepForgotten,
     KeepVouched,
     Send,
@@ -258,7 +259,7 @@ class Site:
                     | Keep()
                     | KeepBeacon()
                     | KeepActed()
-                    | (KeepForgotten() | KeepVouched())
+                    | (KeepForgotten() | KeepDecision() | KeepVouched())
                     | Cut()
                     | Drop()
                     | (DrawNonce() | SignLease() | AddSignature())

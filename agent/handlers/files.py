@@ -18,7 +18,7 @@ from pathlib import Path
 from firedoor.errors import Malformed, Unavailable
 from firedoor.identity import NAME
 from firedoor.pieces.manifest import Manifest
-from firedoor.runtime.files import durable_write, sync_folder
+from firedoor.runtime.files import PUBLIC_MODE, durable_write, sync_folder
 from firedoor.runtime.tree import write_tree
 
 _ID_DIGITS = 64
@@ -76,7 +76,7 @@ class FilesHandler:
             raise Malformed(str(folder), wanted="a staged release", got="nothing")
         self._check_switch()
         if sys.platform == "win32":
-            durable_write(self._root / "current.txt", folder.name.encode())
+            durable_write(self._root / "current.txt", folder.name.encode(), PUBLIC_MODE)
             return
         fresh = self._root / ".current-new"
         fresh.unlink(missing_ok=True)

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
-from firedoor.cli.options import Combine, Key, Keys, PassphraseFile, SignOnly, To, Wait
+from firedoor.cli.options import Blind, Combine, Key, Keys, PassphraseFile, SignOnly, To, Wait
 
 if TYPE_CHECKING:
     from firedoor.cli.cosigning import Gathering
@@ -72,6 +72,7 @@ def resume(
     key: Keys = None,
     sign_only: SignOnly = None,
     combine: Combine = None,
+    blind: Blind = False,
     to: To = None,
     wait: Wait = 10.0,
     passphrase_file: PassphraseFile = None,
@@ -80,7 +81,7 @@ def resume(
     from firedoor.cli.resume import lift_halts  # noqa: PLC0415  # keeps --help fast
 
     asked = _asked(halts or [], reason, to, wait)
-    lift_halts(asked, _gathering(key, passphrase_file, combine, sign_only))
+    lift_halts(asked, _gathering(key, passphrase_file, combine, sign_only, is_blind=blind))
 
 
 def revoke(
@@ -91,6 +92,7 @@ def revoke(
     key: Keys = None,
     sign_only: SignOnly = None,
     combine: Combine = None,
+    blind: Blind = False,
     to: To = None,
     wait: Wait = 10.0,
     passphrase_file: PassphraseFile = None,
@@ -99,7 +101,7 @@ def revoke(
     from firedoor.cli.resume import revoke_key  # noqa: PLC0415  # keeps --help fast
 
     asked = _asked([keyid] if keyid else [], reason, to, wait)
-    gathering = _gathering(key, passphrase_file, combine, sign_only)
+    gathering = _gathering(key, passphrase_file, combine, sign_only, is_blind=blind)
     revoke_key(asked, tuple(keep or ()), gathering)
 
 
@@ -110,6 +112,7 @@ def ban(
     key: Keys = None,
     sign_only: SignOnly = None,
     combine: Combine = None,
+    blind: Blind = False,
     to: To = None,
     wait: Wait = 10.0,
     passphrase_file: PassphraseFile = None,
@@ -118,7 +121,7 @@ def ban(
     from firedoor.cli.resume import ban_machine  # noqa: PLC0415  # keeps --help fast
 
     asked = _asked([machine] if machine else [], reason, to, wait)
-    ban_machine(asked, _gathering(key, passphrase_file, combine, sign_only))
+    ban_machine(asked, _gathering(key, passphrase_file, combine, sign_only, is_blind=blind))
 
 
 def critical_fix(
@@ -128,6 +131,7 @@ def critical_fix(
     key: Keys = None,
     sign_only: SignOnly = None,
     combine: Combine = None,
+    blind: Blind = False,
     to: To = None,
     wait: Wait = 10.0,
     passphrase_file: PassphraseFile = None,
@@ -136,7 +140,7 @@ def critical_fix(
     from firedoor.cli.resume import pass_release  # noqa: PLC0415  # keeps --help fast
 
     asked = _asked([release] if release else [], reason, to, wait)
-    pass_release(asked, _gathering(key, passphrase_file, combine, sign_only))
+    pass_release(asked, _gathering(key, passphrase_file, combine, sign_only, is_blind=blind))
 
 
 @order_app.command("export")
@@ -204,10 +208,13 @@ def _gathering(
     passphrase_file: Path | None,
     combine: list[Path] | None,
     sign_only: Path | None,
+    *,
+    is_blind: bool,
 ) -> "Gathering":
     from firedoor.cli.cosigning import Gathering  # noqa: PLC0415  # keeps --help fast
 
-    return Gathering(tuple(_some(keys)), passphrase_file, tuple(combine or ()), sign_only)
+    parts = tuple(combine or ())
+    return Gathering(tuple(_some(keys)), passphrase_file, parts, sign_only, is_blind)
 
 
 def _asked(what: list[str], reason: str, to: list[str] | None, wait_s: float) -> "Asked":

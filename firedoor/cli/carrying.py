@@ -10,11 +10,11 @@ from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from firedoor.cli.common import open_key, say, status_at, with_client
 from firedoor.cli.handing import give
 from firedoor.cli.origin import ANSWER_BYTES_MAX, origin_of
+from firedoor.cli.peer_status import PeerStatus
 from firedoor.cli.stick_folder import RESERVE_BYTES, Stick
 from firedoor.cli.talk import Talk, talking
 from firedoor.errors import Denied, FiredoorError, Malformed, Refused, Unavailable, Untrusted
@@ -61,7 +61,7 @@ class Dock:
     fleet: FleetId
     address: tuple[str, int]
     peer: PeerId
-    status: dict[str, Any]
+    status: PeerStatus
 
     async def get(self, path: str, limit: int) -> bytes:
         """What it has at `path`; raises as `PeerClient.get`."""
@@ -69,8 +69,8 @@ class Dock:
 
     def whole(self) -> set[str]:
         """The manifests of the releases that it has every piece of."""
-        rows = self.status["releases"]
-        return {row["manifest"] for row in rows if 0 < row["pieces_total"] == row["pieces_have"]}
+        rows = self.status.releases
+        return {row.manifest for row in rows if 0 < row.pieces_total == row.pieces_have}
 
     async def post(self, path: str, body: bytes, headers: dict[str, str] | None = None) -> bytes:
         """Its answer to `body`; raises as `PeerClient.post`."""
@@ -99,11 +99,11 @@ def carry(folder: Path, key_file: tuple[Path, Path | None], to: list[str]) -> No
     address = split_address(to[0]) if to else origin_of(key)
 
     async def visit(client: PeerClient) -> None:
-        status = await status_at(client, address)
-        if status["role"] != Role.MIRROR.value:
-            raise Malformed(f"{address[0]}:{address[1]}", wanted="a mirror", got=status["role"])
-        dock = Dock(client, FleetId(key.fleet), address, PeerId(status["id"]), status)
-        if status.get("is_fed_by_stick"):
+        status = (await status_at(client, address)).status
+        if status.role != Role.MIRROR.value:
+            raise Malformed(f"{address[0]}:{address[1]}", wanted="a mirror", got=status.role)
+        dock = Dock(client, FleetId(key.fleet), address, PeerId(status.id), status)
+        if status.is_fed_by_stick:
             await _at_the_site(dock, stick)
         else:
             await _at_the_fleet(dock, stick)
@@ -218,7 +218,7 @@ async def _answer(
 
 def _newest(dock: Dock, catalogue: Catalogue) -> list[ReleaseEntry]:
     """Of each product the newest release that may move."""
-    able = {row["manifest"] for row in dock.status["releases"] if row["level"] == 0}
+    able = {row.manifest for row in dock.status.releases if row.level == 0}
     newest: dict[str, ReleaseEntry] = {}
     for entry in sorted(catalogue.releases, key=lambda each: each.counter):
         if entry.manifest in able:

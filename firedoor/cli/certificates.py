@@ -14,11 +14,12 @@ from tuf.api.metadata import Metadata, Root, Targets
 from firedoor.cli.common import open_key, say, status_at, with_client
 from firedoor.cli.handing import check_wait
 from firedoor.cli.origin import Origin, origin_of
+from firedoor.cli.peer_status import Order
 from firedoor.errors import Malformed, Untrusted
 from firedoor.halt.certificate import Certificate, CertificateFile, Row, Standing, check, read_file
 from firedoor.identity import FleetId
 from firedoor.limits import CERTIFICATE_BYTES_MAX, METADATA_BYTES_MAX
-from firedoor.runtime.files import durable_write
+from firedoor.runtime.files import PUBLIC_MODE, durable_write
 from firedoor.runtime.folders import read_named
 from firedoor.runtime.peer_client import PeerClient
 from firedoor.runtime.screen import plain
@@ -72,7 +73,7 @@ def watch_halt(
 
     data, found = with_client(key, work)
     if out is not None:
-        durable_write(out, data)
+        durable_write(out, data, PUBLIC_MODE)
     _show(found, is_json=is_json)
 
 
@@ -119,16 +120,20 @@ def _authority(file: CertificateFile, first: bytes) -> Authority:
 async def _halt_id(client: PeerClient, address: tuple[str, int], text: str) -> str:
     if len(text) == _WHOLE:
         return text
-    rows = (await status_at(client, address))["orders"]
-    halts = [row for row in rows if row["kind"] in {"halt", "controller-halt", "drill"}]
-    found = [row for row in halts if row["id"].startswith(text)]
+    rows = (await status_at(client, address)).status.orders
+    halts = [row for row in rows if row.kind in {"halt", "controller-halt", "drill"}]
+    found = [row for row in halts if row.id.startswith(text)]
     if not text:
-        found = sorted(
-            (row for row in found if row["is_in_force"]), key=lambda row: int(row["issued_at"])
-        )[-1:]
+        found = sorted((row for row in found if row.is_in_force), key=_issued_at)[-1:]
     if len(found) != 1:
         raise Malformed("halt id", wanted="the beginning of exactly one", got=f"{len(found)}")
-    return str(found[0]["id"])
+    if len(found[0].id) != _WHOLE:
+        raise Malformed("halt id", wanted="64 hex digits from the origin", got=found[0].id)
+    return found[0].id
+
+
+def _issued_at(row: Order) -> int:
+    return row.issued_at
 
 
 def _line(found: Certificate) -> str:

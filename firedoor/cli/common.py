@@ -2,23 +2,27 @@
 
 import asyncio
 import getpass
-import json
 import sys
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from firedoor.errors import FiredoorError, Malformed, Unavailable, sentence_of
 from firedoor.runtime.passphrases import read_passphrase
+from firedoor.runtime.screen import plain
 
 if TYPE_CHECKING:
+    from firedoor.cli.peer_status import Answer
     from firedoor.runtime.key_files import KeyFile
     from firedoor.runtime.peer_client import PeerClient
 
 T = TypeVar("T")
 
 STATUS_BYTES_MAX = 64 << 20
+
+# An error's sentence, whatever long names are in it.
+SENTENCE_MAX = 2000
 
 
 def passphrase_of(path: Path | None, what: str = "") -> Callable[[], str]:
@@ -88,12 +92,14 @@ def with_client(key: "KeyFile", work: "Callable[[PeerClient], Awaitable[T]]") ->
     return asyncio.run(run())
 
 
-async def status_at(client: "PeerClient", address: tuple[str, int]) -> dict[str, Any]:
+async def status_at(client: "PeerClient", address: tuple[str, int]) -> "Answer":
     """The status of a peer of any role.
 
     Raises:
         Unavailable: nobody answers there.
+        Malformed: what it answers is no status.
     """
+    from firedoor.cli.peer_status import answer_of  # noqa: PLC0415  # keeps --help fast
     from firedoor.identity import Role  # noqa: PLC0415
 
     for role in (Role.MIRROR, Role.AGENT):
@@ -102,13 +108,12 @@ async def status_at(client: "PeerClient", address: tuple[str, int]) -> dict[str,
         except Unavailable as error:
             last = error
         else:
-            table: dict[str, Any] = json.loads(body)
-            return table
+            return answer_of(body, f"the status of {address[0]}:{address[1]}")
     raise last
 
 
-async def first_status(client: "PeerClient", addresses: list[tuple[str, int]]) -> dict[str, Any]:
-    """The status of the first of these peers that answers; raises as `status_at`."""
+async def first_status(client: "PeerClient", addresses: list[tuple[str, int]]) -> "Answer":
+    """The status of the first of these peers that answers with one; raises as `status_at`."""
     for address in addresses[:-1]:
         with suppress(FiredoorError):
             return await status_at(client, address)
@@ -140,7 +145,9 @@ async def peers_to_try(key: "KeyFile", to: list[str], wait_s: float) -> list[tup
 
 def fail(error: FiredoorError | OSError) -> int:
     """Say an error in one sentence; the exit code."""
-    print(f"firedoor: {sentence_of(error)}", file=sys.stderr)  # noqa: T201  # the program's answer
+    # Names of files and what peers say may be anybody's text.
+    sentence = plain(sentence_of(error), SENTENCE_MAX)
+    print(f"firedoor: {sentence}", file=sys.stderr)  # noqa: T201  # the program's answer
     return 1
 
 

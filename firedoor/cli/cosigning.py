@@ -9,12 +9,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from firedoor.cli.common import open_key, peers_to_try, say, with_client
+from firedoor.cli.evidence import Evidence
 from firedoor.cli.handing import check_wait, hand_over
 from firedoor.errors import Malformed
 from firedoor.halt.envelope import Envelope, Signature, id_of, role_of
 from firedoor.identity import FleetId
 from firedoor.limits import ORDER_BYTES_MAX
-from firedoor.runtime.files import durable_write
+from firedoor.runtime.files import PUBLIC_MODE, durable_write
 from firedoor.runtime.folders import read_named
 from firedoor.runtime.key_files import KeyFile
 from firedoor.runtime.peer_client import PeerClient
@@ -23,29 +24,32 @@ from firedoor.wire.codec import decode, encode
 
 _FIND_S = 2.0
 
-Address = tuple[str, int]
-
 
 @dataclass(frozen=True, slots=True)
 class Gathering:
     """How the signatures come together. `combine`: files of part-signed orders.
 
-    `sign_only`: write a part-signed order there instead of handing it over.
+    `sign_only`: write a part-signed order there instead of handing it over; `is_blind`: sign for
+    ids whose records nobody shows.
     """
 
     keys: tuple[Path, ...]
     passphrase_file: Path | None
     combine: tuple[Path, ...]
     sign_only: Path | None
+    is_blind: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Draft:
-    """An order to be signed. `make` gives its payload; `show` says in lines what it would do."""
+    """An order to be signed. `make` gives its payload; `show` says in lines what it would do.
+
+    Both go by signed records (evidence.py), and `show` by the very bytes that are signed.
+    """
 
     kind: str
-    make: Callable[[PeerClient, list[Address]], Awaitable[object]]
-    show: Callable[[bytes], list[str]]
+    make: Callable[[PeerClient, Evidence], Awaitable[object]]
+    show: Callable[[bytes, Evidence], Awaitable[list[str]]]
 
 
 def cosign(draft: Draft, gathering: Gathering, *, to: list[str], wait_s: float) -> None:
@@ -63,19 +67,21 @@ def cosign(draft: Draft, gathering: Gathering, *, to: list[str], wait_s: float) 
 
     async def work(client: PeerClient) -> None:
         addresses = await peers_to_try(keys[0], to, _FIND_S)
+        fleet = FleetId(keys[0].fleet)
+        evidence = Evidence(client, addresses, fleet, is_blind=gathering.is_blind)
         parts = [_read_part(path, draft.kind) for path in gathering.combine]
         if parts:
             envelope = _combined(parts)
         else:
-            payload = await draft.make(client, addresses)
+            payload = await draft.make(client, evidence)
             envelope = Envelope(draft.kind, encode(payload), ())
-        for line in draft.show(envelope.payload):
+        for line in await draft.show(envelope.payload, evidence):
             say(line)
         envelope = _signed(envelope, keys)
         order = id_of(FleetId(keys[0].fleet), envelope), encode(envelope)
         count = len(envelope.signatures)
         if gathering.sign_only is not None:
-            durable_write(gathering.sign_only, order[1])
+            durable_write(gathering.sign_only, order[1], PUBLIC_MODE)
             say(f"part-signed {order[0].hex()} with {count} key(s)")
             return
         say(f"signed {order[0].hex()} with {count} key(s)")

@@ -8,32 +8,47 @@ import asyncio
 import base64
 import json
 import os
+import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated
 
 import aiohttp
+import msgspec
+from msgspec import Meta
 
 from firedoor.cli.common import peers_to_try, say, with_client
 from firedoor.cli.origin import Origin, with_origin
-from firedoor.errors import FiredoorError, Malformed, Refused, Unavailable, Untrusted
-from firedoor.identity import Role, checked_name
+from firedoor.errors import (
+    FiredoorError,
+    Malformed,
+    Refused,
+    TooLarge,
+    Unavailable,
+    Untrusted,
+)
+from firedoor.identity import Peer, Role, checked_name
 from firedoor.limits import ENROLMENT_BYTES_MAX
-from firedoor.runtime.certificates import fingerprint, make_request
+from firedoor.runtime.certificates import fingerprint, id_of_request, make_request
 from firedoor.runtime.clocks import Clock
 from firedoor.runtime.files import durable_write
+from firedoor.runtime.folders import read_named
 from firedoor.runtime.key_files import KeyFile, read_key_file, replace_certificate, write_key_file
 from firedoor.runtime.peer_client import PeerClient
 from firedoor.runtime.renewal import checked_renewal
 from firedoor.runtime.screen import plain
 from firedoor.runtime.settings import split_address
-from firedoor.runtime.tls import blind_context, pinned_context, role_name
+from firedoor.runtime.tls import blind_context, der_of, leaf_of, pinned_context, role_name
 from firedoor.runtime.trust_client import fleet_of
 from firedoor.trust.keys import key_of
 from firedoor.wire.codec import record
+from firedoor.wire.json_text import json_map, read_json
 
 _ANSWER_BYTES_MAX = 1 << 20
 _SPAN_S = 30
+
+# A token is some 300 characters.
+_TOKEN_BYTES_MAX = 8192
 
 # A technician's round of a site.
 _TOKENS_MAX = 1000
@@ -50,6 +65,20 @@ class Token:
     address: str
     ca: str
     secret: str
+
+
+class TokenAnswer(msgspec.Struct, frozen=True):
+    """What the origin answers to who asks for a token."""
+
+    token: Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{1,128}\Z")]
+
+
+class Enrolled(msgspec.Struct, frozen=True):
+    """What an enrolment listener answers, before any of it is believed."""
+
+    certificate: Annotated[str, Meta(max_length=ENROLMENT_BYTES_MAX)]
+    ca: Annotated[str, Meta(max_length=ENROLMENT_BYTES_MAX)]
+    root: Annotated[str, Meta(max_length=_ANSWER_BYTES_MAX)]
 
 
 def make_tokens(key: KeyFile, grant: tuple[str, str, str, int], *, enrol: str, count: int) -> None:
@@ -70,7 +99,8 @@ def make_tokens(key: KeyFile, grant: tuple[str, str, str, int], *, enrol: str, c
 
     async def work(origin: Origin) -> None:
         for _ in range(count):
-            secret = json.loads(await origin.post("/v1/tokens", body))["token"]
+            answer = json_map(await origin.post("/v1/tokens", body), "token")
+            secret = read_json(TokenAnswer, answer, "token").token
             table = {
                 "fleet": key.fleet,
                 "address": enrol,
@@ -94,27 +124,53 @@ def enrol(text: str, state: Path) -> None:
     if (state / "identity.key").exists():
         raise Malformed(str(state), wanted="no identity yet", got="identity.key; use --renew")
     secret = _prepared_secret(token, state)
-    answer = asyncio.run(_ask(token, make_request(secret[32:])))
-    root = base64.b64decode(answer["root"])
-    if fleet_of(root) != token.fleet:
-        raise Untrusted("root.json", wanted=f"fleet {token.fleet[:12]}", got=fleet_of(root)[:12])
+    answer, ca = asyncio.run(_ask(token, make_request(secret[32:])))
+    root = _root_of(answer, token)
+    peer = _peer_of(answer, ca, secret[32:])
     public = key_of(secret[:32])
     key = KeyFile(
-        role=answer["role"],
-        name=answer["id"],
+        role=peer.role.value,
+        name=peer.id,
         fleet=token.fleet,
         keyid=public.keyid,
         public=public.keyval["public"],
         secret=secret.hex(),
-        certificate=answer["certificate"],
-        ca=answer["ca"],
+        certificate=answer.certificate,
+        ca=answer.ca,
     )
     durable_write(state / "root.json", root)
     # A daemon starts unattended: its key opens by itself and is guarded by its mode.
     write_key_file(state / "identity.key", key, None)
     (state / _WAITING).unlink(missing_ok=True)
-    place = f"site {answer['site']}, ring {answer['ring']}"
+    place = f"site {peer.site}, ring {peer.ring}"
     say(f"enrolled as {key.role} {key.name} at {place}; identity in {state}")
+
+
+def _root_of(answer: Enrolled, token: Token) -> bytes:
+    """The fleet's first root, if it is the one whose digest the token carries."""
+    try:
+        root = base64.b64decode(answer.root, validate=True)
+    except ValueError as error:
+        raise Malformed("root.json", wanted="base64", got="something else") from error
+    if fleet_of(root) != token.fleet:
+        raise Untrusted("root.json", wanted=f"fleet {token.fleet[:12]}", got=fleet_of(root)[:12])
+    return root
+
+
+def _peer_of(answer: Enrolled, ca: bytes, tls_seed: bytes) -> Peer:
+    """Who this machine is by its new certificate, if the pinned CA has issued it for our own key.
+
+    The answer may bring the CA's certificate made again, for the same key (`keys authority`).
+    """
+    der = der_of(answer.certificate.encode("ascii", "replace"))
+    brought = answer.ca.encode("ascii", "replace")
+    leaf = leaf_of(der, ca) if der and leaf_of(der, brought) is not None else None
+    if leaf is None or leaf.peer.id != id_of_request(make_request(tls_seed)):
+        wanted, got = "one by the fleet's CA for this machine's key", "another"
+        raise Untrusted("certificate", wanted=wanted, got=got)
+    if leaf.peer.role is Role.OPERATOR:
+        raise Untrusted("certificate", wanted="an agent's or a mirror's", got="an operator's")
+    return leaf.peer
 
 
 def _prepared_secret(token: Token, state: Path) -> bytes:
@@ -166,9 +222,32 @@ def renew(state: Path, to: list[str]) -> None:
     say(f"renewed {key.role} {key.name}")
 
 
+def token_text(argument: str, file: Path | None) -> str:
+    """The token of a command line: as it stands, from a file, or from standard input for `-`.
+
+    Who looks at a machine's processes sees what stands on their command lines.
+
+    Raises:
+        Malformed: none is given, or two are.
+        Unavailable, TooLarge: the file cannot be read.
+    """
+    if bool(argument) == (file is not None):
+        wanted = "a token, --token-file FILE, or - for standard input"
+        raise Malformed("token", wanted=wanted, got="two" if argument else "none")
+    if argument == "-" or (file is not None and str(file) == "-"):
+        data = sys.stdin.buffer.read(_TOKEN_BYTES_MAX + 1)
+    elif file is not None:
+        data = read_named(file, _TOKEN_BYTES_MAX)
+    else:
+        return argument
+    if len(data) > _TOKEN_BYTES_MAX:
+        raise TooLarge("token", limit=_TOKEN_BYTES_MAX, size=len(data))
+    return data.decode("ascii", "replace").strip()
+
+
 def _read_token(text: str) -> Token:
     try:
-        table = json.loads(base64.urlsafe_b64decode(text.encode()))
+        table = json_map(base64.urlsafe_b64decode(text.encode()), "token")
         token = record(Token, table, what="token")
     except (ValueError, Refused) as error:
         raise Malformed("token", wanted="one from `firedoor token`", got=str(error)[:80]) from error
@@ -176,7 +255,8 @@ def _read_token(text: str) -> Token:
     return token
 
 
-async def _ask(token: Token, request: bytes) -> dict[str, Any]:
+async def _ask(token: Token, request: bytes) -> tuple[Enrolled, bytes]:
+    """The listener's answer, and the CA that the token names."""
     timeout = aiohttp.ClientTimeout(total=_SPAN_S)
     base = f"https://{token.address}"
     try:
@@ -184,19 +264,20 @@ async def _ask(token: Token, request: bytes) -> dict[str, Any]:
             async with session.get(f"{base}/ca.pem", ssl=blind_context()) as response:
                 ca = await response.content.read(ENROLMENT_BYTES_MAX)
             _check_ca(ca, token)
-            body = json.dumps({"secret": token.secret, "request": request.decode()})
+            asked = json.dumps({"secret": token.secret, "request": request.decode()})
             async with session.post(
                 f"{base}/enrol",
-                data=body,
+                data=asked,
                 ssl=pinned_context(ca),
                 server_hostname=role_name(Role.MIRROR),
             ) as response:
-                answer: dict[str, Any] = json.loads(await response.content.read(_ANSWER_BYTES_MAX))
+                body = await response.content.read(_ANSWER_BYTES_MAX)
     except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as error:
         raise Unavailable(token.address, why=f"{type(error).__name__}: {error}"[:200]) from error
-    if "certificate" not in answer:
-        raise Untrusted("enrolment", wanted="acceptance", got=plain(answer.get("error"), 200))
-    return answer
+    table = json_map(body, "enrolment")
+    if "certificate" not in table:
+        raise Untrusted("enrolment", wanted="acceptance", got=plain(table.get("error"), 200))
+    return read_json(Enrolled, table, "enrolment"), ca
 
 
 def _check_ca(ca: bytes, token: Token) -> None:

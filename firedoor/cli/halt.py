@@ -13,7 +13,7 @@ from firedoor.errors import FiredoorError, Malformed
 from firedoor.halt.brake import SIGNERS_NARROW
 from firedoor.halt.envelope import CONTROLLER_HALT, seal
 from firedoor.halt.order import LEVEL_MAX, LEVEL_NARROW, HaltPayload, check_halt
-from firedoor.halt.scope import Scope, ScopeKind, Subject, parse_scope
+from firedoor.halt.scope import Scope, ScopeKind, parse_scope
 from firedoor.identity import FleetId, Place
 from firedoor.runtime.clocks import Clock
 from firedoor.runtime.key_files import CONTROLLER, KeyFile
@@ -21,6 +21,9 @@ from firedoor.runtime.peer_client import PeerClient
 
 # After the order is out: what it may cost to learn whether it covers anything.
 _RESOLVE_S = 3.0
+
+# Releases for which one key was too few, one a line.
+_LOWERED_SHOWN = 5
 
 # How long to listen for mirrors when no peer is named.
 _FIND_S = 2.0
@@ -68,9 +71,9 @@ def halt_scope(
         say(f"signed {order[0].hex()}: {word}{stop.scope} at level {stop.level}")
         is_controllers = keys[0].role == CONTROLLER
         await hand_over(client, addresses, order, wait_s, until_logged=not is_controllers)
-        if stop.level >= LEVEL_NARROW and len(keys) < SIGNERS_NARROW:
-            say(f"by one key level {stop.level} holds for the newest release; others are at 4")
-        await _warn_of_nothing(client, addresses, scope)
+        is_narrow = stop.level >= LEVEL_NARROW and not stop.is_drill
+        is_by_one = is_narrow and len(keys) < SIGNERS_NARROW
+        await _say_what_it_covers(client, addresses, scope, level=stop.level if is_by_one else 0)
 
     with_client(keys[0], work)
 
@@ -94,20 +97,25 @@ def _confirm(stop: Stop) -> None:
         raise Malformed("confirmation", wanted=wanted, got=repr(typed[:80]))
 
 
-async def _warn_of_nothing(
-    client: PeerClient, addresses: list[tuple[str, int]], scope: Scope
+async def _say_what_it_covers(
+    client: PeerClient, addresses: list[tuple[str, int]], scope: Scope, *, level: int
 ) -> None:
-    """Say it when the order covers no release that is known: a slip of the finger stops nothing."""
-    with suppress(FiredoorError, TimeoutError, KeyError, TypeError, ValueError):
+    """Say it when the order covers no release that is known: a slip of the finger stops nothing.
+
+    `level`: signed by one key, above 4; say for which releases that is too few. 0: not so.
+    """
+    with suppress(FiredoorError, TimeoutError):
         async with asyncio.timeout(_RESOLVE_S):
-            status = await first_status(client, addresses)
-            subjects = [
-                Subject(row["product"], row["version"], bytes.fromhex(row["content"]))
-                for row in status["releases"]
-            ]
-            is_named = scope.kind in {ScopeKind.RELEASE, ScopeKind.PRODUCT}
-            if is_named and not any(scope.covers(each, (), Place()) for each in subjects):
-                say(f"WARNING: no release is known there that {scope.text} covers; is it spelt so?")
+            releases = (await first_status(client, addresses)).status.releases
+        covered = [row for row in releases if scope.covers(row.subject, (), Place())]
+        if scope.kind in {ScopeKind.RELEASE, ScopeKind.PRODUCT} and not covered:
+            say(f"WARNING: no release is known there that {scope.text} covers; is it spelt so?")
+        lowered = [row for row in covered if level and row.level_lowered >= level]
+        for row in lowered[:_LOWERED_SHOWN]:
+            name = f"{row.subject.product} {row.subject.version}"
+            say(f"one key is too few for {name}: level {row.level} there, a newer release differs")
+        if len(lowered) > _LOWERED_SHOWN:
+            say(f"  and for {len(lowered) - _LOWERED_SHOWN} more; a second --key reaches them")
 
 
 def _sign(keys: list[KeyFile], stop: Stop) -> tuple[bytes, bytes]:

@@ -14,7 +14,7 @@ from firedoor.identity import FleetId, Role, checked_name
 from firedoor.limits import SIGNATURES_MAX
 from firedoor.runtime.certificates import fingerprint, make_request, renew_authority
 from firedoor.runtime.clocks import Clock
-from firedoor.runtime.files import durable_write
+from firedoor.runtime.files import PUBLIC_MODE, durable_write
 from firedoor.runtime.fleet_folder import FleetPlan, make_fleet
 from firedoor.runtime.key_files import (
     BEACON_KEY,
@@ -164,7 +164,7 @@ def renew_authority_certificate(
         wanted = f"a key file of fleet {key.fleet[:12]}"
         raise Malformed(str(others[0]), wanted=wanted, got="another fleet's")
     fresh = renew_authority(key.ca.encode(), key.signing_seed, Clock().unix())
-    durable_write(origin / "ca.pem", fresh)
+    durable_write(origin / "ca.pem", fresh, PUBLIC_MODE)
     for path in files:
         replace_authority(path, fresh.decode())
         say(f"{path} has the new certificate")

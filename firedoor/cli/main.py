@@ -198,8 +198,9 @@ def token(
 
 @app.command()
 def enrol(
-    token: Annotated[str, typer.Argument(help="from `firedoor token`")] = "",
+    token: Annotated[str, typer.Argument(help="from `firedoor token`, or - to read it")] = "",
     *,
+    token_file: Annotated[Optional[Path], typer.Option(help="file with the token")] = None,  # noqa: UP045
     state: Annotated[Path, typer.Option(help="state folder of the new mirror or agent")],
     renew: Annotated[bool, typer.Option(help="renew the certificate in --state")] = False,
     to: To = None,
@@ -209,10 +210,10 @@ def enrol(
 
     if renew:
         enrolment.renew(state, to or [])
-    elif not token:
-        raise typer.BadParameter("a token, or --renew")
+    elif not token and token_file is None:
+        raise typer.BadParameter("a token, --token-file, or --renew")
     else:
-        enrolment.enrol(token, state)
+        enrolment.enrol(enrolment.token_text(token, token_file), state)
 
 
 @app.command()

@@ -21,3 +21,4 @@ Wait = Annotated[float, typer.Option(help="seconds to wait for word of the order
 Keys = Annotated[Optional[list[Path]], typer.Option("--key", help="key file; once a signer")]  # noqa: UP045
 SignOnly = Annotated[Optional[Path], typer.Option(help="write a part-signed order there")]  # noqa: UP045
 Combine = Annotated[Optional[list[Path]], typer.Option(help="part-signed orders")]  # noqa: UP045
+Blind = Annotated[bool, typer.Option("--blind", help="sign for ids whose records nobody shows")]

@@ -15,7 +15,7 @@ from firedoor.errors import Denied, FiredoorError, Malformed, Unavailable
 from firedoor.halt.envelope import Envelope, id_of
 from firedoor.identity import FleetId
 from firedoor.limits import ORDER_BYTES_MAX, ORDERS_MAX
-from firedoor.runtime.files import durable_write
+from firedoor.runtime.files import PUBLIC_MODE, durable_write
 from firedoor.runtime.folders import read_named
 from firedoor.runtime.peer_client import PeerClient
 from firedoor.wire.codec import decode, encode
@@ -57,7 +57,7 @@ def export_orders(file: Path, key_file: tuple[Path, Path | None], to: list[str])
         raise last
 
     records = with_client(key, work)
-    durable_write(file, encode(OrderFile(FORMAT, key.fleet, tuple(records))))
+    durable_write(file, encode(OrderFile(FORMAT, key.fleet, tuple(records))), PUBLIC_MODE)
     say(f"{len(records)} order(s) in {file}")
 
 

@@ -5,7 +5,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from firedoor.cli.common import open_key, with_client
+from firedoor.cli.common import open_key, status_at, with_client
+from firedoor.cli.peer_status import Answer
 from firedoor.errors import Malformed, Unavailable
 from firedoor.identity import FleetId, Role
 from firedoor.limits import METADATA_BYTES_MAX, PIECES_MAX
@@ -31,6 +32,10 @@ class Origin:
     async def get(self, path: str, limit: int) -> bytes:
         """A file of the origin; raises as `PeerClient.get`."""
         return await self._client.get(*self._address, path, role=Role.MIRROR, limit=limit)
+
+    async def status(self) -> Answer:
+        """What the origin says of itself; raises as `status_at`."""
+        return await status_at(self._client, self._address)
 
     async def post(self, path: str, body: bytes, headers: dict[str, str] | None = None) -> bytes:
         """The origin's answer; raises as `PeerClient.post`."""

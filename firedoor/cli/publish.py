@@ -9,6 +9,7 @@ import os
 import shlex
 import subprocess
 import tempfile
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from tuf.api.metadata import Metadata, Targets
 
 from firedoor.cli.common import checked_public, say
 from firedoor.cli.origin import ANSWER_BYTES_MAX, Origin, verified, with_origin
-from firedoor.errors import Denied, Malformed, Unavailable
+from firedoor.errors import Denied, FiredoorError, Malformed, Unavailable
 from firedoor.halt.scope import ScopeKind, parse_scope
 from firedoor.identity import FleetId, checked_name
 from firedoor.pieces.manifest import (
@@ -97,6 +98,19 @@ async def _publish(
     say(f"published {wish.product} {wish.version}: {count} file(s), {size:,} bytes")
     say(f"  manifest {manifest_id(data)}")
     say(f"  content  {content.hex()}")
+    twins = [each.version for each in mine if each.content == content]
+    if twins:
+        say(f"  these are the bytes of {wish.product} {', '.join(twins)}")
+    await _warn_of_halts(origin, manifest_id(data))
+
+
+async def _warn_of_halts(origin: Origin, manifest: str) -> None:
+    """Say it when what was just published is halted already, for its bytes are."""
+    with suppress(FiredoorError):
+        rows = (await origin.status()).status.releases
+        level = max((row.level for row in rows if row.manifest == manifest), default=0)
+        if level:
+            say(f"WARNING: it is halted at level {level}: a halt covers it, or these bytes")
 
 
 def _manifest(

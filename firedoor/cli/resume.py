@@ -5,8 +5,9 @@ import re
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
-from firedoor.cli.common import first_status, open_key
-from firedoor.cli.cosigning import Address, Draft, Gathering, cosign
+from firedoor.cli.common import open_key
+from firedoor.cli.cosigning import Draft, Gathering, cosign
+from firedoor.cli.evidence import Evidence
 from firedoor.cli.origin import Origin, origin_of, verified
 from firedoor.errors import Malformed, Unavailable
 from firedoor.halt.order import BanPayload, PassPayload, ResumePayload, RevokePayload
@@ -21,7 +22,8 @@ from firedoor.wire.codec import decode
 _ID = re.compile(r"[0-9a-f]{1,64}")
 _WHOLE = 64
 
-Make = Callable[[PeerClient, list[Address]], Awaitable[object]]
+Make = Callable[[PeerClient, Evidence], Awaitable[object]]
+Show = Callable[[bytes, Evidence], Awaitable[list[str]]]
 
 # What a resume can lift.
 _LIFTED = frozenset({"halt", "controller-halt", "drill", "ban", "pass"})
@@ -40,13 +42,13 @@ class Asked:
 def lift_halts(asked: Asked, gathering: Gathering) -> None:
     """Make or complete a resume; raises as `cosign`."""
 
-    async def make(client: PeerClient, addresses: list[Address]) -> object:
-        ids = await _orders(client, addresses, asked.what, _LIFTED)
+    async def make(_: PeerClient, evidence: Evidence) -> object:
+        ids = await _orders(evidence, asked.what, _LIFTED)
         return ResumePayload(1, os.urandom(16), ids, Clock().unix(), asked.reason)
 
-    def show(body: bytes) -> list[str]:
+    async def show(body: bytes, evidence: Evidence) -> list[str]:
         payload = decode(ResumePayload, body, what="resume", limit=ORDER_BYTES_MAX)
-        return [f"lifts {each.hex()}" for each in payload.halts] + [_why(payload.reason)]
+        return [*await evidence.lines(payload.halts, "lifts"), _why(payload.reason)]
 
     _together("resume", make, show, asked, gathering)
 
@@ -54,18 +56,18 @@ def lift_halts(asked: Asked, gathering: Gathering) -> None:
 def revoke_key(asked: Asked, survivors: tuple[str, ...], gathering: Gathering) -> None:
     """Make or complete the revocation of the key `asked.what`; raises as `cosign`."""
 
-    async def make(client: PeerClient, addresses: list[Address]) -> object:
+    async def make(_: PeerClient, evidence: Evidence) -> object:
         [keyid] = asked.what
         if _ID.fullmatch(keyid) is None or len(keyid) != _WHOLE:
             wanted = "its whole id of 64 hex digits, as its key file has it"
             raise Malformed("key", wanted=wanted, got=repr(keyid[:80]))
         kinds = _LIFTED | {"resume", "revoke"}
-        ids = await _orders(client, addresses, survivors, kinds) if survivors else ()
+        ids = await _orders(evidence, survivors, kinds) if survivors else ()
         return RevokePayload(1, os.urandom(16), keyid, ids, Clock().unix(), asked.reason)
 
-    def show(body: bytes) -> list[str]:
+    async def show(body: bytes, evidence: Evidence) -> list[str]:
         payload = decode(RevokePayload, body, what="revoke", limit=ORDER_BYTES_MAX)
-        kept = [f"  keeps {each.hex()}" for each in payload.survivors] or ["  keeps none"]
+        kept = await evidence.lines(payload.survivors, "keeps") or ["  keeps none"]
         return [f"ends every order of key {payload.keyid}", *kept, _why(payload.reason)]
 
     _together("revoke", make, show, asked, gathering)
@@ -74,14 +76,13 @@ def revoke_key(asked: Asked, survivors: tuple[str, ...], gathering: Gathering) -
 def ban_machine(asked: Asked, gathering: Gathering) -> None:
     """Make or complete the ban of the machine `asked.what`; raises as `cosign`."""
 
-    async def make(client: PeerClient, addresses: list[Address]) -> object:
-        del client, addresses
+    async def make(_: PeerClient, __: Evidence) -> object:
         [peer] = asked.what
         if PEER_ID.fullmatch(peer) is None:
             raise Malformed("machine", wanted="its id of 32 hex digits", got=repr(peer[:80]))
         return BanPayload(1, os.urandom(16), peer, Clock().unix(), asked.reason)
 
-    def show(body: bytes) -> list[str]:
+    async def show(body: bytes, _: Evidence) -> list[str]:
         payload = decode(BanPayload, body, what="ban", limit=ORDER_BYTES_MAX)
         return [f"refuses machine {payload.peer} everywhere", _why(payload.reason)]
 
@@ -94,8 +95,7 @@ def pass_release(asked: Asked, gathering: Gathering) -> None:
     What the release's content is, is read from the origin's signed metadata.
     """
 
-    async def make(client: PeerClient, addresses: list[Address]) -> object:
-        del addresses
+    async def make(client: PeerClient, _: Evidence) -> object:
         scope = parse_scope(asked.what[0])
         if scope.kind is not ScopeKind.RELEASE:
             raise Malformed("release", wanted="PRODUCT==VERSION", got=repr(asked.what[0][:80]))
@@ -111,17 +111,15 @@ def pass_release(asked: Asked, gathering: Gathering) -> None:
             raise Unavailable(scope.text, why="signed metadata has no such release")
         return PassPayload(1, os.urandom(16), found[0].content, Clock().unix(), asked.reason)
 
-    def show(body: bytes) -> list[str]:
+    async def show(body: bytes, evidence: Evidence) -> list[str]:
         payload = decode(PassPayload, body, what="pass", limit=ORDER_BYTES_MAX)
-        line = f"lets content {payload.content.hex()} pass halts of everything"
-        return [line, _why(payload.reason)]
+        line = f"lets content {payload.content.hex()} pass halts of everything; it is"
+        return [line, *await evidence.releases(payload.content), _why(payload.reason)]
 
     _together("pass", make, show, asked, gathering)
 
 
-def _together(
-    kind: str, make: Make, show: Callable[[bytes], list[str]], asked: Asked, gathering: Gathering
-) -> None:
+def _together(kind: str, make: Make, show: Show, asked: Asked, gathering: Gathering) -> None:
     if gathering.combine and (asked.what or asked.reason):
         wanted = "parts that say what and why, or that and --reason"
         raise Malformed("--combine", wanted=wanted, got="both")
@@ -136,16 +134,14 @@ def _why(reason: str) -> str:
 
 
 async def _orders(
-    client: PeerClient, addresses: list[Address], texts: tuple[str, ...], kinds: frozenset[str]
+    evidence: Evidence, texts: tuple[str, ...], kinds: frozenset[str]
 ) -> tuple[bytes, ...]:
-    """The ids that `texts` begin, looked up at a peer where they are not whole."""
+    """The ids that `texts` begin, by the signed records of a peer where they are not whole."""
     wrong = next((text for text in texts if _ID.fullmatch(text) is None), None)
     if wrong is not None:
         raise Malformed("halt id", wanted="up to 64 hex digits", got=repr(wrong[:80]))
-    known: list[str] = []
-    if any(len(text) != _WHOLE for text in texts):
-        status = await first_status(client, addresses)
-        known = [row["id"] for row in status["orders"] if row["kind"] in kinds]
+    is_short = any(len(text) != _WHOLE for text in texts)
+    known = await evidence.ids(kinds) if is_short else []
     return tuple(bytes.fromhex(_whole(text, known)) for text in texts)
 
 

@@ -10,7 +10,6 @@
 * A key file keeps the TLS identity of the file whose place it takes.
 """
 
-import json
 import os
 import re
 from collections.abc import Sequence
@@ -44,6 +43,7 @@ from firedoor.trust.repository import (
 )
 from firedoor.trust.signing import sign, signed_bytes
 from firedoor.wire.codec import decode, encode, pack, unpack
+from firedoor.wire.json_text import json_map
 
 _ONLINE = ("snapshot", "timestamp", "beacon")
 _TOP = ("root", "snapshot", "timestamp")
@@ -135,9 +135,10 @@ async def _turn(origin: Origin, turn: Turn, roots: Sequence[KeyFile], files: "Ke
                 raise Malformed(f"keys of {turn.role}", wanted=wanted, got=str(turn.count))
         _check_counts(turn.role, count, threshold)
         if turn.role in _ONLINE:
-            answer = json.loads(await origin.post("/v1/keys/fresh", turn.role.encode()))
+            answer = json_map(await origin.post("/v1/keys/fresh", turn.role.encode()), "fresh key")
             others = [checked_public("--with", each) for each in turn.others]
-            publics = (str(answer["public"]), *others)
+            own = checked_public("the origin's fresh key", str(answer.get("public")))
+            publics = (own, *others)
             new: RoleSeeds | RolePublic = RolePublic(tuple(map(public_key, publics)), threshold)
         else:
             keys = files.make(count, roots[0])

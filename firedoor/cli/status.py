@@ -3,19 +3,22 @@
 import json
 import time
 from collections import Counter
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from firedoor.cli.common import first_status, open_key, peers_to_try, say, with_client
+from firedoor.cli.peer_status import Answer, Endpoint, Order, PeerStatus, Product, Release
+from firedoor.errors import Malformed
 from firedoor.halt.order import LEVEL_MAX, LEVEL_NARROW, NARROW
 from firedoor.halt.scope import ScopeKind, parse_scope
+from firedoor.identity import Place
 from firedoor.runtime.peer_client import PeerClient
-from firedoor.runtime.screen import plain
 
 _FIND_S = 2.0
 
@@ -50,14 +53,15 @@ def show_status(key_file: tuple[Path, Path | None], to: list[str], *, is_json: b
     """
     key = open_key(*key_file)
 
-    async def ask(client: PeerClient) -> dict[str, Any]:
+    async def ask(client: PeerClient) -> Answer:
         addresses = await peers_to_try(key, to, _FIND_S)
         return await first_status(client, addresses)
 
-    status = with_client(key, ask)
+    answer = with_client(key, ask)
     if is_json:
-        say(json.dumps(status, indent=2))
+        say(json.dumps(answer.table, indent=2))
         return
+    status = answer.status
     for line in (
         *lines_of(status),
         *versions_of(status),
@@ -72,62 +76,78 @@ def show_status(key_file: tuple[Path, Path | None], to: list[str], *, is_json: b
         console.print(_table(rows), soft_wrap=not console.is_terminal)
 
 
-def lines_of(status: dict[str, Any]) -> list[str]:
+def lines_of(status: PeerStatus) -> list[str]:
     """Who speaks, what is halted, and how many endpoints are in which state."""
-    lines = [f"{status['role']} {status['id'][:12]} at {plain(status['site'])}"]
-    if not status["is_reconciled"]:
+    lines = [f"{status.role} {status.id[:12]} at {status.site}"]
+    if not status.is_reconciled:
         lines.append("it has NOT synced orders since its start: what it says of halts may be old")
-    if not status["is_trust_fresh"]:
+    if not status.is_trust_fresh:
         lines.append("its signed metadata is past its dates, or its clock is wrong")
-    endpoints = status.get("endpoints", ())
-    in_force = [row for row in status["orders"] if row.get("is_in_force")]
-    halts = [row for row in in_force if row["kind"] in {"halt", "controller-halt"}]
+    in_force = [row for row in status.orders if row.is_in_force]
+    halts = [row for row in in_force if row.kind in {"halt", "controller-halt"}]
     for row in halts:
-        named = "logged by the origin" if row["is_named"] else "NOT yet logged by the origin"
-        if row["kind"] == "controller-halt":
-            named = "by a release's controller, so no lease waits for it"
-        holders = sum(row["id"] in each["orders"] for each in endpoints)
-        scope, reason = plain(row["scope"]), plain(row["reason"])
-        lines.append(f"HALTED {scope} at level {row['level']}: {reason}")
-        lines.append(
-            f"  {row['id'][:16]}, {named}, recorded by {holders} of {len(endpoints)} endpoint(s)"
-        )
+        lines += _halt_lines(row, status)
     if not halts:
         lines.append("nothing is halted")
     return lines
 
 
-def bound_of(status: dict[str, Any]) -> list[str]:
+def _halt_lines(row: Order, status: PeerStatus) -> list[str]:
+    named = "logged by the origin" if row.is_named else "NOT yet logged by the origin"
+    if row.kind == "controller-halt":
+        named = "by a release's controller, so no lease waits for it"
+    holders, total = sum(row.id in each.orders for each in status.endpoints), len(status.endpoints)
+    lines = [
+        f"HALTED {row.scope} at level {row.level}: {row.reason}",
+        f"  {row.id[:16]}, {named}, recorded by {holders} of {total} endpoint(s)",
+    ]
+    return [*lines, *_lowered_lines(row, status)]
+
+
+def _lowered_lines(row: Order, status: PeerStatus) -> list[str]:
+    """For which releases the level in effect is not the one that was signed, and why."""
+    with suppress(Malformed):
+        scope = parse_scope(row.scope)
+        able = [each for each in status.releases if each.level_lowered >= row.level]
+        return [
+            f"  level {each.level} for {each.product} {each.version}: one key signed it, and a"
+            " release with other bytes was newer"
+            for each in able
+            if scope.covers(each.subject, (), Place())
+        ]
+    return []
+
+
+def bound_of(status: PeerStatus) -> list[str]:
     """What time bound holds for machines that a halt does not reach, and who is banned."""
-    lease = status.get("lease")
-    if not lease:
+    if status.lease is None:
         return []
-    start, move = lease["start_s"], lease["move_s"]
+    start, move = status.lease.start_s, status.lease.move_s
     lines = [
         f"leases here: {start:g} s to start an install or activation, {move:g} s to move pieces",
         f"  so {start:g} s after the origin logged a halt no machine with these terms can newly",
         "  activate what it covers; a certificate has the bound of each",
     ]
-    lifted = {each for row in status["orders"] if row["kind"] == "resume" for each in row["halts"]}
-    bans = [row for row in status["orders"] if row["kind"] == "ban" and row["id"] not in lifted]
-    names = ", ".join(row["peer"][:12] for row in bans)
+    lifted = {each for row in status.orders if row.kind == "resume" for each in row.halts}
+    bans = [row for row in status.orders if row.kind == "ban" and row.id not in lifted]
+    names = ", ".join(row.peer[:12] for row in bans)
     return [*lines, *([f"banned: {names}"] if bans else [])]
 
 
-def versions_of(status: dict[str, Any]) -> list[str]:
+def versions_of(status: PeerStatus) -> list[str]:
     """How many endpoints run which version of the agent."""
-    said = Counter(plain(row.get("version") or "") for row in status.get("endpoints", ()))
+    said = Counter(each.version for each in status.endpoints)
     unknown = said.pop("", 0)
     words = [f"{count} run {version}" for version, count in sorted(said.items())]
     words += [f"{unknown} have not said it, as 0.1 does not"] if unknown and said else []
     return [f"agents: {', '.join(words)}"] if words else []
 
 
-def drills_of(status: dict[str, Any], now: float) -> list[str]:
+def drills_of(status: PeerStatus, now: float) -> list[str]:
     """Which scopes and levels were drilled lately, and which were not."""
-    rows = [row for row in status["orders"] if row["kind"] == "drill"]
-    recent = [row for row in rows if now - row["issued_at"] <= DRILL_SPAN_S]
-    cells = {(parse_scope(row["scope"]).kind, row["level"]) for row in recent}
+    rows = [row for row in status.orders if row.kind == "drill"]
+    recent = [row for row in rows if now - row.issued_at <= DRILL_SPAN_S]
+    cells = {(kind, row.level) for row in recent if (kind := _kind_of(row.scope)) is not None}
     every = [(kind, level) for kind in ScopeKind for level in _levels(kind)]
     lines = [f"drilled in the last 30 days: {len(cells & set(every))} of {len(every)} cells"]
     for kind in ScopeKind if cells else ():
@@ -136,48 +156,48 @@ def drills_of(status: dict[str, Any], now: float) -> list[str]:
     return lines
 
 
+def _kind_of(scope: str) -> ScopeKind | None:
+    """The kind of a scope; None: this version does not know it."""
+    with suppress(Malformed):
+        return parse_scope(scope).kind
+    return None
+
+
 def _levels(kind: ScopeKind) -> range:
     return range(1, (LEVEL_MAX if kind in NARROW else LEVEL_NARROW - 1) + 1)
 
 
-def rows_of(status: dict[str, Any], now: float) -> list[Row]:
+def rows_of(status: PeerStatus, now: float) -> list[Row]:
     """One row for each product of each endpoint, what is wrong first."""
-    if status["role"] == "agent":
-        me = {"id": status["id"], "site": status["site"], "products": status.get("products", ())}
-        return _rows(me, "", _newest(status["releases"]))
-    newest = _newest(status["releases"])
+    newest = _newest(status.releases)
+    if status.role == "agent":
+        return _rows((status.id, status.site), status.products, "", newest)
     rows: list[Row] = []
-    for endpoint in status.get("endpoints", ()):
-        rows += _rows(endpoint, _silence(endpoint, now), newest)
+    for each in status.endpoints:
+        rows += _rows((each.id, each.site), each.products, _silence(each, now), newest)
     return sorted(rows, key=lambda row: (_RANKS[row.mark], row.site, row.endpoint, row.product))
 
 
-def _rows(endpoint: dict[str, Any], silence: str, newest: dict[str, str]) -> list[Row]:
-    site, name = plain(endpoint["site"]), endpoint["id"][:12]
+def _rows(
+    who: tuple[str, str], products: Sequence[Product], silence: str, newest: dict[str, str]
+) -> list[Row]:
+    name, site = who[0][:12], who[1]
     rows = []
-    for product in endpoint["products"]:
-        wanted = newest.get(product["product"], product["version"])
-        mark = silence or ("" if product["version"] == wanted else "behind")
-        detail = f": {plain(product['detail'])}" if product["detail"] else ""
-        rows.append(
-            Row(
-                site,
-                name,
-                plain(product["product"]),
-                plain(product["version"]) or "nothing",
-                f"{plain(product['phase'])}{detail}",
-                mark,
-            )
-        )
+    for each in products:
+        wanted = newest.get(each.product, each.version)
+        mark = silence or ("" if each.version == wanted else "behind")
+        detail = f": {each.detail}" if each.detail else ""
+        version, state = each.version or "nothing", f"{each.phase}{detail}"
+        rows.append(Row(site, name, each.product, version, state, mark))
     return rows or [Row(site, name, "", "", "", silence)]
 
 
-def _silence(endpoint: dict[str, Any], now: float) -> str:
-    if not endpoint["seen_at"]:
+def _silence(endpoint: Endpoint, now: float) -> str:
+    if not endpoint.seen_at:
         return "NEVER HEARD"
-    if now - endpoint["seen_at"] > SILENT_S:
+    if now - endpoint.seen_at > SILENT_S:
         return "SILENT"
-    return "" if endpoint["is_connected"] else "GONE"
+    return "" if endpoint.is_connected else "GONE"
 
 
 def _table(rows: list[Row]) -> Table:
@@ -189,6 +209,10 @@ def _table(rows: list[Row]) -> Table:
     return table
 
 
-def _newest(releases: list[dict[str, Any]]) -> dict[str, str]:
-    able = [row for row in releases if row["level"] == 0]
-    return {row["product"]: row["version"] for row in sorted(able, key=lambda row: row["counter"])}
+def _newest(releases: Sequence[Release]) -> dict[str, str]:
+    able = [row for row in releases if row.level == 0]
+    return {row.product: row.version for row in sorted(able, key=_counter)}
+
+
+def _counter(row: Release) -> int:
+    return row.counter

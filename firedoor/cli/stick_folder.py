@@ -23,6 +23,7 @@ from firedoor.errors import Malformed, Refused, Unavailable
 from firedoor.identity import PEER_ID, FleetId
 from firedoor.limits import ALL_METADATA_BYTES_MAX, FRAME_BYTES_MAX, MANIFEST_BYTES_MAX
 from firedoor.pieces.manifest import Manifest, decode_manifest, manifest_id
+from firedoor.runtime.files import PUBLIC_MODE
 from firedoor.runtime.folders import below, open_folder
 from firedoor.runtime.piece_store import PieceStore
 from firedoor.wire.codec import decode, encode
@@ -67,7 +68,7 @@ class Stick:
                 raise Malformed(str(folder / "fleet"), wanted=wanted, got="another")
             if held is None:
                 self._put("fleet", fleet.encode())
-        self.store = PieceStore(folder / "pieces")
+        self.store = PieceStore(folder / "pieces", mode=PUBLIC_MODE)
 
     # --- releases ------------------------------------------------------------------------------
 
@@ -189,7 +190,7 @@ class Stick:
         where = self._folder.path.joinpath(*folders)
         with _in_words(where / name), below(self._folder, *folders, is_made=True) as folder:
             assert folder is not None
-            folder.write(name, data)
+            folder.write(name, data, PUBLIC_MODE)
 
     def _names(self, folder: str, pattern: Pattern[str]) -> list[str]:
         with _in_words(self._folder.path / folder), below(self._folder, folder) as opened:

@@ -2,8 +2,8 @@
 
 * The brake answers one question: the highest level in force for a release. A gate is a level: at
   its gate's level or above, the answer is no.
-* One key reaches level 4 for anything, and levels 5 to 7 for the newest release of a product alone;
-  two keys reach them for any narrow scope. So no single thief can walk a fleet down to an old hole.
+* One key reaches level 4 for anything, and levels 5 to 7 for the newest bytes of a product alone,
+  as reach.py decides once; two keys reach them for any narrow scope.
 * A release's controller halts that release by name, and not its bytes under other names.
 * A drill denies nothing. A release with a pass goes through halts of everything, and no others.
 
@@ -14,6 +14,7 @@ from collections.abc import Collection, Iterable
 from enum import IntEnum
 
 from firedoor.halt.order import LEVEL_IN_DOUBT, LEVEL_NARROW, Halt
+from firedoor.halt.reach import Decision, Reach
 from firedoor.halt.scope import NAMES_VERSIONS, ScopeKind, Subject
 from firedoor.identity import Place
 
@@ -42,7 +43,7 @@ class Brake:
     `place`: of this machine's certificate.
     """
 
-    __slots__ = ("_in_force", "_newest", "_passed", "_place", "_seen")
+    __slots__ = ("_in_force", "_newest", "_passed", "_place", "_seen", "reach")
 
     def __init__(self, place: Place = UNPLACED) -> None:
         self._place = place
@@ -51,11 +52,16 @@ class Brake:
         self._passed: frozenset[bytes] = frozenset()
         self._seen: dict[str, set[Subject]] = {}
         self._newest: dict[str, int] = {}
+        self.reach = Reach()
 
     def set_halts(self, halts: Iterable[Halt], passed: Collection[bytes] = ()) -> None:
         """These halts are in force from now on, and no others; `passed`: contents with a pass."""
         self._passed = frozenset(passed)
         self._resolve(halt for halt in halts if not halt.is_drill)
+
+    def decide(self) -> list[Decision]:
+        """What one key's halts reach, as far as that was not decided before; to be kept durably."""
+        return self.reach.decide(self._in_force, self._seen, self._place)
 
     def learn(self, subject: Subject) -> None:
         """A release exists. A halt of it denies its content under any other name too."""
@@ -77,6 +83,16 @@ class Brake:
         """The highest level in force for `subject`; 0 when nothing covers it."""
         return max((self._reach(halt, subject) for halt in self.halts_on(subject)), default=0)
 
+    def lowered(self, subject: Subject) -> int:
+        """The highest level that was signed for `subject` and does not hold here; 0: none."""
+        level = self.level(subject)
+        return max((each.level for each in self.halts_on(subject) if each.level > level), default=0)
+
+    def covers(self, halt: Halt, subject: Subject) -> bool:
+        """Whether this halt, in force or not, is about `subject` here."""
+        contents = halt.contents | self._named_contents(halt)
+        return halt.scope.covers(subject, contents, self._place)
+
     def permits(self, gate: Gate, subject: Subject) -> bool:
         """Whether `gate` is open for `subject`."""
         return self.level(subject) < gate
@@ -92,10 +108,13 @@ class Brake:
 
     def _reach(self, halt: Halt, subject: Subject) -> int:
         """The level of `halt` for `subject`, by how many have signed it."""
-        is_newest = subject.counter >= self._newest.get(subject.product, 0)
-        if halt.level < LEVEL_NARROW or is_newest or len(halt.keyids) >= SIGNERS_NARROW:
+        if halt.level < LEVEL_NARROW or len(halt.keyids) >= SIGNERS_NARROW:
             return halt.level
-        return LEVEL_IN_DOUBT
+        holds = self.reach.holds(halt.id, subject.content)
+        if holds is None:
+            # Nobody has asked for the decision yet; it will be this.
+            holds = subject.counter >= self._newest.get(subject.product, 0)
+        return halt.level if holds else LEVEL_IN_DOUBT
 
     def _resolve(self, halts: Iterable[Halt]) -> None:
         self._in_force = tuple((halt, halt.contents | self._named_contents(halt)) for halt in halts)
@@ -105,7 +124,8 @@ class Brake:
         if halt.scope.kind not in NAMES_VERSIONS or halt.is_by_controller:
             return frozenset()
         seen = self._seen.get(halt.scope.name, ())
-        return frozenset(each.content for each in seen if halt.scope.covers(each, (), self._place))
+        named = frozenset(each.content for each in seen if halt.scope.covers(each, (), self._place))
+        return named | self.reach.named(halt.id)
 
 
 def _is_passable(halt: Halt) -> bool:

@@ -102,7 +102,8 @@ class Catalogue:
         """One metadata file for those who sync from here."""
         # TUF quotes a role's name in its file's name; HTTP unquotes it on the way.
         name = name.replace("/", "%2F")
-        if "\\" in name or name.startswith(".") or len(name.encode()) > _NAME_BYTES_MAX:
+        is_name = "\\" not in name and "\0" not in name and not name.startswith(".")
+        if not is_name or len(name.encode()) > _NAME_BYTES_MAX:
             return None
         return _held(self._served / name, METADATA_BYTES_MAX)
 

@@ -8,8 +8,14 @@ from pathlib import Path
 
 from firedoor.errors import Unavailable
 
+OWN_MODE = 0o600
+"""Of what a program keeps for itself, whatever its umask is."""
 
-def durable_write(path: Path, data: bytes, mode: int = 0o644) -> None:
+PUBLIC_MODE = 0o644
+"""Of what a person hands on, or a payload reads."""
+
+
+def durable_write(path: Path, data: bytes, mode: int = OWN_MODE) -> None:
     """Put `data` at `path` so that a crash leaves the old content or the new, durably.
 
     Raises:
@@ -21,7 +27,7 @@ def durable_write(path: Path, data: bytes, mode: int = 0o644) -> None:
             with os.fdopen(descriptor, "wb") as file:
                 file.write(data)
                 file.flush()
-                Path(name).chmod(mode)
+                _set_mode(file.fileno(), Path(name), mode)
                 os.fsync(file.fileno())
             Path(name).replace(path)
         except BaseException:
@@ -31,6 +37,14 @@ def durable_write(path: Path, data: bytes, mode: int = 0o644) -> None:
         sync_folder(path.parent)
     except OSError as error:
         raise Unavailable(str(path), why=error.strerror or str(error)) from error
+
+
+def _set_mode(descriptor: int, path: Path, mode: int) -> None:
+    # By the open file: a name in a folder of somebody else may lead elsewhere by now.
+    if hasattr(os, "fchmod"):
+        os.fchmod(descriptor, mode)
+    else:
+        path.chmod(mode)
 
 
 def sync_folder(folder: Path) -> None:

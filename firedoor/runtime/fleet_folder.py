@@ -17,11 +17,12 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from firedoor.errors import Malformed, Unavailable
+from firedoor.errors import FiredoorError, Malformed, Unavailable
 from firedoor.identity import FleetId, Role
 from firedoor.limits import SIGNATURES_MAX
 from firedoor.runtime.certificates import OPERATOR_DAYS, issue, make_authority, make_request
-from firedoor.runtime.files import durable_write, sync_folder
+from firedoor.runtime.files import PUBLIC_MODE, durable_write, sync_folder
+from firedoor.runtime.folders import read_named
 from firedoor.runtime.key_files import KeyFile, write_key_file
 from firedoor.runtime.trust_client import fleet_of
 from firedoor.trust.keys import key_of, register
@@ -35,6 +36,7 @@ from firedoor.trust.repository import (
     new_timestamp,
 )
 from firedoor.units import UnixTime
+from firedoor.wire.json_text import json_map
 
 _DAY_S = 86400
 
@@ -43,6 +45,8 @@ OFFLINE_DAYS = 3 * 365
 RELEASES_DAYS = 365
 _SNAPSHOT_DAYS = 7
 _TIMESTAMP_DAYS = 1
+
+_FACTS_BYTES_MAX = 1 << 16
 
 ONLINE = ("snapshot", "timestamp", "beacon", "ca")
 
@@ -94,8 +98,8 @@ def fleet_facts(folder: Path) -> dict[str, Any]:
         Unavailable: `folder` is no fleet's.
     """
     try:
-        facts: dict[str, Any] = json.loads((folder / "fleet.json").read_text("utf-8"))
-    except (OSError, ValueError) as error:
+        facts = json_map(read_named(folder / "fleet.json", _FACTS_BYTES_MAX), "fleet.json")
+    except FiredoorError as error:
         raise Unavailable(
             str(folder), why="not a fleet's folder; `firedoor init` makes one"
         ) from error
@@ -133,9 +137,10 @@ class _Maker:
             "mdns": list(self._plan.mdns),
         }
         for where in (self._folder, self._folder / "origin"):
-            durable_write(where / "root.json", root)
-        durable_write(self._folder / "origin" / "ca.pem", self._ca)
-        durable_write(self._folder / "fleet.json", json.dumps(facts, indent=1).encode())
+            durable_write(where / "root.json", root, PUBLIC_MODE)
+        durable_write(self._folder / "origin" / "ca.pem", self._ca, PUBLIC_MODE)
+        text = json.dumps(facts, indent=1).encode()
+        durable_write(self._folder / "fleet.json", text, PUBLIC_MODE)
         return self._fleet
 
     def _seeds(self, role: str) -> RoleSeeds:

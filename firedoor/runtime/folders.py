@@ -165,7 +165,7 @@ class Folder:
         finally:
             os.close(descriptor)
 
-    def write(self, name: str, data: bytes, mode: int = 0o644, *, is_durable: bool = True) -> None:
+    def write(self, name: str, data: bytes, mode: int = 0o600, *, is_durable: bool = True) -> None:
         """Put `data` there, whole or not at all; what had the name before is replaced, not written.
 
         Raises:

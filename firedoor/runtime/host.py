@@ -27,6 +27,7 @@ from firedoor.effects import (
     Keep,
     KeepActed,
     KeepBeacon,
+    KeepDecision,
     KeepForgotten,
     KeepVouched,
     Send,
@@ -51,6 +52,7 @@ from firedoor.runtime.multicast import Multicast
 from firedoor.runtime.order_log import (
     ACTED,
     BEACON,
+    DECIDED,
     FORGOTTEN,
     ORDER,
     VOUCHED,
@@ -195,9 +197,10 @@ class Host:
             self.apply(self.node.restore(self.log.kept(), now))
             self.trusted.set()
         # Past its dates metadata starts nothing, but what it names can still be halted.
-        for entry in (*self.catalogue.releases, *self.catalogue.dateless):
-            if entry.manifest not in self.node.gates.subjects:
-                self.apply(self.node.learn(entry.manifest, subject_of(entry), now))
+        listed = (*self.catalogue.releases, *self.catalogue.dateless)
+        known = self.node.gates.subjects
+        fresh = {each.manifest: subject_of(each) for each in listed if each.manifest not in known}
+        self.apply(self.node.learn_all(fresh, now))
 
     async def learn_held(self, manifest: str) -> None:
         """A release that is on this machine can be halted by whatever is in it.
@@ -264,6 +267,8 @@ class Host:
                 self._is_changed = True
             case KeepForgotten(order):
                 entries.append((FORGOTTEN, order))
+            case KeepDecision(record):
+                entries.append((DECIDED, record))
             case DrawNonce():
                 lease = self.node.leasing.lease
                 # Where they are carried older nonces may still be answered: they count from then.

@@ -32,6 +32,8 @@ ACTED = b"a"
 FORGOTTEN = b"f"
 # Ids for which a witness has signed, one after another.
 VOUCHED = b"v"
+# What a halt reaches here, as halt/reach.py encodes it; version 0.1 passes it over.
+DECIDED = b"d"
 _ID_BYTES = 32
 
 Entry = tuple[bytes, bytes]
@@ -67,6 +69,7 @@ class OrderLog:
         self.beacon = b""
         self.forgotten: frozenset[bytes] = frozenset()
         self.vouched: set[bytes] = set()
+        self.decided: list[bytes] = []
         flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0)
         flags |= getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
         try:
@@ -81,7 +84,12 @@ class OrderLog:
     def kept(self) -> Kept:
         """What lay in the file when it was opened."""
         return Kept(
-            tuple(self.orders), self.beacon, tuple(self.acted), self.forgotten, self.vouched
+            tuple(self.orders),
+            self.beacon,
+            tuple(self.acted),
+            self.forgotten,
+            self.vouched,
+            tuple(self.decided),
         )
 
     def append_all(self, entries: Iterable[Entry]) -> None:
@@ -154,6 +162,8 @@ class OrderLog:
             self.acted.append(record)
         elif kind == BEACON:
             self.beacon = record
+        elif kind == DECIDED:
+            self.decided.append(record)
         elif kind == VOUCHED:
             starts = range(0, len(record), _ID_BYTES)
             self.vouched |= {record[at : at + _ID_BYTES] for at in starts}

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 from aiohttp import web
 
 from firedoor.errors import (
+    Absent,
     FiredoorError,
     Halted,
     Malformed,
@@ -40,10 +41,10 @@ _RANGE = re.compile(r"bytes=(\d{1,15})-(\d{1,15})")
 # 425 Too Early: ask again after the order sync. 451: the brake says no.
 STATUS_OF: tuple[tuple[type[FiredoorError], int], ...] = (
     (Halted, 451),
+    (Absent, 404),
     (Unavailable, 425),
     (Untrusted, 403),
     (TooLarge, 413),
-    (Malformed, 416),
     (Refused, 400),
 )
 
@@ -161,7 +162,10 @@ class PeerApi:
         if found is None:
             raise Malformed("Range", wanted="bytes=FIRST-LAST", got="another or none")
         start, end = int(found[1]), int(found[2]) + 1
-        digests = self._backend.pieces(peer, manifest, start, end)
+        try:
+            digests = self._backend.pieces(peer, manifest, start, end)
+        except KeyError as error:
+            raise Absent(f"release {manifest[:12]}", why="no such release here") from error
         response = web.StreamResponse(status=206)
         response.content_length = end - start
         assert request.transport is not None
@@ -259,15 +263,17 @@ async def read_body(
     `before_each`: is asked before each 64 KiB, and raises where no more may come.
 
     Raises:
-        Malformed: it has more; the rest is not read.
+        TooLarge: it has more, or says so; the rest is not read.
     """
+    if request.content_length is not None and request.content_length > limit:
+        raise TooLarge("body", limit=limit, size=request.content_length)
     parts: list[bytes] = []
     size = 0
     async for part in request.content.iter_chunked(GATE_BYTES):
         before_each()
         size += len(part)
         if size > limit:
-            raise Malformed("body", wanted=f"at most {limit} bytes", got="more")
+            raise TooLarge("body", limit=limit, size=size)
         parts.append(part)
     return b"".join(parts)
 
@@ -279,10 +285,10 @@ async def say_errors(
     """Turn our errors into a status and `{code, error}`."""
     try:
         response = await handler(request)
-    except KeyError:
-        return web.json_response({"code": "unknown", "error": "no such release here"}, status=404)
     except FiredoorError as error:
         status = next((number for kind, number in STATUS_OF if isinstance(error, kind)), 400)
+        if isinstance(error, Malformed) and error.what == "Range":
+            status = 416
         return web.json_response({"code": error.code, "error": str(error)}, status=status)
     return response
 

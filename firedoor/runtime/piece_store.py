@@ -17,6 +17,7 @@ from blake3 import blake3
 
 from firedoor.errors import FiredoorError, Malformed, NoRoom, Unavailable, Untrusted
 from firedoor.limits import PIECE_BYTES_MAX
+from firedoor.runtime.files import OWN_MODE
 from firedoor.runtime.folders import Folder, below, open_folder
 from firedoor.units import KIB
 
@@ -31,15 +32,16 @@ _STORED_BYTES_MAX = PIECE_BYTES_MAX + 64 * KIB
 
 
 class PieceStore:
-    """One folder of pieces; blocking, so callers use a thread."""
+    """One folder of pieces; blocking, so callers use a thread. `mode`: of new files."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, mode: int = OWN_MODE) -> None:
         """Open it, or make it.
 
         Raises:
             Unavailable: it cannot be.
         """
         self._path = folder
+        self._mode = mode
         self._verified: set[bytes] = set()
         self._lock = threading.Lock()
         try:
@@ -69,7 +71,7 @@ class PieceStore:
         try:
             with below(self._folder, shelf, is_made=True) as opened:
                 assert opened is not None
-                opened.write(rest, stored, is_durable=False)
+                opened.write(rest, stored, self._mode, is_durable=False)
         except OSError as error:
             full = error.errno in {errno.ENOSPC, errno.EDQUOT}
             why = "the disk is full" if full else str(error)

@@ -34,6 +34,7 @@ from firedoor.runtime.host import Host
 from firedoor.runtime.key_files import KeyFile, read_key_file
 from firedoor.runtime.pacing import Budget
 from firedoor.runtime.peer_client import PeerClient
+from firedoor.runtime.screen import plain
 from firedoor.runtime.settings import LimitSettings
 from firedoor.runtime.tls import Credentials, credentials_of, peer_of_certificate
 from firedoor.runtime.trust_client import fleet_of
@@ -68,10 +69,14 @@ def main_of(name: str, description: str, start: Callable[[Path, bool], None]) ->
 
 def guarded(name: str, work: Callable[[], None]) -> int:
     """Run `work`; what it refuses, and what the disk refuses, is a sentence and exit code 1."""
+    # What a program keeps is its own, whatever it was started under; what others shall read (a
+    # release's files) gets its modes by name.
+    os.umask(0o077)
     try:
         work()
     except (FiredoorError, OSError) as error:
-        print(f"{name}: {sentence_of(error)}", file=sys.stderr)  # noqa: T201  # the program's answer
+        sentence = plain(sentence_of(error), 2000)
+        print(f"{name}: {sentence}", file=sys.stderr)  # noqa: T201  # the program's answer
         return 1
     except KeyboardInterrupt:
         return 130

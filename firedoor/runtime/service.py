@@ -123,6 +123,7 @@ def _release(host: Host, manifest: str) -> Table:
         "content": subject.content.hex(),
         "counter": entry.counter if entry else 0,
         "level": host.node.gates.brake.level(subject),
+        "level_lowered": host.node.gates.brake.lowered(subject),
         "pieces_have": have,
         "pieces_total": total,
     }

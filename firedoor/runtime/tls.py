@@ -6,6 +6,7 @@ that need them. Certificates must have the form of RFC 5280 (VERIFY_X509_STRICT)
 own CA is one of version 0.1.
 """
 
+import os
 import re
 import ssl
 import tempfile
@@ -157,6 +158,14 @@ class Leaf:
     der: bytes
 
 
+def der_of(pem: bytes) -> bytes:
+    """A certificate in DER; empty: it is none."""
+    try:
+        return x509.load_pem_x509_certificate(pem).public_bytes(serialization.Encoding.DER)
+    except ValueError:
+        return b""
+
+
 @lru_cache(maxsize=4096)
 def leaf_of(der: bytes, ca: bytes) -> Leaf | None:
     """The leaf in `der`, if the CA (in PEM) has issued it; None: it has not, or it is no leaf.
@@ -202,10 +211,23 @@ def _context(protocol: int, ca: bytes) -> ssl.SSLContext:
 
 
 def load_identity(context: ssl.SSLContext, credentials: Credentials) -> None:
-    """Show this certificate from now on; connections that stand are not touched."""
-    # The ssl module reads keys from files only; the folder is 0700 and gone at once.
+    """Show this certificate from now on; connections that stand are not touched.
+
+    The ssl module reads keys from files only. On Linux that file is in memory alone, so that the
+    private part of a sealed key reaches no disk.
+    """
+    data = credentials.key + credentials.certificate
+    if hasattr(os, "memfd_create") and Path("/proc/self/fd").is_dir():
+        descriptor = os.memfd_create("identity")
+        try:
+            os.write(descriptor, data)
+            context.load_cert_chain(f"/proc/self/fd/{descriptor}")
+        finally:
+            os.close(descriptor)
+        return
+    # Elsewhere a folder that is 0700 and gone at once (untested there).
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "identity.pem"
         path.touch(0o600)
-        path.write_bytes(credentials.key + credentials.certificate)
+        path.write_bytes(data)
         context.load_cert_chain(path)

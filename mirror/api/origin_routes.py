@@ -1,11 +1,12 @@
 """What only the origin answers, to operators alone: publishing, keys, tokens, certificates."""
 
 import asyncio
-import json
 from collections.abc import Coroutine
-from typing import Any, Protocol, TypeVar
+from typing import Annotated, Any, Literal, Protocol, TypeVar
 
+import msgspec
 from aiohttp import web
+from msgspec import Meta
 
 from firedoor.errors import Malformed
 from firedoor.identity import Role
@@ -19,6 +20,7 @@ from firedoor.limits import (
 from firedoor.runtime.peer_server import read_body
 from firedoor.runtime.piece_store import PieceStore
 from firedoor.wire.codec import pack, unpack
+from firedoor.wire.json_text import json_map, read_json
 from mirror.api.requests import piece_of, require
 from mirror.origin import Origin
 from mirror.rotation import ROTATION_BYTES_MAX
@@ -29,6 +31,15 @@ T = TypeVar("T")
 _BODY_BYTES_MAX = METADATA_BYTES_MAX + MANIFEST_BYTES_MAX + 1024
 
 _TOKEN_SPAN_S_MAX = 7 * 86400
+
+
+class TokenRequest(msgspec.Struct, frozen=True):
+    """What an operator asks a token for."""
+
+    role: Literal["agent", "mirror"]
+    site: Annotated[str, Meta(max_length=64)]
+    ring: Annotated[str, Meta(max_length=64)]
+    span_s: Annotated[int, Meta(ge=1, le=_TOKEN_SPAN_S_MAX)]
 
 
 class Daemon(Protocol):
@@ -135,15 +146,8 @@ class OriginApi:
     async def token(self, request: web.Request) -> web.Response:
         """A new enrolment secret."""
         require(request, Role.OPERATOR)
-        try:
-            asked = json.loads(await read_body(request, ENROLMENT_BYTES_MAX))
-            role, site, span_s = Role(asked["role"]), str(asked["site"]), int(asked["span_s"])
-            ring = str(asked["ring"])
-        except (ValueError, KeyError, TypeError) as error:
-            raise Malformed(
-                "token", wanted="role, site, ring, span_s", got=str(error)[:80]
-            ) from error
-        if role is Role.OPERATOR or not 0 < span_s <= _TOKEN_SPAN_S_MAX:
-            raise Malformed("token", wanted="agent or mirror, within 7 days", got=str(asked)[:80])
-        token = await asyncio.to_thread(self._origin.issue_token, role, site, span_s, ring)
+        body = await read_body(request, ENROLMENT_BYTES_MAX)
+        asked = read_json(TokenRequest, json_map(body, "token"), "token")
+        grant = (Role(asked.role), asked.site, asked.span_s, asked.ring)
+        token = await asyncio.to_thread(self._origin.issue_token, *grant)
         return web.json_response({"token": token})

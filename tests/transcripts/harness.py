@@ -27,6 +27,7 @@ from firedoor.effects import (
     Keep,
     KeepActed,
     KeepBeacon,
+    KeepDecision,
     KeepVouched,
     Send,
     SignLease,
@@ -38,6 +39,7 @@ from firedoor.halt.envelope import countersigned, seal
 from firedoor.halt.lease import AIR_GAPPED, STANDARD, LeasePayload
 from firedoor.halt.merkle import climb, root_of
 from firedoor.halt.order import BeaconPayload, HaltPayload, ResumePayload
+from firedoor.halt.reach import RECORD_BYTES_MAX, Decision
 from firedoor.halt.scope import Subject
 from firedoor.identity import FleetId, Peer, PeerId, Role
 from firedoor.node import Node
@@ -45,6 +47,7 @@ from firedoor.node_settings import NodeSettings
 from firedoor.pieces.inventory import Bits, PieceMap
 from firedoor.trust.keys import Authority, RoleKeys, key_of
 from firedoor.units import KIB, Instant
+from firedoor.wire.codec import decode
 from firedoor.wire.messages import Countersign, Logged, Message, OrderIds, Orders, Recorded
 from firedoor.wire.stick import Answer, Question
 
@@ -299,7 +302,7 @@ class World:
 
     # --- effects -------------------------------------------------------------------------------
 
-    def _do(self, name: str, effects: list[Effect]) -> None:  # noqa: C901  # one case an effect
+    def _do(self, name: str, effects: list[Effect]) -> None:  # noqa: C901, PLR0912  # one case an effect
         for effect in effects:
             match effect:
                 case Send(peer, message):
@@ -323,6 +326,12 @@ class World:
                     keys = {key_of(self._signs[name]).keyid: self._signs[name]}
                     signed = countersigned(record, fleet=FLEET, keys=keys)
                     self._do(name, [Send(peer, Countersign(signed))])
+                case KeepDecision(record):
+                    said = decode(Decision, record, what="decision", limit=RECORD_BYTES_MAX)
+                    is_level = "its reach" if said.reached is not None else "names"
+                    self._lines.append(
+                        f"{name}: KeepDecision {is_level} of {self._orders[said.order]}"
+                    )
                 case KeepVouched(orders):
                     names = " ".join(self._orders[each] for each in orders)
                     self._lines.append(f"{name}: KeepVouched {names}")

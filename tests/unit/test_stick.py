@@ -9,6 +9,7 @@ import pytest
 from blake3 import blake3
 
 from firedoor.cli.carrying import Dock, _by_id, _take_orders
+from firedoor.cli.peer_status import status_of
 from firedoor.cli.stick_folder import Stick
 from firedoor.errors import Malformed, Unavailable
 from firedoor.halt.envelope import seal
@@ -29,6 +30,8 @@ from mirror.carrying import Postbox
 from tests.unit.origin_bench import NOW, Bench, release
 from tests.unit.test_lease import AUTHORITY, FLEET, HALT_SEED
 from tests.unit.test_rotation import NEW, delegate
+
+NOTHING = status_of({"id": "0" * 32, "role": "mirror", "site": "", "releases": [], "orders": []})
 
 
 def peer(number: int) -> PeerId:
@@ -192,7 +195,7 @@ def test_nobody_fills_a_stick_with_orders(tmp_path: Path) -> None:
 
 
 def test_junk_among_orders_keeps_no_other_order_back() -> None:
-    dock = Dock(cast("Any", None), FLEET, ("h", 1), peer(1), {})
+    dock = Dock(cast("Any", None), FLEET, ("h", 1), peer(1), NOTHING)
     assert list(_by_id(dock, [b"junk", halt(1), halt(2)[:-1], halt(3)]).values()) == [
         halt(1),
         halt(3),

@@ -11,6 +11,7 @@ import pytest
 from aiohttp import web
 
 from firedoor.cli.carrying import Dock, _answer, _outbound
+from firedoor.cli.peer_status import status_of
 from firedoor.cli.stick_folder import Stick
 from firedoor.cli.talk import talking
 from firedoor.errors import Malformed, Unavailable, Untrusted
@@ -37,6 +38,7 @@ from tests.unit.origin_bench import Bench
 from tests.unit.test_lease import AUTHORITY, FLEET, SAID, SEED
 from tests.unit.test_transfers import MIRROR_SEED, Fake, credentials, id_of, run, site
 
+NOTHING = status_of({"id": "0" * 32, "role": "mirror", "site": "", "releases": [], "orders": []})
 OPERATOR = credentials(b"\5" * 32, Role.OPERATOR)
 NONCE, OTHER = sha256(b"mine").digest(), sha256(b"another's").digest()
 
@@ -60,7 +62,7 @@ async def docked(serve: Serve | None, **answers: bytes) -> AsyncIterator[Dock]:
     more = [web.get("/v1/stick", stick)]
     async with site(Fake(talk=serve), agent=OPERATOR, more=more) as made:
         address = ("127.0.0.1", made.port)
-        yield Dock(made.client, FLEET, address, id_of(MIRROR_SEED), {})
+        yield Dock(made.client, FLEET, address, id_of(MIRROR_SEED), NOTHING)
 
 
 async def in_step(talk: Conversation) -> None:
