@@ -94,7 +94,9 @@ def read_orders(fleet: str, log: bytes, tombstones: Iterable[bytes]) -> Orders:
 def frames(data: bytes) -> Iterator[bytes]:
     """The bodies of all whole frames of an order log, as runtime/order_log.py writes them."""
     at = 0
-    while at + _HEAD.size <= len(data):
+    # From here on there are zeros alone: room that is held for orders to come.
+    written = len(data.rstrip(b"\0"))
+    while at < written and at + _HEAD.size <= len(data):
         length, crc, head_crc = _HEAD.unpack_from(data, at)
         body = data[at + _HEAD.size : at + _HEAD.size + length]
         is_head = head_crc == zlib.crc32(data[at : at + 8]) and length > 0

@@ -14,8 +14,8 @@ from firedoor.identity import FleetId, Role
 from firedoor.runtime import logs
 from firedoor.runtime.clocks import Clock
 from firedoor.runtime.host import Host
+from firedoor.runtime.listening import serve
 from firedoor.runtime.passphrases import read_passphrase
-from firedoor.runtime.peer_server import serve
 from firedoor.runtime.presence import Hooks, present
 from firedoor.runtime.program import (
     Person,
@@ -146,7 +146,7 @@ def _own_routes(
     """Who answers enrolments, and what this mirror serves beside what all peers do."""
     ca, is_banned = person.credentials.ca, host.node.refuses
     if origin is not None:
-        api = OriginApi(origin, host.store, daemon)
+        api = OriginApi(origin, daemon)
         return origin, [*api.routes(), *forward_routes(origin, is_banned)]
     if settings.upstream:
         forwarder = Forwarder(host.client, settings.upstream, ca)

@@ -30,6 +30,7 @@ from firedoor.wire.messages import Announce, Health, Message, Receipts, Recorded
 from mirror.beacon_key import BeaconSigner
 from mirror.certificates import certificate_of
 from mirror.endpoints import Endpoints
+from mirror.incoming import keep_sweeping
 from mirror.origin import Origin
 from mirror.receipts import ReceiptDesk
 from mirror.reporting import Reporting
@@ -95,7 +96,9 @@ class MirrorDaemon:
             keep_dialling(self._host, each, Role.MIRROR, self._dice, is_upstream=True)
             for each in addresses
         ]
-        origin = [self._resign()] if self._origin is not None else []
+        origin = []
+        if self._origin is not None:
+            origin = [self._resign(), keep_sweeping(self._origin.incoming, self._host.clock)]
         self._sync_wanted.set()
         renewal = [self.renewal.keep(self._host.lines.mirrors)] if self.renewal is not None else []
         workers = (

@@ -23,7 +23,7 @@ from msgspec import Meta
 from tuf.api.metadata import Metadata, Root, Targets
 
 from firedoor.errors import Malformed, Unavailable, Untrusted
-from firedoor.identity import RING_DEFAULT, Peer, Role
+from firedoor.identity import RING_DEFAULT, Peer, PeerId, Role
 from firedoor.limits import ENROLMENT_BYTES_MAX, MANIFEST_BYTES_MAX, METADATA_BYTES_MAX
 from firedoor.runtime.certificates import (
     OPERATOR_DAYS,
@@ -44,6 +44,7 @@ from firedoor.wire.json_text import json_map
 from firedoor.wire.messages import Report
 from mirror.beacon_key import BeaconSigner
 from mirror.enrolments import Enrolments, Grant
+from mirror.incoming import Incoming
 from mirror.metadata import MetadataFolder, check_offer, parse
 from mirror.online_keys import OnlineKeys
 from mirror.rotation import (
@@ -56,6 +57,9 @@ from mirror.rotation import (
 )
 
 _TARGET_DIGITS = 64
+
+NOBODY = PeerId("")
+"""Who uploads no piece: a release whose pieces are all here."""
 
 # A rotation that was accepted and may not be carried through yet.
 _PENDING = "rotation.pending"
@@ -81,7 +85,8 @@ class Published:
 class Origin:
     """The origin's folder, its online keys and its state; blocking but for what is `async`.
 
-    `signer`: by the beacon key that counts now; `enrolments`: whom this origin knows.
+    `signer`: by the beacon key that counts now; `enrolments`: whom this origin knows; `incoming`:
+    pieces that no release names yet.
     """
 
     def __init__(
@@ -97,6 +102,7 @@ class Origin:
         self._folder = folder
         self._keys = OnlineKeys(folder, passphrase)
         self._store = store
+        self.incoming = Incoming(state / "incoming", store)
         self._manifests = folder / "targets"
         self._manifests.mkdir(exist_ok=True)
         self.signer: BeaconSigner
@@ -123,8 +129,10 @@ class Origin:
         """
         return await asyncio.to_thread(self._get, path, limit)
 
-    def accept_release(self, role: str, metadata: bytes, manifest: bytes) -> Published:
-        """Add one release to the repository, durably.
+    def accept_release(
+        self, role: str, metadata: bytes, manifest: bytes, publisher: PeerId = NOBODY
+    ) -> Published:
+        """Add one release to the repository, durably; `publisher` has uploaded its pieces.
 
         Raises:
             Refused: an endpoint would not believe it, or it is not the next version.
@@ -139,11 +147,14 @@ class Origin:
             )
             pieces = [piece.digest for file in offer.manifest.files for piece in file.pieces]
             missing = self.missing(pieces)
-            if missing:
-                raise Unavailable(offer.path, why=f"{len(missing)} piece(s) are not uploaded")
+            lacking = [each for each in missing if not self.incoming.holds(publisher, each)]
+            if lacking:
+                raise Unavailable(offer.path, why=f"{len(lacking)} piece(s) are not uploaded")
+            self.incoming.settle(publisher, missing)
             self._store.sync(pieces)
             durable_write(self._manifests / offer.digest, manifest)
             self._metadata.add(role, offer.version, metadata, now)
+            self.incoming.finish(publisher)
         return Published(offer.manifest.product, offer.manifest.version, offer.digest)
 
     # --- keys ----------------------------------------------------------------------------------

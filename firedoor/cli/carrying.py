@@ -39,7 +39,7 @@ from firedoor.runtime.screen import plain
 from firedoor.runtime.settings import split_address
 from firedoor.runtime.trust_client import ReleaseEntry
 from firedoor.trust.keys import Authority
-from firedoor.wire.codec import decode, encode, unpack
+from firedoor.wire.codec import decode, digests_of, encode
 from firedoor.wire.stick import (
     STICK_BYTES_MAX,
     Answer,
@@ -356,9 +356,7 @@ async def _give(dock: Dock, stick: Stick, release: tuple[str, bytes], manifest: 
     try:
         await dock.post(f"/v1/stick/manifest/{digest}", data)
         answer = await dock.get(f"/v1/stick/missing/{digest}", ANSWER_BYTES_MAX)
-        missing = unpack(answer, what="missing pieces", limit=ANSWER_BYTES_MAX)
-        if not isinstance(missing, list) or not all(isinstance(one, bytes) for one in missing):
-            raise Malformed("missing pieces", wanted="digests", got=type(missing).__name__)
+        missing = digests_of(answer, what="missing pieces")
         for piece in missing:
             stored = stick.store.get(piece)
             if stored is None:

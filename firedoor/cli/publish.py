@@ -16,7 +16,7 @@ from pathlib import Path
 from tuf.api.metadata import Metadata, Targets
 
 from firedoor.cli.common import checked_public, say
-from firedoor.cli.origin import ANSWER_BYTES_MAX, Origin, verified, with_origin
+from firedoor.cli.origin import Origin, verified, with_origin
 from firedoor.errors import Denied, FiredoorError, Malformed, Unavailable
 from firedoor.halt.scope import ScopeKind, parse_scope
 from firedoor.identity import FleetId, checked_name
@@ -36,7 +36,7 @@ from firedoor.runtime.settings import check_command
 from firedoor.runtime.tree import read_tree
 from firedoor.runtime.trust_client import ReleaseEntry
 from firedoor.trust.repository import add_release, is_publisher, signed_by
-from firedoor.wire.codec import pack, unpack
+from firedoor.wire.codec import digests_of, pack
 
 _VALIDATE_SPAN_S = 600
 
@@ -162,8 +162,8 @@ def _next_counter(mine: list[ReleaseEntry]) -> int:
 async def _upload(origin: Origin, files: tuple[FileEntry, ...], staging: Path) -> None:
     digests = list(dict.fromkeys(piece.digest for file in files for piece in file.pieces))
     answer = await origin.post("/v1/publish/missing", pack(digests))
-    missing = unpack(answer, what="missing pieces", limit=ANSWER_BYTES_MAX)
-    if not isinstance(missing, list) or not set(missing) <= set(digests):
+    missing = digests_of(answer, what="missing pieces")
+    if not set(missing) <= set(digests):
         raise Malformed("missing pieces", wanted="some of those offered", got="others")
     for digest in missing:
         stored = (staging / digest.hex()).read_bytes()

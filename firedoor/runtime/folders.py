@@ -193,6 +193,19 @@ class Folder:
         if is_durable:
             self.sync()
 
+    def take_from(self, other: "Folder", name: str) -> None:
+        """Move a file of this name here from another folder of the same disk.
+
+        Raises:
+            OSError: it is not there, or the disk refuses.
+        """
+        _check(name)
+        source, target = other._descriptor, self._descriptor  # noqa: SLF001  # of its own kind
+        if source is not None and target is not None:
+            os.replace(name, name, src_dir_fd=source, dst_dir_fd=target)
+        else:
+            (other.path / name).replace(self.path / name)
+
     def names(self, pattern: Pattern[str]) -> Iterator[str]:
         """The names here that match, in no order; at most NAMES_MAX are looked at.
 

@@ -2,6 +2,7 @@
 
 * A record is on disk (fdatasync) before `append` returns.
 * A torn end is a crash in mid-write: it was acknowledged to nobody and is cut off, and said.
+* Behind the last record lie zeros: room that is held for orders, so that a full disk takes them.
 * Damage before the end is another thing. A node that syncs with others keeps what is whole, puts
   the damaged file aside and starts: it moves nothing before it has caught up, and the union brings
   back what is lost. The origin has nobody to catch up with: there a person must look.
@@ -39,6 +40,9 @@ _ID_BYTES = 32
 Entry = tuple[bytes, bytes]
 """The kind of a record, and the record."""
 
+# Room that is held for orders: 256 of the largest, a fleet's worst day.
+RESERVE_BYTES = MIB
+
 # After a write and its sync that took longer, the next is left to a thread. Flash takes 0.2 to 2 ms
 # and a turning disk 10; both take some 100 where a hundred processes of one machine sync at once,
 # and a thread makes that no shorter. No beat is missed for so long.
@@ -64,6 +68,7 @@ class OrderLog:
     def __init__(self, path: Path, *, may_heal: bool = True) -> None:
         self.path = path
         self.is_quick = True
+        self._has_remains = False
         self.orders: list[bytes] = []
         self.acted: list[bytes] = []
         self.beacon = b""
@@ -76,7 +81,9 @@ class OrderLog:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._load(may_heal=may_heal)
             self._file = os.open(path, flags, 0o600)
-            os.ftruncate(self._file, self._end)
+            if self._has_remains:
+                self._clear_to(os.fstat(self._file).st_size)
+            self._reserve()
             os.fsync(self._file)
         except OSError as error:
             raise Unavailable(str(path), why=error.strerror or str(error)) from error
@@ -108,11 +115,45 @@ class OrderLog:
             getattr(os, "fdatasync", os.fsync)(self._file)
         except OSError as error:
             # Or its remains would follow a shorter record, and the file would count as damaged.
-            with suppress(OSError):
-                os.ftruncate(self._file, self._end)
+            try:
+                self._clear_to(self._end + len(frame))
+            except OSError:
+                # The room that is held goes with them, until there is some again.
+                with suppress(OSError):
+                    os.ftruncate(self._file, self._end)
             raise Unavailable(f"recording an order in {self.path}", why=str(error)) from error
         self._end += len(frame)
+        if self._reserved - self._end < RESERVE_BYTES // 2:
+            self._reserve()
         self.is_quick = time.monotonic() - began < QUICK_S
+
+    def _clear_to(self, stop: int) -> None:
+        """Make what is beyond the last record zeros; room that is held is not let go of."""
+        size = min(stop, os.fstat(self._file).st_size)
+        os.lseek(self._file, self._end, os.SEEK_SET)
+        left = size - self._end
+        while left > 0:
+            left -= os.write(self._file, bytes(min(left, MIB)))
+
+    def _reserve(self) -> None:
+        """Hold room for the orders to come, which nothing else on this disk can take.
+
+        On a disk that is full the room that is held stays; a copy-on-write file system may promise
+        less.
+        """
+        wanted = self._end + RESERVE_BYTES
+        self._reserved = max(self._end, os.fstat(self._file).st_size)
+        if self._reserved >= wanted:
+            return
+        try:
+            if hasattr(os, "posix_fallocate"):
+                os.posix_fallocate(self._file, self._reserved, wanted - self._reserved)
+            else:
+                os.lseek(self._file, self._reserved, os.SEEK_SET)
+                os.write(self._file, bytes(wanted - self._reserved))
+            self._reserved = wanted
+        except OSError as error:
+            log("no-reserve", level="error", file=self.path, why=str(error), do="free disk space")
 
     def close(self) -> None:
         """Close the file."""
@@ -137,8 +178,8 @@ class OrderLog:
             whole = b"".join(map(_frame, bodies))
             durable_write(self.path, whole, 0o600)
             self._end = len(whole)
-        elif self._end < len(data):
-            cut = len(data) - self._end
+        elif cut := len(data[self._end :].rstrip(b"\0")):
+            self._has_remains = True
             log("order-log-cut", level="warning", file=self.path, bytes=cut, why="a torn write")
         gone = {body[1:] for body in bodies if body[:1] == FORGOTTEN}
         for body in bodies:
@@ -176,13 +217,15 @@ def read_frames(data: bytes) -> tuple[list[bytes], int, bool]:
     """
     bodies: list[bytes] = []
     at, good_end, is_damaged = 0, 0, False
-    while at < len(data):
+    # From here on there are zeros alone: room that is held for orders to come.
+    written = len(data.rstrip(b"\0"))
+    while at < written:
         body = _body_at(data, at)
         if body is not None:
             bodies.append(body)
             at += _HEAD.size + len(body)
             good_end = good_end if is_damaged else at
-        elif not is_damaged and _is_torn(data, at):
+        elif not is_damaged and _is_torn(data, at, written):
             break
         else:
             # What follows the damage may be whole: an order that is lost here could be missed.
@@ -213,11 +256,14 @@ def _length_at(data: bytes, at: int) -> int | None:
     return length if crc == zlib.crc32(data[at : at + _SIZES.size]) else None
 
 
-def _is_torn(data: bytes, at: int) -> bool:
-    """Whether what begins at `at` can be one write that a crash cut short."""
-    rest = len(data) - at
+def _is_torn(data: bytes, at: int, written: int) -> bool:
+    """Whether what begins at `at` can be one write that a crash cut short.
+
+    `written`: where the last byte that is not zero ends; what was not written yet reads as zeros.
+    """
+    rest = written - at
     length = _length_at(data, at)
     if length is not None:
         return length >= rest - _HEAD.size
-    # A file may grow before its bytes come.
-    return rest < _HEAD.size or not any(data[at:])
+    # Of a head that is not whole nothing can be said.
+    return rest < _HEAD.size

@@ -35,6 +35,9 @@ CONNECT_S = 8.0
 ANSWER_S = 5.0
 _PORTION_BYTES = 16 * 1024
 
+# An unused connection is let go of before a server ends it (listening.py).
+_KEPT_S = 8.0
+
 # A peer that sends nothing of a response for this long is gone.
 READ_S = 30.0
 
@@ -276,7 +279,7 @@ async def _portion(response: aiohttp.ClientResponse) -> bytes:
 
 
 def _session(factory: Callable[[Any], socket.socket] | None = None) -> aiohttp.ClientSession:
-    connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=30, socket_factory=factory)
+    connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=_KEPT_S, socket_factory=factory)
     timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_S, sock_read=READ_S)
     return aiohttp.ClientSession(
         connector=connector,

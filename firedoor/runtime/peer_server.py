@@ -4,10 +4,9 @@ Who asks is read from the certificate. The gate is asked before each 64 KiB and 
 the connection. No response is cached, compressed or buffered outside the gate.
 """
 
+import asyncio
 import re
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
-from ssl import SSLContext
 from typing import Any, Protocol
 
 from aiohttp import web
@@ -28,10 +27,12 @@ from firedoor.runtime.clocks import Clock
 from firedoor.runtime.conversation import CLOSE_S, Conversation
 from firedoor.runtime.metrics import Metrics
 from firedoor.runtime.pacing import Budget
-from firedoor.runtime.settings import split_address
 from firedoor.runtime.tls import peer_of
 from firedoor.runtime.transfers import Transfer, Transfers
 from firedoor.wire.versions import HEADER, SPOKEN, spoken_by
+
+# Of a body, some bytes at least within this: a piece of 4 MiB takes minutes on a thin line.
+PORTION_S = 10.0
 
 CLOCK = web.AppKey("clock", Clock)
 """Under which an application keeps its clock."""
@@ -78,18 +79,6 @@ class Backend(Protocol):
 
     def sent(self, peer: Peer, count: int) -> None:
         """So many bytes of pieces went out."""
-
-
-@dataclass(frozen=True, slots=True)
-class Server:
-    """A running listener."""
-
-    runner: web.AppRunner
-    port: int
-
-    async def close(self) -> None:
-        """Stop listening and end what is under way."""
-        await self.runner.cleanup()
 
 
 class PeerApi:
@@ -226,24 +215,6 @@ def build_app(
     return app
 
 
-async def serve(app: web.Application, listen: str, context: SSLContext) -> Server:
-    """Listen at HOST:PORT (port 0 takes a free one).
-
-    Raises:
-        Unavailable: the address is taken or not this machine's.
-    """
-    runner = web.AppRunner(app, handler_cancellation=True, access_log=None, shutdown_timeout=1.0)
-    await runner.setup()
-    host, port = split_address(listen)
-    site = web.TCPSite(runner, host, port, ssl_context=context, reuse_address=True)
-    try:
-        await site.start()
-    except OSError as error:
-        await runner.cleanup()
-        raise Unavailable(f"listening on {listen}", why=error.strerror or str(error)) from error
-    return Server(runner, int(runner.addresses[0][1]))
-
-
 def peer_of_request(request: web.Request, clock: Clock) -> Peer:
     """Who asks, from the certificate.
 
@@ -269,13 +240,28 @@ async def read_body(
         raise TooLarge("body", limit=limit, size=request.content_length)
     parts: list[bytes] = []
     size = 0
-    async for part in request.content.iter_chunked(GATE_BYTES):
+    while part := await _portion(request):
         before_each()
         size += len(part)
         if size > limit:
             raise TooLarge("body", limit=limit, size=size)
         parts.append(part)
     return b"".join(parts)
+
+
+async def _portion(request: web.Request) -> bytes:
+    """The next of a body, within PORTION_S; empty at its end.
+
+    Raises:
+        Unavailable: it does not come; the connection is ended, for it is of no more use.
+    """
+    try:
+        async with asyncio.timeout(PORTION_S):
+            return await request.content.read(GATE_BYTES)
+    except TimeoutError as error:
+        if request.transport is not None:
+            request.transport.abort()
+        raise Unavailable("body", why=f"nothing of it came in {PORTION_S:g} s") from error
 
 
 @web.middleware

@@ -129,6 +129,24 @@ class PieceStore:
         """Whether the piece is here whole."""
         return digest in self._verified or self.get(digest) is not None
 
+    def adopt(self, other: "PieceStore", digest: bytes) -> None:
+        """Move one piece here from another store of the same disk.
+
+        Raises:
+            Unavailable: it is not there, or the disk refuses.
+        """
+        shelf, rest = _names(digest)
+        try:
+            with (
+                below(other._folder, shelf) as source,  # noqa: SLF001  # of its own kind
+                below(self._folder, shelf, is_made=True) as target,
+            ):
+                if source is None or target is None:
+                    raise Unavailable(str(self._path), why=f"piece {rest[:12]} is gone")
+                target.take_from(source, rest)
+        except OSError as error:
+            raise Unavailable(str(self._path), why=error.strerror or str(error)) from error
+
     def remove_all(self, digests: Iterable[bytes]) -> None:
         """Forget several pieces."""
         for digest in digests:

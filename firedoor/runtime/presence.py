@@ -11,9 +11,10 @@ from firedoor.dice import Dice
 from firedoor.identity import FleetId, PeerId
 from firedoor.runtime.discovery import Discovery, Found
 from firedoor.runtime.host import Host
+from firedoor.runtime.listening import serve
 from firedoor.runtime.multicast import Multicast
 from firedoor.runtime.pacing import Budget
-from firedoor.runtime.peer_server import build_app, serve
+from firedoor.runtime.peer_server import build_app
 from firedoor.runtime.program import Person
 from firedoor.runtime.renewal import Renewal
 from firedoor.runtime.service import Service

@@ -20,6 +20,15 @@ from firedoor.wire.versions import Skipped
 
 R = TypeVar("R")
 
+# In honest records each list and map takes more than 16 bytes with its content, but for a few.
+_BYTES_PER_CONTAINER = 16
+_CONTAINERS_FREE = 1024
+
+# How msgpack writes 32 bytes, and lists by their length.
+_DIGEST_MARK = b"\xc4\x20"
+_DIGEST_BYTES = 32
+_LIST_MARKS = {0xDC: 2, 0xDD: 4}
+
 
 def pack(value: object) -> bytes:
     """`value`, built of None, bool, int, float, str, bytes, list, tuple and dict, as msgpack."""
@@ -36,14 +45,40 @@ def unpack(data: bytes, *, what: str, limit: int) -> object:
     if len(data) > limit:
         raise TooLarge(what, limit=limit, size=len(data))
     try:
+        count = _Containers(_CONTAINERS_FREE + len(data) // _BYTES_PER_CONTAINER)
         return cast(
             "object",
-            msgpack.unpackb(data, raw=False, strict_map_key=True, object_pairs_hook=_once),
+            msgpack.unpackb(
+                data,
+                raw=False,
+                strict_map_key=True,
+                object_pairs_hook=count.once,
+                list_hook=count.counted,
+            ),
         )
     # msgpack documents ValueError for all bad input (UnpackException is one but for OutOfData) and
     # RecursionError-like StackError, a ValueError too; a hook's own error passes through.
     except (ValueError, msgpack.UnpackException) as error:
         raise Malformed(what, wanted="one msgpack value", got=_brief(error)) from error
+
+
+def digests_of(data: bytes, *, what: str) -> list[bytes]:
+    """The list of 32-byte digests that `data` holds; nothing else in it is ever made an object.
+
+    Raises:
+        Malformed: it is something else.
+    """
+    mark = data[0] if data else 0
+    width = _LIST_MARKS.get(mark, 0)
+    count = int.from_bytes(data[1 : 1 + width]) if width else mark & 0x0F
+    size, start = len(_DIGEST_MARK) + _DIGEST_BYTES, 1 + width
+    is_list = width > 0 or mark & 0xF0 == 0x90  # noqa: PLR2004  # a short list
+    if not is_list or len(data) != start + count * size:
+        raise Malformed(what, wanted="a list of digests", got=f"{len(data)} other bytes")
+    parts = [data[at : at + size] for at in range(start, len(data), size)]
+    if not all(part.startswith(_DIGEST_MARK) for part in parts):
+        raise Malformed(what, wanted="a list of digests", got="something else in it")
+    return [part[len(_DIGEST_MARK) :] for part in parts]
 
 
 def record(kind: type[R], value: object, *, what: str, skipped: Skipped | None = None) -> R:
@@ -108,13 +143,28 @@ def _unknown(read: object, value: object) -> list[str]:
     return found
 
 
-def _once(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    table = dict(pairs)
-    if len(table) != len(pairs):
-        raise ValueError("a key twice")
-    if not all(isinstance(key, str) for key in table):
-        raise ValueError("a key that is not text")
-    return table
+class _Containers:
+    """Counts lists and maps while they are read: an empty one is one byte, and 64 in memory."""
+
+    __slots__ = ("_left",)
+
+    def __init__(self, most: int) -> None:
+        self._left = most
+
+    def counted(self, items: list[object]) -> list[object]:
+        self._left -= 1
+        if self._left < 0:
+            raise ValueError("more lists and maps than its size allows")
+        return items
+
+    def once(self, pairs: list[tuple[str, object]]) -> dict[str, object]:
+        self.counted([])
+        table = dict(pairs)
+        if len(table) != len(pairs):
+            raise ValueError("a key twice")
+        if not all(isinstance(key, str) for key in table):
+            raise ValueError("a key that is not text")
+        return table
 
 
 def _brief(error: Exception) -> str:

@@ -9,7 +9,7 @@ from aiohttp import web
 from msgspec import Meta
 
 from firedoor.errors import Malformed
-from firedoor.identity import Role
+from firedoor.identity import PeerId, Role
 from firedoor.limits import (
     ENROLMENT_BYTES_MAX,
     MANIFEST_BYTES_MAX,
@@ -17,11 +17,10 @@ from firedoor.limits import (
     PIECE_BYTES_MAX,
     PIECES_MAX,
 )
-from firedoor.runtime.peer_server import read_body
-from firedoor.runtime.piece_store import PieceStore
-from firedoor.wire.codec import pack, unpack
+from firedoor.runtime.peer_server import CLOCK, read_body
+from firedoor.wire.codec import digests_of, pack, unpack
 from firedoor.wire.json_text import json_map, read_json
-from mirror.api.requests import piece_of, require
+from mirror.api.requests import asker, piece_of, require
 from mirror.origin import Origin
 from mirror.rotation import ROTATION_BYTES_MAX
 
@@ -55,9 +54,8 @@ class Daemon(Protocol):
 class OriginApi:
     """The origin's handlers."""
 
-    def __init__(self, origin: Origin, store: PieceStore, daemon: Daemon) -> None:
+    def __init__(self, origin: Origin, daemon: Daemon) -> None:
         self._origin = origin
-        self._store = store
         self._daemon = daemon
         self._taking: set[asyncio.Task[Any]] = set()
 
@@ -74,13 +72,13 @@ class OriginApi:
         ]
 
     async def missing(self, request: web.Request) -> web.Response:
-        """Which of these pieces the origin lacks."""
+        """Which of these pieces the origin lacks; those are announced now, and others not taken."""
         require(request, Role.OPERATOR)
         body = await read_body(request, PIECES_MAX * 34 + 16)
-        digests = unpack(body, what="digests", limit=len(body))
-        if not isinstance(digests, list) or not all(isinstance(one, bytes) for one in digests):
-            raise Malformed("digests", wanted="a list of bytes", got=type(digests).__name__)
-        lacking = await asyncio.to_thread(self._origin.missing, digests)
+        digests = await asyncio.to_thread(digests_of, body, what="digests")
+        publisher, now = asker(request).id, request.app[CLOCK].now()
+        announce = self._origin.incoming.announce
+        lacking = await asyncio.to_thread(announce, publisher, digests, now)
         return web.Response(body=pack(lacking))
 
     async def piece(self, request: web.Request) -> web.Response:
@@ -88,7 +86,8 @@ class OriginApi:
         require(request, Role.OPERATOR)
         stored = await read_body(request, PIECE_BYTES_MAX)
         digest = piece_of(request)
-        await asyncio.to_thread(self._store.put, digest, stored)
+        publisher, now = asker(request).id, request.app[CLOCK].now()
+        await asyncio.to_thread(self._origin.incoming.put, publisher, digest, stored, now)
         return web.Response()
 
     async def release(self, request: web.Request) -> web.Response:
@@ -104,11 +103,13 @@ class OriginApi:
             isinstance(role, str) and isinstance(metadata, bytes) and isinstance(manifest, bytes)
         ):
             raise Malformed("release", wanted="a text and two byte strings", got="other types")
-        digest = await self._to_the_end(self._take(role, metadata, manifest))
+        publisher = asker(request).id
+        digest = await self._to_the_end(self._take(role, metadata, manifest, publisher))
         return web.json_response({"manifest": digest})
 
-    async def _take(self, role: str, metadata: bytes, manifest: bytes) -> str:
-        done = await asyncio.to_thread(self._origin.accept_release, role, metadata, manifest)
+    async def _take(self, role: str, metadata: bytes, manifest: bytes, publisher: PeerId) -> str:
+        accept = self._origin.accept_release
+        done = await asyncio.to_thread(accept, role, metadata, manifest, publisher)
         await self._daemon.repository_changed()
         return done.manifest
 

@@ -16,6 +16,7 @@ from agent.guard_records import read_orders
 from firedoor.halt.envelope import seal
 from firedoor.halt.order import HaltPayload
 from firedoor.identity import FleetId
+from firedoor.runtime import order_log
 from firedoor.runtime.order_log import ORDER, OrderLog
 from firedoor.trust.keys import key_of
 
@@ -24,6 +25,14 @@ SEED = bytes([1]) * 32
 
 # What a disk may hold in blocks that the file has been given and that were not written yet.
 FILLINGS = (b"\x00",)
+
+
+@pytest.fixture(autouse=True)
+def small_reserve() -> Iterator[None]:
+    # A log is opened for each prefix, and each would hold a mebibyte.
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(order_log, "RESERVE_BYTES", 512)
+        yield
 
 
 def a_halt(number: int, size: int) -> tuple[bytes, bytes]:

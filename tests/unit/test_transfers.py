@@ -31,9 +31,10 @@ from firedoor.runtime.certificates import issue, make_authority, make_request, p
 from firedoor.runtime.clocks import Clock
 from firedoor.runtime.conversation import Conversation
 from firedoor.runtime.key_files import KeyFile
+from firedoor.runtime.listening import serve
 from firedoor.runtime.pacing import Budget
 from firedoor.runtime.peer_client import PeerClient
-from firedoor.runtime.peer_server import build_app, serve
+from firedoor.runtime.peer_server import build_app
 from firedoor.runtime.tls import Credentials, client_context, credentials_of, role_name
 from firedoor.runtime.tls import server_context as server_context_of
 from firedoor.runtime.transfers import Transfers
