@@ -34,9 +34,12 @@ from firedoor.runtime.certificates import (
 )
 from firedoor.runtime.files import durable_write, sync_folder
 from firedoor.runtime.key_files import read_key_file, replace_certificate
+from firedoor.runtime.logs import log
+from firedoor.runtime.operator_proof import Request, check_proof, read_operators
 from firedoor.runtime.piece_store import PieceStore
 from firedoor.runtime.renewal import is_past_half
 from firedoor.runtime.tls import leaf_of
+from firedoor.runtime.trust_client import fleet_of
 from firedoor.trust.keys import NaclSigner
 from firedoor.units import UnixTime
 from firedoor.wire.codec import decode, record
@@ -45,7 +48,7 @@ from firedoor.wire.messages import Report
 from mirror.beacon_key import BeaconSigner
 from mirror.enrolments import Enrolments, Grant
 from mirror.incoming import Incoming
-from mirror.metadata import MetadataFolder, check_offer, parse
+from mirror.metadata import MetadataFolder, Offer, Repository, check_offer, parse
 from mirror.online_keys import OnlineKeys
 from mirror.rotation import (
     ROTATION_BYTES_MAX,
@@ -109,6 +112,7 @@ class Origin:
         self._ca_seed = read_key_file(folder / "ca.key", passphrase).signing_seed
         self.ca = _read(folder / "ca.pem")
         self.root = _read(folder / "root.json")
+        self._fleet = fleet_of(self.root)
         self._metadata = MetadataFolder(folder / "metadata")
         self._finish_rotation()
         self.enrolments = Enrolments(state / "origin.sqlite")
@@ -145,6 +149,7 @@ class Origin:
             offer = check_offer(
                 repository, old, role=role, data=metadata, manifest=manifest, now=now
             )
+            self._check_owner(repository, old, offer)
             pieces = [piece.digest for file in offer.manifest.files for piece in file.pieces]
             missing = self.missing(pieces)
             lacking = [each for each in missing if not self.incoming.holds(publisher, each)]
@@ -157,7 +162,30 @@ class Origin:
             self.incoming.finish(publisher)
         return Published(offer.manifest.product, offer.manifest.version, offer.digest)
 
+    def _check_owner(self, repository: Repository, old: Metadata[Targets], offer: Offer) -> None:
+        """Nothing, unless another publisher lists this product and this one never did."""
+        product = offer.manifest.product
+        prefix = f"releases/{product}/"
+        if any(path.startswith(prefix) for path in old.signed.targets):
+            return
+        for role in publishers(repository.targets.signed):
+            listed = self._metadata.current(repository, role).signed.targets
+            if any(path.startswith(prefix) for path in listed):
+                wanted, got = f"its publisher's key, {role}", "another publisher's"
+                raise Untrusted(f"product {product}", wanted=wanted, got=got)
+
     # --- keys ----------------------------------------------------------------------------------
+
+    def check_operator(self, header: str, request: Request, now: UnixTime) -> None:
+        """Nothing, if an operator has signed this request; raises as `check_proof`.
+
+        A fleet of 0.1 has not named its operators yet: there any key file will do, as it did.
+        """
+        operators = read_operators(self._folder)
+        if operators is None:
+            log("operators-not-named", level="error", do="firedoor keys operators ORIGIN FILE")
+            return
+        check_proof(header, request, operators, self._fleet, now)
 
     def fresh_key(self, role: str) -> str:
         """The public half, in hex, of a new online key; root or targets must name it to count.

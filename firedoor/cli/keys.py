@@ -11,21 +11,30 @@ from firedoor.cli.common import new_passphrase, open_key, say
 from firedoor.cli.origin import Origin, verified, with_origin
 from firedoor.errors import Malformed
 from firedoor.identity import FleetId, Role, checked_name
-from firedoor.limits import SIGNATURES_MAX
-from firedoor.runtime.certificates import fingerprint, make_request, renew_authority
+from firedoor.limits import METADATA_BYTES_MAX, SIGNATURES_MAX
+from firedoor.runtime.certificates import (
+    OPERATOR_DAYS,
+    fingerprint,
+    issue,
+    make_request,
+    renew_authority,
+)
 from firedoor.runtime.clocks import Clock
 from firedoor.runtime.files import PUBLIC_MODE, durable_write
 from firedoor.runtime.fleet_folder import FleetPlan, make_fleet
+from firedoor.runtime.folders import read_named
 from firedoor.runtime.key_files import (
     BEACON_KEY,
     CONTROLLER,
     KeyFile,
-    read_fleet,
+    is_sealed,
     read_key_file,
+    read_public,
     replace_authority,
     replace_certificate,
     write_key_file,
 )
+from firedoor.runtime.operator_proof import write_operators
 from firedoor.runtime.renewal import checked_renewal
 from firedoor.runtime.settings import check_interfaces, split_address
 from firedoor.trust.keys import key_of
@@ -159,7 +168,7 @@ def renew_authority_certificate(
         Unavailable: a file cannot be read or written.
     """
     key = open_key(origin / "ca.key", passphrase_file)
-    others = [path for path in files if read_fleet(path) != key.fleet]
+    others = [path for path in files if read_public(path).fleet != key.fleet]
     if others:
         wanted = f"a key file of fleet {key.fleet[:12]}"
         raise Malformed(str(others[0]), wanted=wanted, got="another fleet's")
@@ -169,6 +178,66 @@ def renew_authority_certificate(
         replace_authority(path, fresh.decode())
         say(f"{path} has the new certificate")
     say(f"CA certificate {fingerprint(fresh)[:12]} in {origin}; restart the origin to use it")
+
+
+def name_operators(
+    origin: Path, files: list[Path], fresh: Path | None, passphrase_file: Path | None
+) -> None:
+    """Say on the origin's own disk whose key files make tokens and turn keys: these alone.
+
+    `fresh`: a new key file of an operator, made there first in place of one that is lost or stolen.
+
+    Raises:
+        Malformed: a file is of another fleet or no operator's, `fresh` exists, or none is named.
+        Unavailable: a file cannot be read or written.
+    """
+    if fresh is not None:
+        _make_operator(origin, fresh, passphrase_file)
+        files = [*files, fresh]
+    if not files:
+        raise Malformed("operators", wanted="at least one key file, or --new", got="none")
+    authority = read_public(origin / "ca.key")
+    keys = [read_public(path) for path in files]
+    for path, key in zip(files, keys, strict=True):
+        if (key.fleet, key.role) != (authority.fleet, Role.OPERATOR.value):
+            wanted, got = "an operator's key file of this fleet", f"role {key.role}"
+            raise Malformed(str(path), wanted=wanted, got=got)
+    write_operators(origin, tuple(key.public for key in keys))
+    for key in keys:
+        say(f"{key.name}: {key.keyid[:12]} makes tokens and turns keys")
+
+
+def _make_operator(origin: Path, path: Path, passphrase_file: Path | None) -> None:
+    if path.exists():
+        raise Malformed("--new", wanted="a new file", got=f"{path}, which exists")
+    authority = open_key(origin / "ca.key", passphrase_file)
+    identity = read_public(origin / "identity.key")
+    secret = os.urandom(64)
+    public = key_of(secret[:32])
+    ca = read_named(origin / "ca.pem", METADATA_BYTES_MAX)
+    certificate = issue(
+        make_request(secret[32:]),
+        ca_pem=ca,
+        ca_seed=authority.signing_seed,
+        role=Role.OPERATOR,
+        site="headquarters",
+        now=Clock().unix(),
+        span_days=OPERATOR_DAYS,
+    )
+    key = KeyFile(
+        role=Role.OPERATOR.value,
+        name=path.stem,
+        fleet=authority.fleet,
+        keyid=public.keyid,
+        public=public.keyval["public"],
+        secret=secret.hex(),
+        certificate=certificate.decode(),
+        ca=ca.decode(),
+        origin=identity.origin,
+        mdns=identity.mdns,
+    )
+    passphrase = new_passphrase(passphrase_file) if is_sealed(origin / "ca.key") else None
+    write_key_file(path, key, passphrase)
 
 
 def renew_key(path: Path, passphrase_file: Path | None) -> None:

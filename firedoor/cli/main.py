@@ -149,6 +149,22 @@ def beacon(
 
 
 @keys_app.command()
+def operators(
+    origin: Annotated[Path, typer.Argument(help="the origin's folder, on its machine")],
+    files: Annotated[
+        Optional[list[Path]],  # noqa: UP045
+        typer.Argument(help="key files of operators, all of them"),
+    ] = None,
+    new: Annotated[Optional[Path], typer.Option(help="make another one there")] = None,  # noqa: UP045
+    passphrase_file: PassphraseFile = None,
+) -> None:
+    """Say on the origin's disk whose key files make tokens and turn keys; make a new one."""
+    from firedoor.cli.keys import name_operators  # noqa: PLC0415
+
+    name_operators(origin, files or [], new, passphrase_file)
+
+
+@keys_app.command()
 def authority(
     origin: Annotated[Path, typer.Argument(help="the origin's folder, on its machine")],
     files: Annotated[

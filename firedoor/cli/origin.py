@@ -11,8 +11,10 @@ from firedoor.errors import Malformed, Unavailable
 from firedoor.identity import FleetId, Role
 from firedoor.limits import METADATA_BYTES_MAX, PIECES_MAX
 from firedoor.runtime.catalogue import Catalogue
+from firedoor.runtime.certificates import id_of_request, make_request
 from firedoor.runtime.clocks import Clock
 from firedoor.runtime.key_files import KeyFile
+from firedoor.runtime.operator_proof import HEADER, Request, proof_of
 from firedoor.runtime.peer_client import PeerClient
 from firedoor.runtime.settings import split_address
 
@@ -23,11 +25,14 @@ _ANSWER_SPAN_S = 1800.0
 
 
 class Origin:
-    """One origin, over one client."""
+    """One origin, over one client. `key`: whose signature proves what only operators may ask."""
 
-    def __init__(self, client: PeerClient, address: tuple[str, int]) -> None:
+    def __init__(
+        self, client: PeerClient, address: tuple[str, int], key: KeyFile | None = None
+    ) -> None:
         self._client = client
         self._address = address
+        self._key = key
 
     async def get(self, path: str, limit: int) -> bytes:
         """A file of the origin; raises as `PeerClient.get`."""
@@ -40,9 +45,16 @@ class Origin:
     async def post(self, path: str, body: bytes, headers: dict[str, str] | None = None) -> bytes:
         """The origin's answer; raises as `PeerClient.post`."""
         limit, span_s = ANSWER_BYTES_MAX, _ANSWER_SPAN_S
+        proof = {HEADER: self._proof(path, body)} if self._key is not None else {}
         return await self._client.post(
-            *self._address, path, body, limit=limit, headers=headers, span_s=span_s
+            *self._address, path, body, limit=limit, headers=proof | (headers or {}), span_s=span_s
         )
+
+    def _proof(self, path: str, body: bytes) -> str:
+        assert self._key is not None
+        asker = id_of_request(make_request(self._key.tls_seed))
+        request = Request(path, asker, Clock().unix(), body)
+        return proof_of(request, FleetId(self._key.fleet), self._key.signing_seed)
 
 
 @asynccontextmanager
@@ -68,7 +80,7 @@ def with_origin(key: KeyFile, work: Callable[[Origin], Awaitable[None]]) -> None
         Unavailable: it names none, or the origin does not answer.
     """
     address = origin_of(key)
-    with_client(key, lambda client: work(Origin(client, address)))
+    with_client(key, lambda client: work(Origin(client, address, key)))
 
 
 def origin_of(key: KeyFile) -> tuple[str, int]:

@@ -95,7 +95,7 @@ def rotate(fleet: Path, turn: Turn, passphrase_file: Path | None) -> None:
     files = KeyFiles(fleet / "keys", turn.role, passphrase_file, is_closed=is_sealed(paths[0]))
 
     async def work(client: PeerClient) -> None:
-        origin = Origin(client, address)
+        origin = Origin(client, address, operator)
         if turn.role in _BRAKE:
             # Before: once the old key is gone the origin offers nothing that it signed.
             files.remember(await collect_orders(client, address))

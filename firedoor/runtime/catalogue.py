@@ -54,6 +54,7 @@ class Catalogue:
         self._trust = TrustClient(folder / "trusted", fleet, self._fetch, root)
         self.authority: Authority | None = None
         self.releases: tuple[ReleaseEntry, ...] = ()
+        self._ignored: set[tuple[str, str]] = set()
         self.dateless: tuple[ReleaseEntry, ...] = ()
         self.timestamp = 0
 
@@ -186,6 +187,9 @@ class Catalogue:
         self.authority = self._authority(releases)
         for role, why in self._trust.unlisted.items():
             log("publisher-unlisted", level="error", role=role, why=why, do="publish or sign anew")
+        for role, product in sorted(self._trust.ignored - self._ignored):
+            log("rows-ignored", level="error", role=role, product=product, do="is its key stolen?")
+        self._ignored = self._trust.ignored
         return releases
 
     def _authority(self, listed: Sequence[ReleaseEntry]) -> Authority:

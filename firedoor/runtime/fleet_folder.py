@@ -24,6 +24,7 @@ from firedoor.runtime.certificates import OPERATOR_DAYS, issue, make_authority, 
 from firedoor.runtime.files import PUBLIC_MODE, durable_write, sync_folder
 from firedoor.runtime.folders import read_named
 from firedoor.runtime.key_files import KeyFile, write_key_file
+from firedoor.runtime.operator_proof import write_operators
 from firedoor.runtime.trust_client import fleet_of
 from firedoor.trust.keys import key_of, register
 from firedoor.trust.repository import (
@@ -139,6 +140,8 @@ class _Maker:
         for where in (self._folder, self._folder / "origin"):
             durable_write(where / "root.json", root, PUBLIC_MODE)
         durable_write(self._folder / "origin" / "ca.pem", self._ca, PUBLIC_MODE)
+        operator = key_of(self._secrets["operator"][0][:32]).keyval["public"]
+        write_operators(self._folder / "origin", (operator,))
         text = json.dumps(facts, indent=1).encode()
         durable_write(self._folder / "fleet.json", text, PUBLIC_MODE)
         return self._fleet

@@ -143,9 +143,9 @@ def _replace(path: Path, field_name: str, text: str) -> None:
     durable_write(path, json.dumps(table, indent=1).encode(), 0o600)
 
 
-def read_fleet(path: Path) -> str:
-    """The fleet of a key file, sealed or not; raises as `read_key_file`."""
-    return record(KeyFile, _table(path), what=str(path)).fleet
+def read_public(path: Path) -> KeyFile:
+    """What a key file says without its secret, sealed or not; raises as `read_key_file`."""
+    return replace(record(KeyFile, _table(path), what=str(path)), secret="", sealed=None)
 
 
 def is_sealed(path: Path) -> bool:

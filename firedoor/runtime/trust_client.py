@@ -11,7 +11,7 @@ Blocking, so callers use a thread; no two share a folder. Source: TUF specificat
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from hashlib import sha256
@@ -38,6 +38,7 @@ from firedoor.identity import FleetId, checked_name
 from firedoor.limits import METADATA_BYTES_MAX
 from firedoor.pieces.manifest import Facts
 from firedoor.runtime.files import durable_write, sync_folder
+from firedoor.runtime.owners import GRANTS, Owners
 from firedoor.trust.keys import Authority, authority_of, register
 from firedoor.trust.repository import is_publisher, own_path
 from firedoor.units import UnixTime
@@ -106,6 +107,9 @@ class TrustClient:
         self._root = root
         self._updater: Updater | None = None
         self.unlisted: dict[str, str] = {}
+        # Roles and products of rows that are another publisher's to list.
+        self.ignored: set[tuple[str, str]] = set()
+        self._owners = Owners(folder / "owners.json")
         folder.mkdir(parents=True, exist_ok=True)
         if root is not None:
             self._drop_damaged_root()
@@ -228,23 +232,29 @@ class TrustClient:
             Malformed: what is kept here is damaged.
         """
         assert self._updater is not None
-        delegations = _targets(self._kept("targets.json"), "targets.json").signed.delegations
+        targets = _targets(self._kept("targets.json"), "targets.json").signed
         # The delegations of now decide, not the files that lie here: a publisher whose role was
         # taken away still has one.
-        roles = delegations.roles or {} if delegations is not None else {}
-        entries: dict[str, ReleaseEntry | None] = {}
+        roles = (targets.delegations.roles if targets.delegations is not None else None) or {}
+        listed: dict[str, list[ReleaseEntry]] = {}
+        products: list[tuple[str, set[str]]] = []
         self.unlisted = {}
         for role in [role for name, role in roles.items() if is_publisher(name)]:
-            # The first role in order of delegation has the word, as in python-tuf's own search.
             try:
-                for entry in self._releases_of(role):
-                    entries.setdefault(f"releases/{entry.product}/{entry.version}", entry)
+                listed[role.name] = self._releases_of(role)
+                products.append((role.name, {each.product for each in listed[role.name]}))
             except Refused as error:
                 self.unlisted[role.name] = str(error)
-                for path in self._listed_before(role.name):
-                    entries.setdefault(path, None)
+                products.append((role.name, self._products_before(role.name)))
+        owners = self._owners.settle(products, _grants(targets))
         sync_all(self._folder)
-        return [entry for entry in entries.values() if entry is not None]
+        entries = [each for role in listed for each in listed[role]]
+        self.ignored = {
+            (f"releases/{each.publisher}", each.product)
+            for each in entries
+            if owners[each.product] != f"releases/{each.publisher}"
+        }
+        return [each for each in entries if owners[each.product] == f"releases/{each.publisher}"]
 
     def kept_roots(self) -> dict[str, bytes]:
         """Every root that was verified here, by the name that consistent snapshots give it."""
@@ -279,16 +289,18 @@ class TrustClient:
         Raises:
             Unavailable, Malformed: nothing is kept, or it is damaged.
         """
-        delegations = _targets(self._kept("targets.json"), "targets.json").signed.delegations
-        roles = delegations.roles or {} if delegations is not None else {}
-        found: dict[str, ReleaseEntry] = {}
+        targets = _targets(self._kept("targets.json"), "targets.json").signed
+        roles = (targets.delegations.roles if targets.delegations is not None else None) or {}
+        found: list[ReleaseEntry] = []
+        products: list[tuple[str, set[str]]] = []
         for role in [name for name in roles if is_publisher(name)]:
             with suppress(FiredoorError):
                 kept = _targets(self._kept(f"{quote(role, safe='')}.json"), role)
-                for path, target in kept.signed.targets.items():
-                    # As in `releases`: the first role in order of delegation has the word.
-                    found.setdefault(path, _entry(role, path, target))
-        return list(found.values())
+                rows = [_entry(role, *each) for each in kept.signed.targets.items()]
+                found += rows
+                products.append((role, {each.product for each in rows}))
+        owners = self._owners.settle(products, _grants(targets))
+        return [each for each in found if owners[each.product] == f"releases/{each.publisher}"]
 
     def _releases_of(self, role: DelegatedRole) -> list[ReleaseEntry]:
         assert self._updater is not None
@@ -311,12 +323,13 @@ class TrustClient:
         targets = sorted(kept.signed.targets.items())
         return [_entry(role.name, path, target) for path, target in targets]
 
-    def _listed_before(self, role: str) -> list[str]:
+    def _products_before(self, role: str) -> set[str]:
+        """The products of a list that cannot be believed now; they stay its publisher's."""
         try:
             kept = _targets(self._kept(f"{quote(role, safe='')}.json"), role)
+            return {_entry(role, *each).product for each in kept.signed.targets.items()}
         except FiredoorError:
-            return []
-        return sorted(kept.signed.targets)
+            return set()
 
     def _authority_in(self, name: str, root: Metadata[Root], now: UnixTime) -> Authority:
         targets = _targets(self._kept(name), name)
@@ -418,6 +431,12 @@ def _targets(data: bytes, what: str) -> Metadata[Targets]:
     if not isinstance(metadata.signed, Targets):
         raise Malformed(what, wanted="metadata of type targets", got="another type")
     return metadata
+
+
+def _grants(targets: Targets) -> Mapping[str, object]:
+    """Root's word on whose products are whose; empty where it says nothing."""
+    grants = targets.unrecognized_fields.get(GRANTS)
+    return grants if isinstance(grants, dict) else {}
 
 
 def _entry(role: str, path: str, target: TargetFile) -> ReleaseEntry:

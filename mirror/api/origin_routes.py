@@ -17,6 +17,7 @@ from firedoor.limits import (
     PIECE_BYTES_MAX,
     PIECES_MAX,
 )
+from firedoor.runtime.operator_proof import HEADER, Request
 from firedoor.runtime.peer_server import CLOCK, read_body
 from firedoor.wire.codec import digests_of, pack, unpack
 from firedoor.wire.json_text import json_map, read_json
@@ -115,21 +116,34 @@ class OriginApi:
 
     async def fresh_key(self, request: web.Request) -> web.Response:
         """The public half of a new online key, made here and waiting for root to name it."""
-        require(request, Role.OPERATOR)
-        role = (await read_body(request, ENROLMENT_BYTES_MAX)).decode(errors="replace")
+        body = await self._operators_body(request, ENROLMENT_BYTES_MAX)
+        role = body.decode(errors="replace")
         public = await asyncio.to_thread(self._origin.fresh_key, role)
         return web.json_response({"public": public})
 
     async def rotate(self, request: web.Request) -> web.Response:
         """Take in keys that root has turned; it is announced when the answer goes out."""
-        require(request, Role.OPERATOR)
-        body = await read_body(request, ROTATION_BYTES_MAX)
+        body = await self._operators_body(request, ROTATION_BYTES_MAX)
         await self._to_the_end(self._turn(body))
         return web.Response()
 
     async def _turn(self, body: bytes) -> None:
         await asyncio.to_thread(self._origin.accept_rotation, body)
         await self._daemon.repository_changed()
+
+    async def _operators_body(self, request: web.Request, limit: int) -> bytes:
+        """The body of a request that an operator has signed.
+
+        Raises:
+            Untrusted: another key file's, or nobody's: a certificate alone will not do.
+        """
+        require(request, Role.OPERATOR)
+        body = await read_body(request, limit)
+        now = request.app[CLOCK].unix()
+        asked = Request(request.path, asker(request).id, now, body)
+        header = request.headers.get(HEADER, "")
+        await asyncio.to_thread(self._origin.check_operator, header, asked, now)
+        return body
 
     async def _to_the_end(self, work: Coroutine[Any, Any, T]) -> T:
         """Carry `work` through even if the asker hangs up: half of it is worse than all."""
@@ -146,8 +160,7 @@ class OriginApi:
 
     async def token(self, request: web.Request) -> web.Response:
         """A new enrolment secret."""
-        require(request, Role.OPERATOR)
-        body = await read_body(request, ENROLMENT_BYTES_MAX)
+        body = await self._operators_body(request, ENROLMENT_BYTES_MAX)
         asked = read_json(TokenRequest, json_map(body, "token"), "token")
         grant = (Role(asked.role), asked.site, asked.span_s, asked.ring)
         token = await asyncio.to_thread(self._origin.issue_token, *grant)
