@@ -150,7 +150,7 @@ class Server:
                 ssl_handshake_timeout=HANDSHAKE_S,
                 ssl_shutdown_timeout=1.0,
             )
-        except (OSError, TimeoutError, asyncio.CancelledError):
+        except (OSError, TimeoutError, RuntimeError, asyncio.CancelledError):
             # Whoever ended it, on either side, has nothing to hear.
             accepted.close()
             return
@@ -159,9 +159,9 @@ class Server:
         self._let_in(transport)
 
     def _let_in(self, transport: asyncio.BaseTransport) -> None:
-        entry = _entry_of(transport)
-        for other in [each for each in self.entries if each.is_closing()]:
-            del self.entries[other]
+        # Its first request may have come with the end of its handshake, and be under way.
+        entry = self.entries.pop(transport, None) or _entry_of(transport)
+        self._forget_closed()
         mine = [each for each in self.entries.values() if each.peer == entry.peer]
         idle = [each for each in mine if not each.is_busy]
         if not entry.peer:
@@ -181,6 +181,10 @@ class Server:
             return
         self.entries[transport] = entry
 
+    def _forget_closed(self) -> None:
+        for transport in [each for each in self.entries if each.is_closing()]:
+            del self.entries[transport]
+
     def _end_oldest_handshake(self) -> None:
         if self.handshakes:
             _, task = self.handshakes.popitem(last=False)
@@ -199,6 +203,7 @@ class Server:
         """End connections whose other side takes nothing of what it has asked for."""
         while True:
             await asyncio.sleep(LOOK_S)
+            self._forget_closed()
             for transport, entry in [*self.entries.items()]:
                 untaken = cast("asyncio.WriteTransport", transport).get_write_buffer_size()
                 is_stalled = untaken > 0 and untaken == entry.untaken
@@ -225,9 +230,11 @@ class Server:
         handler: Callable[[web.Request], Awaitable[web.StreamResponse]],
     ) -> web.StreamResponse:
         """Middleware: a connection with a request under way is not ended for being idle."""
-        entry = self.entries.get(request.transport) if request.transport is not None else None
-        if entry is None:
+        if request.transport is None:
             return await handler(request)
+        entry = self.entries.get(request.transport)
+        if entry is None:
+            entry = self.entries[request.transport] = _entry_of(request.transport)
         entry.is_busy += 1
         try:
             return await handler(request)
