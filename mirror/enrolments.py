@@ -54,6 +54,10 @@ class Enrolments:
             self._base.execute("PRAGMA synchronous = FULL")
             self._base.executescript(_TABLES)
             self._add_rings()
+            query = "SELECT id, site FROM peers WHERE role = ?"
+            # Asked for each report, in the event loop, which must not wait for a writer's disk.
+            rows = self._base.execute(query, (Role.AGENT.value,)).fetchall()
+            self._sites = {PeerId(row[0]): str(row[1]) for row in rows}
         except sqlite3.Error as error:
             raise Unavailable(str(path), why=str(error)) from error
 
@@ -121,6 +125,7 @@ class Enrolments:
                 " SET role = ?2, site = ?3, ring = ?4, renewed_at = ?5",
                 (peer, *row, now),
             )
+        self._note(peer, Role(row[0]), row[1])
         return Grant(Role(row[0]), row[1], row[2])
 
     def put_back(self, peer: Peer, now: UnixTime) -> None:
@@ -131,6 +136,8 @@ class Enrolments:
                 " VALUES (?1, ?2, ?3, ?4, ?5, ?5) ON CONFLICT (id) DO NOTHING",
                 (peer.id, peer.role.value, peer.site, peer.ring, now),
             )
+        if peer.id not in self._sites:
+            self._note(peer.id, peer.role, peer.site)
 
     def renew(self, peer: PeerId, now: UnixTime) -> Grant:
         """The role, site and ring of an enrolled peer, which is renewing now.
@@ -149,10 +156,13 @@ class Enrolments:
 
     def site_of(self, peer: PeerId) -> str | None:
         """The site of an endpoint; None: no such one was ever enrolled."""
-        query = "SELECT site FROM peers WHERE id = ? AND role = ?"
-        with self._lock:
-            row = self._base.execute(query, (peer, Role.AGENT.value)).fetchone()
-        return str(row[0]) if row is not None else None
+        return self._sites.get(peer)
+
+    def _note(self, peer: PeerId, role: Role, site: str) -> None:
+        if role is Role.AGENT:
+            self._sites[peer] = site
+        else:
+            self._sites.pop(peer, None)
 
     def peers(self, role: Role) -> list[tuple[PeerId, str]]:
         """Id and site of everyone who was ever enrolled in a role, in order of id."""
