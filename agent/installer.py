@@ -133,15 +133,7 @@ class Installer:
 
     async def _round(self) -> float:
         """Do what is due; the seconds until the plan is looked at again."""
-        # Before anything here is looked at, for it may be a link; and before each stage, below.
-        await asyncio.to_thread(self._handler.check_root)
-        if not self._is_settled:
-            await self._learn_what_is_here()
-            # What the log says comes first: nothing that lies beside the product may delay it.
-            await self._obey()
-            await self._heed_tombstones()
-            await self._resume()
-            self._is_settled = True
+        await self._settle()
         await self._obey()
         for _, staged in self._handler.staged():
             self._tell_guard(staged)
@@ -169,6 +161,20 @@ class Installer:
             self._life.note(Phase.FETCHING, manifest=entry.manifest)
             await self._host.acquire(entry, self._host.getter(None))
         return LOOK_AGAIN_S
+
+    async def _settle(self) -> None:
+        """Obey what the log says, then take in what lies here, before anything begins."""
+        # A link would lead what follows to files of others; a mode alone keeps no halt waiting.
+        await asyncio.to_thread(self._handler.check_root, links_alone=True)
+        if not self._is_settled:
+            await self._learn_what_is_here()
+        # Nothing that lies beside the product may delay this.
+        await self._obey()
+        await asyncio.to_thread(self._handler.check_root)
+        if not self._is_settled:
+            await self._heed_tombstones()
+            await self._resume()
+            self._is_settled = True
 
     # --- install, check, step back -------------------------------------------------------------
 

@@ -184,9 +184,10 @@ class Endpoints:
         known = self._claims.pop(peer, None)
         self._unsaved.add(peer)
         if known is not None and known.worth < Worth.SIGNED:
-            self._unproved[known.sender] -= 1
-            if not self._unproved[known.sender]:
-                del self._unproved[known.sender]
+            # Of what an earlier run has kept nobody here is the sender.
+            left = self._unproved.pop(known.sender, 0) - 1
+            if left > 0:
+                self._unproved[known.sender] = left
 
     def _unsaved_rows(self) -> list[tuple[PeerId, Claim | None]]:
         peers, self._unsaved = self._unsaved, set()

@@ -7,6 +7,7 @@
 """
 
 import asyncio
+import threading
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -47,22 +48,24 @@ class Incoming:
         self._waiting = PieceStore(folder)
         self._waiting.keep_only(frozenset())
         self._uploads: dict[PeerId, Upload] = {}
+        # Requests and the sweep come in threads.
+        self._lock = threading.RLock()
 
     def announce(self, publisher: PeerId, digests: Iterable[bytes], now: Instant) -> list[bytes]:
-        """Those of `digests` that are to be uploaded; what this publisher announced before goes.
+        """Those of `digests` that are to be uploaded, beside what this publisher announced before.
 
         Pieces that it has brought already are not asked for again.
         """
         missing = [each for each in dict.fromkeys(digests) if not self._store.has(each)]
-        known = self._uploads.get(publisher)
-        kept = known.brought & set(missing) if known is not None else set()
-        if known is not None:
-            self._forget(publisher, keep=kept)
-        size = known.size if kept and known is not None else 0
-        self._uploads[publisher] = Upload(set(missing), after(now, IDLE_SPAN), kept, size)
-        while sum(len(each.wanted) for each in self._uploads.values()) > PIECES_MAX:
-            self._forget(next(iter(self._uploads)))
-        return [each for each in missing if each not in kept]
+        with self._lock:
+            # Two publishes by one key may be under way.
+            upload = self._uploads.pop(publisher, None) or Upload(set(), now)
+            upload.wanted |= set(missing)
+            upload.until = after(now, IDLE_SPAN)
+            self._uploads[publisher] = upload
+            while sum(len(each.wanted) for each in self._uploads.values()) > PIECES_MAX:
+                self._forget(next(iter(self._uploads)))
+            return [each for each in missing if each not in upload.brought]
 
     def put(self, publisher: PeerId, digest: bytes, stored: bytes, now: Instant) -> None:
         """Take one announced piece in.
@@ -71,24 +74,27 @@ class Incoming:
             Untrusted: it was not announced, or the bytes have another digest.
             NoRoom: this publisher's waiting pieces have their share.
         """
-        upload = self._uploads.get(publisher)
-        if upload is None or digest not in upload.wanted:
-            raise Untrusted("piece", wanted="one that was announced first", got=digest.hex()[:12])
-        if digest in upload.brought:
-            return
-        share = (self._waiting.free() + upload.size - LEFT_FREE_BYTES) // 2
-        if upload.size + len(stored) > share:
-            why = "a publish may take half of what is free, and this one has; free some room there"
-            raise NoRoom("the origin's disk", why=why)
-        self._waiting.put(digest, stored)
-        upload.brought.add(digest)
-        upload.size += len(stored)
-        upload.until = after(now, IDLE_SPAN)
+        with self._lock:
+            upload = self._uploads.get(publisher)
+            if upload is None or digest not in upload.wanted:
+                got = digest.hex()[:12]
+                raise Untrusted("piece", wanted="one that was announced first", got=got)
+            if digest in upload.brought:
+                return
+            share = (self._waiting.free() + upload.size - LEFT_FREE_BYTES) // 2
+            if upload.size + len(stored) > share:
+                why = "a publish may take half of what is free, and this one has; free room there"
+                raise NoRoom("the origin's disk", why=why)
+            self._waiting.put(digest, stored)
+            upload.brought.add(digest)
+            upload.size += len(stored)
+            upload.until = after(now, IDLE_SPAN)
 
     def holds(self, publisher: PeerId, digest: bytes) -> bool:
         """Whether this publisher has brought the piece."""
-        upload = self._uploads.get(publisher)
-        return upload is not None and digest in upload.brought
+        with self._lock:
+            upload = self._uploads.get(publisher)
+            return upload is not None and digest in upload.brought
 
     def settle(self, publisher: PeerId, digests: Iterable[bytes]) -> None:
         """A release that names these is taken in: they join the others.
@@ -96,28 +102,36 @@ class Incoming:
         Raises:
             Unavailable: one of them cannot be moved.
         """
-        for digest in digests:
-            if self.holds(publisher, digest):
-                self._store.adopt(self._waiting, digest)
+        with self._lock:
+            for digest in digests:
+                if self.holds(publisher, digest):
+                    self._store.adopt(self._waiting, digest)
 
-    def finish(self, publisher: PeerId) -> None:
-        """This publisher's release is in: nothing of its upload waits any more."""
-        self._forget(publisher)
+    def finish(self, publisher: PeerId, digests: Iterable[bytes]) -> None:
+        """This publisher's release with these pieces is in: they wait no more."""
+        with self._lock:
+            upload = self._uploads.get(publisher)
+            if upload is None:
+                return
+            upload.wanted -= set(digests)
+            upload.brought -= set(digests)
+            if not upload.brought:
+                self._forget(publisher)
 
     def sweep(self, now: Instant) -> int:
         """Forget uploads that nothing was brought for; how many."""
-        gone = [peer for peer, upload in self._uploads.items() if now >= upload.until]
-        for peer in gone:
-            self._forget(peer)
-        return len(gone)
+        with self._lock:
+            gone = [peer for peer, upload in self._uploads.items() if now >= upload.until]
+            for peer in gone:
+                self._forget(peer)
+            return len(gone)
 
-    def _forget(self, publisher: PeerId, *, keep: Iterable[bytes] = ()) -> None:
+    def _forget(self, publisher: PeerId) -> None:
         upload = self._uploads.pop(publisher, None)
         if upload is None:
             return
         others = {digest for each in self._uploads.values() for digest in each.brought}
-        kept = others | set(keep)
-        for digest in upload.brought - kept:
+        for digest in upload.brought - others:
             try:
                 self._waiting.remove(digest)
             except (Unavailable, Refused) as error:

@@ -159,7 +159,7 @@ class Origin:
             self._store.sync(pieces)
             durable_write(self._manifests / offer.digest, manifest)
             self._metadata.add(role, offer.version, metadata, now)
-            self.incoming.finish(publisher)
+            self.incoming.finish(publisher, pieces)
         return Published(offer.manifest.product, offer.manifest.version, offer.digest)
 
     def _check_owner(self, repository: Repository, old: Metadata[Targets], offer: Offer) -> None:

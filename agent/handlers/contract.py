@@ -10,7 +10,7 @@ from firedoor.pieces.manifest import Manifest
 class Handler(Protocol):
     """Installs the releases of one product. A release is known by (version, manifest id)."""
 
-    def check_root(self) -> None:
+    def check_root(self, *, links_alone: bool = False) -> None:
         """Nothing, if nobody else can lead what is done below the root elsewhere; else Refused."""
 
     def stage(

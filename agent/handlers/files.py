@@ -35,16 +35,19 @@ class FilesHandler:
         _make(self._root)
         _make(self._versions)
 
-    def check_root(self) -> None:
+    def check_root(self, *, links_alone: bool = False) -> None:
         """Nothing, if only this program's user, or root, can change what lies right below the root.
 
         Raises:
             Malformed: the root, or a folder of ours in it, is a link, of another user, or others
                 can write it: a step here could be led to files of somebody else.
             Unavailable: the root is gone.
+
+        `links_alone`: owner and mode are not looked at.
         """
         for path in (self._root, self._versions, self._quarantine, self._root / ".firedoor"):
-            _check_owned(path, is_needed=path in {self._root, self._versions})
+            is_needed = path in {self._root, self._versions}
+            _check_owned(path, is_needed=is_needed, links_alone=links_alone)
 
     def stage(
         self,
@@ -182,7 +185,7 @@ def _make(folder: Path) -> None:
         folder.chmod(0o755)
 
 
-def _check_owned(path: Path, *, is_needed: bool) -> None:
+def _check_owned(path: Path, *, is_needed: bool, links_alone: bool) -> None:
     try:
         found = path.lstat()
     except FileNotFoundError as error:
@@ -191,7 +194,7 @@ def _check_owned(path: Path, *, is_needed: bool) -> None:
         return
     if not stat.S_ISDIR(found.st_mode):
         raise Malformed(str(path), wanted="a folder", got="a link or a file")
-    if sys.platform == "win32":
+    if sys.platform == "win32" or links_alone:
         return
     if found.st_uid not in {0, os.geteuid()}:
         raise Malformed(

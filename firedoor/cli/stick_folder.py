@@ -68,7 +68,7 @@ class Stick:
                 raise Malformed(str(folder / "fleet"), wanted=wanted, got="another")
             if held is None:
                 self._put("fleet", fleet.encode())
-        self.store = PieceStore(folder / "pieces", mode=PUBLIC_MODE)
+        self.store = PieceStore(folder / "pieces", mode=PUBLIC_MODE, is_foreign=True)
 
     # --- releases ------------------------------------------------------------------------------
 

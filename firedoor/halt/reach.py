@@ -47,11 +47,13 @@ class Decision:
 class Reach:
     """The decisions of one brake."""
 
-    __slots__ = ("_named", "_reached")
+    __slots__ = ("_looked_at", "_named", "_reached")
 
     def __init__(self) -> None:
         self._reached: dict[bytes, frozenset[bytes]] = {}
         self._named: dict[bytes, frozenset[bytes]] = {}
+        # How many releases were known when a halt was last looked at; only more are a reason.
+        self._looked_at: dict[bytes, int] = {}
 
     def restore(self, records: Iterable[bytes]) -> None:
         """Take back what was decided before a restart.
@@ -78,7 +80,10 @@ class Reach:
         place: Place,
     ) -> list[Decision]:
         """What is decided now and was not before; `halts` with the contents that each denies."""
-        fresh = [_decision(halt, contents, seen, place) for halt, contents in halts]
+        known = sum(len(subjects) for subjects in seen.values())
+        due = [each for each in halts if self._looked_at.get(each[0].id) != known]
+        self._looked_at.update((halt.id, known) for halt, _ in due)
+        fresh = [_decision(halt, contents, seen, place) for halt, contents in due]
         return [news for each in fresh if each is not None and (news := self._keep(each))]
 
     def _keep(self, decision: Decision) -> Decision | None:

@@ -46,7 +46,7 @@ def make_authority(name: str, seed: bytes, now: UnixTime | None = None) -> bytes
 def renew_authority(ca_pem: bytes, seed: bytes, now: UnixTime) -> bytes:
     """The CA certificate made again for the same name and key, as today's program makes it.
 
-    Leaves of the old certificate verify by the new one, and the other way round.
+    Leaves of either verify by both, but that whoever holds the new one asks for key identifiers.
 
     Raises:
         Malformed: `ca_pem` is no certificate, or the key of `seed` is not its key.

@@ -142,7 +142,7 @@ class Conversation:
         except (ConnectionError, RuntimeError):
             self._is_closing = True
         finally:
-            self._is_ending = True
+            self._is_closing = self._is_ending = True
             with suppress(TimeoutError, ConnectionError, RuntimeError):
                 async with asyncio.timeout(CLOSE_S):
                     await self._socket.close()
@@ -178,5 +178,6 @@ def waiting_bytes(held: socket.socket | None) -> int:
 
     try:
         return int(struct.unpack("i", fcntl.ioctl(held.fileno(), termios.TIOCOUTQ, bytes(4)))[0])
-    except OSError:
+    # A socket that was closed just now has no number.
+    except (OSError, ValueError):
         return 0

@@ -66,6 +66,10 @@ RESERVED_FOR_OPERATORS = 64
 # What every system gives; asked for more where the system allows it.
 _DESCRIPTORS_MIN = 1024
 
+# Of Linux's struct tcp_info: its size in today's kernels, and where tcpi_bytes_acked stands.
+_TCP_INFO_BYTES = 192
+_BYTES_ACKED_AT = 120
+
 # After the system had no descriptor left, before the next connection is looked at.
 _PAUSE_S = 0.05
 
@@ -79,14 +83,14 @@ _NOBODY = PeerId("")
 class Entry:
     """One connection after its handshake.
 
-    `is_busy`: how many requests are under way on it; `untaken`: bytes that waited for its peer
-    at the last look, and `stalls`: how many looks ago that began.
+    `is_busy`: how many requests are under way on it; `acknowledged`: bytes that its peer had taken
+    at the last look, and `stalls`: how many looks ago it took the last one.
     """
 
     peer: PeerId
     is_operator: bool
     is_busy: int = 0
-    untaken: int = 0
+    acknowledged: int | None = None
     stalls: int = 0
 
 
@@ -131,6 +135,8 @@ class Server:
                     self._end_idle(lambda _: True)
                 await asyncio.sleep(_PAUSE_S)
                 continue
+            # asyncio's own loop would else take a whole crowd before any handshake begins.
+            await asyncio.sleep(0)
             if len(self.handshakes) >= HANDSHAKES_MAX:
                 self._end_oldest_handshake()
             self._number += 1
@@ -205,9 +211,11 @@ class Server:
             await asyncio.sleep(LOOK_S)
             self._forget_closed()
             for transport, entry in [*self.entries.items()]:
-                untaken = cast("asyncio.WriteTransport", transport).get_write_buffer_size()
-                is_stalled = untaken > 0 and untaken == entry.untaken
-                entry.untaken, entry.stalls = untaken, entry.stalls + 1 if is_stalled else 0
+                acknowledged = _acknowledged(transport)
+                waits = cast("asyncio.WriteTransport", transport).get_write_buffer_size() > 0
+                is_stalled = waits and acknowledged == entry.acknowledged is not None
+                entry.acknowledged = acknowledged
+                entry.stalls = entry.stalls + 1 if is_stalled else 0
                 if entry.stalls >= STALLS_MAX:
                     self.entries.pop(transport, None)
                     self.ended += 1
@@ -299,7 +307,24 @@ def _descriptors() -> int:
     with suppress(ValueError, OSError):
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
         soft = hard
-    return max(_DESCRIPTORS_MIN, min(soft, 1 << 20)) if soft > 0 else 1 << 20
+    return min(soft, 1 << 20) if soft > 0 else 1 << 20
+
+
+def _acknowledged(transport: asyncio.BaseTransport) -> int | None:
+    """The bytes that the other side has acknowledged; None where the system does not tell.
+
+    Linux tells; elsewhere a peer that takes nothing is left to the kernel (untested there).
+    """
+    held = transport.get_extra_info("socket")
+    if held is None or not sys.platform.startswith("linux"):
+        return None
+    try:
+        told = held.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO_BYTES)
+    except (OSError, ValueError):
+        return None
+    if len(told) < _BYTES_ACKED_AT + 8:
+        return None
+    return int.from_bytes(told[_BYTES_ACKED_AT : _BYTES_ACKED_AT + 8], sys.byteorder)
 
 
 def _entry_of(transport: asyncio.BaseTransport) -> Entry:

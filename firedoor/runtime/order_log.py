@@ -48,8 +48,9 @@ RESERVE_BYTES = MIB
 # and a thread makes that no shorter. No beat is missed for so long.
 QUICK_S = 0.25
 
-# ORDERS_MAX orders of 4 KiB are 16 MiB, and BEACONS_MAX beacons of 160 KiB ten.
-LOG_BYTES_MAX = 64 * MIB
+# ORDERS_MAX orders of 4 KiB are 16 MiB; each may have brought a beacon of up to 160 KiB, which the
+# next start leaves out.
+LOG_BYTES_MAX = 1024 * MIB
 
 # Beacons in a log before a start leaves the old ones out: a year of orders has some.
 BEACONS_MAX = 64

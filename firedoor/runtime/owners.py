@@ -12,9 +12,10 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from firedoor.errors import FiredoorError
+from firedoor.errors import FiredoorError, Unavailable
 from firedoor.runtime.files import durable_write
 from firedoor.runtime.folders import read_regular
+from firedoor.runtime.logs import log
 from firedoor.wire.json_text import json_map
 
 GRANTS = "x-firedoor-products"
@@ -42,9 +43,6 @@ class Owners:
         """The role that each product belongs to.
 
         `lists`: each publisher's role, in order of delegation, and the products in its list.
-
-        Raises:
-            Unavailable: the disk takes no note of it.
         """
         roles = {role for role, _ in lists}
         owners: dict[str, str] = {}
@@ -60,6 +58,10 @@ class Owners:
                 owners[product] = str(first)
         fresh = self._first | owners
         if fresh != self._first:
-            durable_write(self._path, json.dumps(fresh, sort_keys=True).encode())
             self._first = fresh
+            try:
+                durable_write(self._path, json.dumps(fresh, sort_keys=True).encode())
+            except Unavailable as error:
+                # What is listed can be halted all the same; this run goes by what it has seen.
+                log("owners-not-kept", level="error", why=str(error), do="free disk space")
         return owners

@@ -11,6 +11,7 @@ import re
 import shutil
 import threading
 from collections.abc import Collection, Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from blake3 import blake3
@@ -32,9 +33,12 @@ _STORED_BYTES_MAX = PIECE_BYTES_MAX + 64 * KIB
 
 
 class PieceStore:
-    """One folder of pieces; blocking, so callers use a thread. `mode`: of new files."""
+    """One folder of pieces; blocking, so callers use a thread.
 
-    def __init__(self, folder: Path, *, mode: int = OWN_MODE) -> None:
+    `mode`: of new files; `is_foreign`: anybody may have made the folder, so it may be no link.
+    """
+
+    def __init__(self, folder: Path, *, mode: int = OWN_MODE, is_foreign: bool = False) -> None:
         """Open it, or make it.
 
         Raises:
@@ -45,13 +49,10 @@ class PieceStore:
         self._verified: set[bytes] = set()
         self._lock = threading.Lock()
         try:
-            folder.parent.mkdir(parents=True, exist_ok=True)
-            with open_folder(folder.parent) as parent:
-                made = parent.folder(folder.name, is_made=True)
-            assert made is not None
-            self._folder: Folder = made
-            for shelf in [*made.names(_SHELF)]:
-                with below(made, shelf) as opened:
+            self._folder = _opened(folder, is_foreign=is_foreign)
+            for shelf in [*self._folder.names(_SHELF)]:
+                # What is no folder of ours is somebody else's, and stays.
+                with suppress(OSError), below(self._folder, shelf) as opened:
                     if opened is not None:
                         opened.remove_halves()
         except OSError as error:
@@ -181,6 +182,16 @@ class PieceStore:
                     opened.remove(rest)
         except OSError as error:
             raise Unavailable(str(self._path), why=error.strerror or os.strerror(0)) from error
+
+
+def _opened(folder: Path, *, is_foreign: bool) -> Folder:
+    if not is_foreign:
+        return open_folder(folder, is_made=True)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with open_folder(folder.parent) as parent:
+        made = parent.folder(folder.name, is_made=True)
+    assert made is not None
+    return made
 
 
 def _names(digest: bytes) -> tuple[str, str]:

@@ -349,6 +349,22 @@ def test_version_0_1_reads_and_writes_the_file_of_this_one(tmp_path: Path) -> No
     assert kept(path) == {ONE: (200, "1.0")}
 
 
+def test_whom_version_0_1_has_kept_is_heard_anew_and_goes_with_a_ban(tmp_path: Path) -> None:
+    path = tmp_path / "mirror.sqlite"
+    opened = opened_at(path)
+    take(opened, report(ONE), report(TWO))
+    opened.close()
+    base = sqlite3.connect(path)
+    base.execute("DELETE FROM proofs")
+    base.commit()
+    base.close()
+    again = opened_at(path)
+    assert take(again, report(ONE, "2.0"), now=200) == [ONE]
+    again.forget_senders(lambda peer: peer == TWO)
+    assert again.all() == [ONE]
+    again.close()
+
+
 def test_a_report_of_very_many_products_is_cut_to_what_every_mirror_takes() -> None:
     products = tuple(
         ProductHealth(f"product-{number}", "1.0", "ab" * 32, "idle", "d" * 400)
