@@ -339,7 +339,7 @@ class AgentDaemon:
         return False
 
     def _judge_claim(self, source: PeerId, heard: Announce) -> None:
-        """Whoever claims what it does not have comes after all others for a while."""
+        """A source that does not have what it claimed is asked after all others for a while."""
         authority = self.host.catalogue.authority
         is_fresh = authority is not None and authority.is_fresh
         if is_fresh and self.host.catalogue.timestamp < heard.timestamp:

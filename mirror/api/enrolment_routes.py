@@ -81,7 +81,7 @@ def forward_routes(enroller: Enroller, is_banned: Callable[[PeerId], bool]) -> l
         if is_banned(meant):
             raise Untrusted("renewal", wanted="a machine that is not banned", got=meant[:12])
         # For one's own key a certificate that has run out will do. A person may carry another
-        # machine's request, as a mirror does; who can make tokens gains nothing by it.
+        # machine's request, as a mirror does; the request proves the machine's own key.
         may_carry = peer.role is Role.MIRROR or (peer.role is Role.OPERATOR and peer.is_current)
         if meant != peer.id and not may_carry:
             raise Untrusted("renewal", wanted="a request for the asker's own key", got="another")
