@@ -11,7 +11,7 @@ STORIES := \
 	tests/live/test_site.py::test_a_halt_at_the_mirror_stops_a_transfer_and_nothing_else \
 	tests/live/test_brake.py::test_a_halt_has_a_certificate_that_verifies_offline_and_a_hook_that_ran \
 	tests/live/test_bad_days.py::test_a_certificate_past_half_its_life_renews_itself \
-	tests/live/test_discovery.py::test_a_mirror_and_an_endpoint_find_each_other_and_hear_a_good_bye
+	tests/live/test_discovery.py::test_a_mirror_and_an_endpoint_find_each_other
 
 demo: $(READY)
 	$(BIN)/firedoor demo

@@ -18,7 +18,7 @@ from firedoor.errors import FiredoorError
 from firedoor.identity import FleetId, PeerId, Role
 from firedoor.limits import MIRROR_PATIENCE, NEIGHBOURS_DIALLED_MAX
 from firedoor.rosters import span_of_recording
-from firedoor.runtime.asking import FirstContact
+from firedoor.runtime.asking import FirstContact, Place, answering
 from firedoor.runtime.dialling import Neighbours, keep_dialling
 from firedoor.runtime.discovery import Discovery
 from firedoor.runtime.folders import read_regular
@@ -89,7 +89,8 @@ class AgentDaemon:
         )
         self.discovery: Discovery
         self.renewal: Renewal
-        self.neighbours = Neighbours(host, dice, dialled_max=NEIGHBOURS_DIALLED_MAX)
+        kept = Path(settings.state).expanduser() / "neighbours.json"
+        self.neighbours = Neighbours(host, dice, dialled_max=NEIGHBOURS_DIALLED_MAX, kept=kept)
 
     async def run(self) -> None:
         """Serve until cancelled."""
@@ -122,7 +123,7 @@ class AgentDaemon:
             case Roster(entries) | RosterChange(come=entries) if sender in self._mirrors():
                 for entry in entries:
                     address = (entry.host, entry.port)
-                    self.neighbours.found(PeerId(entry.id), address, Role.AGENT)
+                    self.neighbours.told(PeerId(entry.id), address)
             case Recorded(ids) if sender == self.host.settings.me:
                 self._health_wanted.set()
                 for order in ids:
@@ -348,24 +349,28 @@ class AgentDaemon:
     async def _first_contact(self) -> None:
         """Metadata before the first conversation: without keys no order can be checked."""
         while not self.host.trusted.is_set():
-            for host, port, role in self._known_addresses():
-                await self._contact(host, port, role)
+            # Who is slow, or does not exist, holds up nobody: they are asked side by side.
+            async for place in answering(self.host.client, self._known_places()):
+                await self._contact(place)
                 if self.host.trusted.is_set():
                     return
             await asyncio.sleep(FIRST_CONTACT_S * (0.5 + self._dice.fraction()))
 
-    def _known_addresses(self) -> list[tuple[str, int, Role]]:
-        known = [(Role.MIRROR, split_address(text)) for text in self._settings.mirrors]
-        known += [(Role.MIRROR, each) for each in self.neighbours.addresses(Role.MIRROR)]
-        known += [(Role.AGENT, split_address(text)) for text in self._settings.peers]
-        known += [(Role.AGENT, each) for each in self.neighbours.addresses(Role.AGENT)]
-        return [(host, port, role) for role, (host, port) in known]
+    def _known_places(self) -> list[Place]:
+        named = {Role.MIRROR: self._settings.mirrors, Role.AGENT: self._settings.peers}
+        places = []
+        for role, texts in named.items():
+            addresses = [split_address(text) for text in texts]
+            addresses += self.neighbours.addresses(role)
+            places += [Place(host, port, role) for host, port in dict.fromkeys(addresses)]
+        return places
 
-    async def _contact(self, host: str, port: int, role: Role) -> None:
+    async def _contact(self, place: Place) -> None:
+        get = FirstContact(self.host.client, [place])
         try:
-            await self.host.catalogue.refresh(FirstContact(self.host.client, [(host, port, role)]))
+            await self.host.catalogue.refresh(get)
         except (FiredoorError, OSError) as error:
-            log("first-contact-failed", address=f"{host}:{port}", why=str(error))
+            log("first-contact-failed", address=f"{place.host}:{place.port}", why=str(error))
         self.host.believe()
         self._stir()
 

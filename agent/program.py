@@ -148,9 +148,8 @@ async def _serve(
 ) -> None:
     path = Path(settings.state).expanduser() / "identity.key"
     renewal = daemon.renewal = Renewal(path, daemon.host.client, daemon.host.clock)
-    lost, orders = daemon.neighbours.lost, daemon.heard_of_orders
     routes = [switch_route(daemon.host.settings.me, daemon.switch)]
-    hooks = Hooks(daemon.more_status, daemon.found, lost, orders, routes, renewal)
+    hooks = Hooks(daemon.more_status, daemon.found, daemon.heard_of_orders, routes, renewal)
     async with present(daemon.host, person, settings, hooks) as discovery:
         logs.log("agent-started", listen=settings.listen, peer=person.peer.id)
         daemon.discovery = discovery

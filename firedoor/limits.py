@@ -122,8 +122,19 @@ REQUESTS_PER_PEER_MAX = 2
 # Requests in flight in all: 16 MiB of buffers at most, half the memory an agent may use.
 REQUESTS_MAX = 16
 
-# Peers that hints (mDNS, rosters) may make a node remember: anybody on the LAN can send one.
+# Addresses that mDNS may make a node remember, and rosters as many: anybody on a LAN can send one.
 HINTS_MAX = 2 * ROSTER_MAX
+
+# Of these, that name one host: its programs are a mirror and an endpoint, or a few of a laboratory.
+HINTS_OF_HOST_MAX = 16
+
+# Addresses where peers have proved themselves that a node keeps for its next start; and of one
+# peer, which may have moved.
+PROVED_MAX = 64
+PROVED_OF_PEER_MAX = 2
+
+# Dials at once of addresses for which nothing but a datagram speaks.
+STRANGERS_DIALLED_MAX = 16
 
 # Mirrors found by mDNS that a node dials at once; a site has a few.
 MIRRORS_DIALLED_MAX = 8

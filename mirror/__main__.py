@@ -97,6 +97,7 @@ async def _run(settings: MirrorSettings, state: Path) -> None:
         endpoints=endpoints,
         desk=desk,
         dice=dice,
+        kept=state / "neighbours.json",
     )
     try:
         await _serve(settings, person, daemon, host=host, origin=origin)
@@ -118,8 +119,7 @@ async def _serve(
         path = state_folder(settings.state) / "identity.key"
         daemon.renewal = Renewal(path, host.client, host.clock)
     enroller, extra = _own_routes(settings, person, daemon, host=host, origin=origin)
-    lost = daemon.neighbours.lost
-    hooks = Hooks(daemon.more_status, daemon.found, lost, routes=extra, renewal=daemon.renewal)
+    hooks = Hooks(daemon.more_status, daemon.found, routes=extra, renewal=daemon.renewal)
     async with AsyncExitStack() as stack:
         stack.callback(host.log.close)
         stack.push_async_callback(host.client.close)

@@ -16,7 +16,7 @@ from firedoor.errors import FiredoorError
 from firedoor.halt.brake import Gate
 from firedoor.identity import PeerId, Role
 from firedoor.limits import ROSTER_MAX
-from firedoor.runtime.asking import FirstContact
+from firedoor.runtime.asking import FirstContact, Place
 from firedoor.runtime.carried_files import CarriedFiles
 from firedoor.runtime.catalogue import Get
 from firedoor.runtime.dialling import Neighbours, keep_dialling
@@ -67,6 +67,7 @@ class MirrorDaemon:
         endpoints: Endpoints,
         desk: ReceiptDesk,
         dice: Dice,
+        kept: Path | None = None,
     ) -> None:
         self._host = host
         self._upstream = upstream
@@ -87,7 +88,7 @@ class MirrorDaemon:
         self.desk = desk
         self.renewal: Renewal | None = None
         self.discovery: Discovery | None = None
-        self.neighbours = Neighbours(host, dice, dialled_max=ROSTER_MAX)
+        self.neighbours = Neighbours(host, dice, dialled_max=ROSTER_MAX, kept=kept)
 
     async def run(self) -> None:
         """Serve until cancelled."""
@@ -310,7 +311,7 @@ class MirrorDaemon:
             return self._origin.get
         for upstream in sorted(self._upstream_ids()):
             return self._host.getter(upstream)
-        known = [(*split_address(text), Role.MIRROR) for text in self._upstream]
+        known = [Place(*split_address(text), Role.MIRROR) for text in self._upstream]
         return FirstContact(self._host.client, known)
 
     def _sign_beacon(self) -> None:

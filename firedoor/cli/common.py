@@ -120,8 +120,12 @@ async def first_status(client: "PeerClient", addresses: list[tuple[str, int]]) -
     return await status_at(client, addresses[-1])
 
 
-async def peers_to_try(key: "KeyFile", to: list[str], wait_s: float) -> list[tuple[str, int]]:
+async def peers_to_try(
+    client: "PeerClient", key: "KeyFile", to: list[str], wait_s: float
+) -> list[tuple[str, int]]:
     """Where to hand an order: the named peers, else those found by mDNS and the key file's origin.
+
+    What mDNS shows counts once `client` has seen its certificate.
 
     Raises:
         Unavailable: none of them is known.
@@ -133,11 +137,15 @@ async def peers_to_try(key: "KeyFile", to: list[str], wait_s: float) -> list[tup
         return [split_address(text) for text in to]
     found = [split_address(key.origin)] if key.origin else []
     if key.mdns:
-        from firedoor.runtime.discovery import find_peers  # noqa: PLC0415
+        from firedoor.dice import Dice  # noqa: PLC0415
+        from firedoor.identity import FleetId  # noqa: PLC0415
+        from firedoor.runtime.clocks import Clock  # noqa: PLC0415
+        from firedoor.runtime.search import Search  # noqa: PLC0415
 
         # The key may be on another machine than the one whose interfaces it names.
         with suppress(Unavailable):
-            found = [*await find_peers(key.fleet, key.mdns, wait_s), *found]
+            search = Search(client, Dice(Clock().seed()))
+            found = [*await search.find(FleetId(key.fleet), key.mdns, wait_s), *found]
     if not found:
         raise Unavailable("no peer", why="name one with --to HOST:PORT")
     return found

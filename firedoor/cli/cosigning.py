@@ -66,7 +66,7 @@ def cosign(draft: Draft, gathering: Gathering, *, to: list[str], wait_s: float) 
     check_wait(wait_s)
 
     async def work(client: PeerClient) -> None:
-        addresses = await peers_to_try(keys[0], to, _FIND_S)
+        addresses = await peers_to_try(client, keys[0], to, _FIND_S)
         fleet = FleetId(keys[0].fleet)
         evidence = Evidence(client, addresses, fleet, is_blind=gathering.is_blind)
         parts = [_read_part(path, draft.kind) for path in gathering.combine]

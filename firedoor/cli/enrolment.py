@@ -208,7 +208,7 @@ def renew(state: Path, to: list[str]) -> None:
 
     async def ask(client: PeerClient) -> bytes:
         last: FiredoorError = Unavailable("no mirror", why="name one with --to HOST:PORT")
-        for host, port in await peers_to_try(key, to, 3.0):
+        for host, port in await peers_to_try(client, key, to, 3.0):
             try:
                 return await client.post(
                     host, port, "/v1/renew", request, limit=ENROLMENT_BYTES_MAX

@@ -65,7 +65,7 @@ def halt_scope(
             raise Malformed(key.name, wanted="a key of role halt", got=key.role)
 
     async def work(client: PeerClient) -> None:
-        addresses = await peers_to_try(keys[0], to, _FIND_S)
+        addresses = await peers_to_try(client, keys[0], to, _FIND_S)
         order = _sign(keys, stop)
         word = "drill, " if stop.is_drill else ""
         say(f"signed {order[0].hex()}: {word}{stop.scope} at level {stop.level}")

@@ -33,6 +33,11 @@ from firedoor.wire.messages import (
 _WAIT_S_MAX = 600.0
 
 
+# When the order is done at one peer the others still have this long: one that answers at once may
+# be hostile, and what it says of itself must not take the order from an honest one.
+_OTHERS_S = 2.0
+
+
 # One order at one peer, its disk included.
 _ANSWER_S = 30.0
 
@@ -88,15 +93,21 @@ async def hand_over(
     """
     check_wait(wait_s)
     progress = Progress(until_logged=until_logged)
-    hands = [asyncio.ensure_future(_hand(client, each, order, progress)) for each in addresses]
-    pending = set(hands)
+    hands = [_Hand(each, progress) for each in addresses]
+    tasks = [asyncio.ensure_future(hand.give(client, order)) for hand in hands]
+    pending = set(tasks)
     with suppress(TimeoutError):
         async with asyncio.timeout(wait_s):
             while pending and not progress.is_done:
                 _, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
-    for hand in pending:
-        hand.cancel()
-    ends = await asyncio.gather(*hands, return_exceptions=True)
+    if progress.is_done:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_OTHERS_S):
+                for hand in hands:
+                    await hand.settled.wait()
+    for task in pending:
+        task.cancel()
+    ends = await asyncio.gather(*tasks, return_exceptions=True)
     if not progress.recorded_by:
         raise _failure(progress, [end for end in ends if isinstance(end, FiredoorError)])
     if not until_logged:
@@ -193,34 +204,45 @@ async def _dial(client: PeerClient, host: str, port: int) -> Conversation:
         return (await client.dial(host, port, role=Role.AGENT))[1]
 
 
-async def _hand(
-    client: PeerClient, address: tuple[str, int], order: tuple[bytes, bytes], progress: Progress
-) -> None:
-    socket = await _dial(client, *address)
-    try:
-        for message in (Hello(bytes(32), 0), Orders((order[1],)), OrdersDone()):
-            socket.say(message)
-        await _hear(socket, order[0], f"{address[0]}:{address[1]}", progress)
-    finally:
-        socket.close()
+class _Hand:
+    """One peer that an order is handed to. `settled`: it has recorded it, or it will not."""
 
+    def __init__(self, address: tuple[str, int], progress: Progress) -> None:
+        self._address = address
+        self._progress = progress
+        self.settled = asyncio.Event()
 
-async def _hear(socket: Conversation, order_id: bytes, address: str, progress: Progress) -> None:
-    is_logged = recorded = False
-    async for frame in socket.frames():
-        match decode_message(frame):
-            case Obeyed(ids) if order_id in ids:
-                progress.obeyed(address)
-            case OrderRefused(why):
-                raise Denied(f"{address}: {plain(why)}")
-            case Recorded(ids) if order_id in ids:
-                recorded = True
-                progress.recorded(address)
-            case Logged(ids) if order_id in ids:
-                is_logged = True
-            case _:
-                pass
-        if is_logged and recorded:
-            progress.logged()
-        if recorded and progress.is_done:
-            return
+    async def give(self, client: PeerClient, order: tuple[bytes, bytes]) -> None:
+        """Hand it over, and hear until there is nothing more to hear."""
+        try:
+            socket = await _dial(client, *self._address)
+            try:
+                for message in (Hello(bytes(32), 0), Orders((order[1],)), OrdersDone()):
+                    socket.say(message)
+                await self._hear(socket, order[0])
+            finally:
+                socket.close()
+        finally:
+            self.settled.set()
+
+    async def _hear(self, socket: Conversation, order_id: bytes) -> None:
+        progress, address = self._progress, f"{self._address[0]}:{self._address[1]}"
+        is_logged = recorded = False
+        async for frame in socket.frames():
+            match decode_message(frame):
+                case Obeyed(ids) if order_id in ids:
+                    progress.obeyed(address)
+                case OrderRefused(why):
+                    raise Denied(f"{address}: {plain(why)}")
+                case Recorded(ids) if order_id in ids:
+                    recorded = True
+                    self.settled.set()
+                    progress.recorded(address)
+                case Logged(ids) if order_id in ids:
+                    is_logged = True
+                case _:
+                    pass
+            if is_logged and recorded:
+                progress.logged()
+            if recorded and progress.is_done:
+                return

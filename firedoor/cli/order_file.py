@@ -49,7 +49,7 @@ def export_orders(file: Path, key_file: tuple[Path, Path | None], to: list[str])
 
     async def work(client: PeerClient) -> list[bytes]:
         last: FiredoorError = Unavailable("no peer", why="none is known")
-        for address in await peers_to_try(key, to, _FIND_S):
+        for address in await peers_to_try(client, key, to, _FIND_S):
             try:
                 return await collect_orders(client, address)
             except FiredoorError as error:
@@ -73,7 +73,7 @@ def import_orders(file: Path, key_file: tuple[Path, Path | None], to: list[str])
     found = read_orders(file, FleetId(key.fleet))
 
     async def work(client: PeerClient) -> list[str]:
-        address = (await peers_to_try(key, to, _FIND_S))[0]
+        address = (await peers_to_try(client, key, to, _FIND_S))[0]
         refusals = []
         for record in found.records:
             envelope = decode(Envelope, record, what=str(file), limit=ORDER_BYTES_MAX)

@@ -54,7 +54,7 @@ def show_status(key_file: tuple[Path, Path | None], to: list[str], *, is_json: b
     key = open_key(*key_file)
 
     async def ask(client: PeerClient) -> Answer:
-        addresses = await peers_to_try(key, to, _FIND_S)
+        addresses = await peers_to_try(client, key, to, _FIND_S)
         return await first_status(client, addresses)
 
     answer = with_client(key, ask)

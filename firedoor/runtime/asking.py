@@ -1,10 +1,15 @@
 """Small files (metadata, manifests) from connected peers; the content verifies itself."""
 
+import asyncio
+from collections.abc import AsyncIterator, Iterable
+from contextlib import suppress
+from dataclasses import dataclass
+from itertools import islice
 from typing import TYPE_CHECKING
 
-from firedoor.errors import Absent, Unavailable
-from firedoor.identity import PeerId, Role
-from firedoor.limits import METADATA_BYTES_MAX
+from firedoor.errors import Absent, FiredoorError, Unavailable
+from firedoor.identity import Peer, PeerId, Role
+from firedoor.limits import METADATA_BYTES_MAX, STRANGERS_DIALLED_MAX
 from firedoor.runtime.peer_client import PeerClient
 
 if TYPE_CHECKING:
@@ -56,6 +61,15 @@ class Getter:
         return self._host.sources.in_turn(able, self._source, self._host.clock.now())
 
 
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a peer of a role listens, says somebody."""
+
+    host: str
+    port: int
+    role: Role
+
+
 class FirstContact:
     """A `Get` from peers whose ids are not known yet; their role is in the name that TLS verifies.
 
@@ -63,16 +77,47 @@ class FirstContact:
     metadata, which proves itself, comes first.
     """
 
-    def __init__(self, client: PeerClient, addresses: list[tuple[str, int, Role]]) -> None:
+    def __init__(self, client: PeerClient, places: list[Place]) -> None:
         self._client = client
-        self._addresses = addresses
+        self._places = places
 
     async def __call__(self, path: str, limit: int) -> bytes:
         """The body at `path`; raises Unavailable or Refused."""
         last = Unavailable(path, why="no mirror is known")
-        for host, port, role in self._addresses:
+        for each in self._places:
             try:
-                return await self._client.get(host, port, path, role=role, limit=limit)
+                return await self._client.get(
+                    each.host, each.port, path, role=each.role, limit=limit
+                )
             except Unavailable as error:
                 last = error
         raise last
+
+
+async def answering(client: PeerClient, places: Iterable[Place]) -> AsyncIterator[Place]:
+    """Those of `places` where TLS proves a peer of the role, as they answer, each peer once.
+
+    So many are tried at once, in their order; who hangs costs the others nothing but its turn.
+    """
+    seen: set[PeerId] = set()
+    waiting = iter(places)
+    trying: dict[asyncio.Task[Peer], Place] = {}
+    try:
+        while True:
+            for place in islice(waiting, STRANGERS_DIALLED_MAX - len(trying)):
+                proof = client.prove(place.host, place.port, place.role)
+                trying[asyncio.ensure_future(proof)] = place
+            if not trying:
+                return
+            done, _ = await asyncio.wait(trying, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                place = trying.pop(task)
+                with suppress(FiredoorError):
+                    peer = task.result()
+                    if peer.id not in seen:
+                        seen.add(peer.id)
+                        yield place
+    finally:
+        for task in trying:
+            task.cancel()
+        await asyncio.gather(*trying, return_exceptions=True)

@@ -1,19 +1,24 @@
 """Whom to keep a standing connection with, and how to come back when it breaks.
 
 * Static addresses are dialled for ever, with backoff and jitter.
-* Neighbours (from a roster or found by mDNS) are dialled up to a number; the rest dial us.
+* Neighbours (from a roster or found by mDNS) are dialled up to a number; the rest dial us. Those
+  that never proved themselves share few places, so that they cannot crowd out one that can.
 """
 
 import asyncio
 from contextlib import suppress
-from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 
 from firedoor.dice import Dice
-from firedoor.errors import FiredoorError
-from firedoor.identity import PeerId, Role
-from firedoor.limits import HINTS_MAX, MIRRORS_DIALLED_MAX
+from firedoor.errors import FiredoorError, Unavailable
+from firedoor.identity import Peer, PeerId, Role
+from firedoor.limits import MIRRORS_DIALLED_MAX, STRANGERS_DIALLED_MAX
+from firedoor.runtime.files import durable_write
+from firedoor.runtime.hints import NEVER, Hint, Hints
 from firedoor.runtime.host import Host
 from firedoor.runtime.logs import log
+from firedoor.runtime.pacing import Rate
 from firedoor.units import Instant, Span, after
 
 # First retry soon, for a mirror that restarts; never more than this often once it stays away.
@@ -26,12 +31,18 @@ _DOUBLINGS_MAX = 10
 # A connection that held this long has proved the address; its next loss starts from the minimum.
 PROVED_S = 5.0
 
-
-# An endpoint that failed this often, for minutes, is forgotten until a roster names it again.
+# An endpoint that failed this often, for minutes, is forgotten until it is named again.
 FAILURES_MAX = 20
 
-# Before anything that happens.
-NEVER = Instant(0.0)
+# Addresses refuse as fast as they are dialled; a stranger must not make this node dial for ever.
+STRANGERS_PER_S = 64
+
+# What makes a peer worth a dial at once is heeded this often, whoever says it.
+HURRY_AGAIN_S = 1.0
+
+# How often a crowd of hints is looked through, and the file of proved addresses written anew.
+LOOK_S = 0.02
+KEEP_S = 10.0
 
 
 async def keep_dialling(
@@ -52,109 +63,159 @@ async def keep_dialling(
         pause = min(pause * 2, BACKOFF_MAX_S)
 
 
-@dataclass(slots=True)
-class Hint:
-    """Where a peer listens, says mDNS or a roster. `failures`: dials since one held."""
-
-    host: str
-    port: int
-    role: Role
-    failures: int = 0
-    not_before: Instant = NEVER
-
-
 class Neighbours:
-    """The found peers that this node may dial, at most `dialled_max` at a time.
+    """The found peers that this node may dial: at most `dialled_max` endpoints, and some mirrors.
 
-    A hint stays until it is taken back: mDNS does not tell twice of a service that it still holds,
-    so a peer that is gone for a minute would else be gone for an hour.
+    A hint stays though its peer says good-bye, for anybody can say it. `kept`: the file of proved
+    addresses; None: they are forgotten at the end.
     """
 
-    def __init__(self, host: Host, dice: Dice, *, dialled_max: int) -> None:
+    def __init__(
+        self, host: Host, dice: Dice, *, dialled_max: int, kept: Path | None = None
+    ) -> None:
         self._host = host
         self._dice = dice
         self._max = dialled_max
-        self._known: dict[PeerId, Hint] = {}
-        self._dialling: dict[PeerId, Role] = {}
+        self._kept = kept
+        self._hints = Hints(dice)
+        self._rate = Rate(STRANGERS_PER_S, Span(1.0), host.clock.now())
         self._changed = asyncio.Event()
+        self._is_news = False
+        host.lines.is_shown = self._has_shown
+        if kept is not None:
+            self._hints.load(kept)
 
     def found(self, peer: PeerId, address: tuple[str, int], role: Role) -> None:
-        """A peer exists at `address`, says mDNS or a roster; a hint, never trust."""
-        known = self._known.get(peer)
-        if known is not None and (known.host, known.port, known.role) == (*address, role):
+        """A peer exists at `address`, says mDNS; a hint, never trust."""
+        self._add(peer, address, role, is_told=False)
+
+    def told(self, peer: PeerId, address: tuple[str, int]) -> None:
+        """An endpoint exists at `address`, says the roster of a mirror."""
+        self._add(peer, address, Role.AGENT, is_told=True)
+
+    def _add(self, peer: PeerId, address: tuple[str, int], role: Role, *, is_told: bool) -> None:
+        if peer == self._host.settings.me:
             return
-        if peer != self._host.settings.me and (known or len(self._known) < HINTS_MAX):
-            self._known[peer] = Hint(*address, role)
-            if role is Role.MIRROR:
-                self._host.lines.hinted_mirrors.add(peer)
+        hint = self._hints.add(peer, address, role, is_told=is_told)
+        if hint.tried_at is None:
             self._changed.set()
+        else:
+            # Who announces itself anew has just started.
+            self._hurry(hint)
 
     def hurry(self, peer: PeerId) -> None:
         """This peer has something that is missing here: dial it at once, whatever failed before."""
-        if peer in self._known:
-            self._known[peer].not_before = NEVER
+        for hint in self._hints.of(peer):
+            self._hurry(hint)
+
+    def _hurry(self, hint: Hint) -> None:
+        now = self._host.clock.now()
+        if hint.tried_at is None or now - hint.tried_at >= HURRY_AGAIN_S:
+            hint.not_before = NEVER
             self._changed.set()
 
-    def lost(self, peer: PeerId) -> None:
-        """A peer has gone."""
-        self._known.pop(peer, None)
-        self._host.lines.hinted_mirrors.discard(peer)
+    def _has_shown(self, mirror: PeerId) -> bool:
+        """Whether the LAN shows this mirror."""
+        return any(each.role is Role.MIRROR for each in self._hints.of(mirror))
 
     def addresses(self, role: Role) -> list[tuple[str, int]]:
-        """Where known peers of this role listen."""
-        return sorted((hint.host, hint.port) for hint in self._known.values() if hint.role is role)
+        """Where known peers of this role may listen, in the order to ask them in."""
+        return [(each.host, each.port) for each in self._hints.in_turn(role, lambda _: True)]
 
     async def run(self) -> None:
         """Dial as peers appear and connections end, for ever."""
+        try:
+            await self._run()
+        finally:
+            if self._is_news:
+                self._keep(self._hints.kept())
+
+    async def _run(self) -> None:
+        next_kept = NEVER
         while True:
-            for peer in self._choose() if self._host.trusted.is_set() else ():
-                hint = self._known[peer]
-                self._dialling[peer] = hint.role
-                self._host.start(self._dial(peer, hint))
-            self._changed.clear()
+            now = self._host.clock.now()
+            for hint in self._choose(now) if self._host.trusted.is_set() else ():
+                hint.is_dialling = True
+                self._host.start(self._dial(hint))
+            if self._is_news and now >= next_kept:
+                self._is_news, next_kept = False, after(now, Span(KEEP_S))
+                await asyncio.to_thread(self._keep, self._hints.kept())
+            await asyncio.sleep(LOOK_S)
             with suppress(TimeoutError):
                 async with asyncio.timeout(0.5 + self._dice.fraction()):
                     await self._changed.wait()
+            self._changed.clear()
 
-    def _choose(self) -> list[PeerId]:
-        now = self._host.clock.now()
-        free = [
-            peer
-            for peer in sorted(self._known)
-            if peer not in self._host.lines.open
-            and peer not in self._dialling
-            and now >= self._known[peer].not_before
-        ]
-        mirrors = [peer for peer in free if self._known[peer].role is Role.MIRROR]
-        others = [peer for peer in free if peer not in mirrors]
-        dialling = [*self._dialling.values()].count(Role.MIRROR)
-        chosen = mirrors[: max(0, MIRRORS_DIALLED_MAX - dialling)]
-        room = max(0, self._max - len(self._mine()))
-        while others and room:
-            chosen.append(others.pop(self._dice.below(len(others))))
-            room -= 1
+    def _keep(self, kept: bytes) -> None:
+        """Write down what is proved; a full disk costs the next start some time."""
+        if self._kept is None:
+            return
+        try:
+            durable_write(self._kept, kept)
+        except Unavailable as error:
+            log("neighbours-not-kept", level="warning", why=str(error))
+
+    def _choose(self, now: Instant) -> list[Hint]:
+        lines = self._host.lines
+        connected = lines.listening()
+        dialling = [hint for hint in self._hints if hint.is_dialling]
+
+        def is_due(hint: Hint) -> bool:
+            known = hint.claimed if hint.is_told else None
+            is_open = hint.proved in lines.open or known in lines.open
+            is_here = is_open or (hint.host, hint.port) in connected
+            return not hint.is_dialling and not is_here and now >= hint.not_before
+
+        chosen: list[Hint] = []
+        strangers = STRANGERS_DIALLED_MAX - sum(hint.is_stranger for hint in dialling)
+        for role, most in ((Role.MIRROR, MIRRORS_DIALLED_MAX), (Role.AGENT, self._max)):
+            room = most - self._held(role)
+            for hint in self._hints.in_turn(role, is_due):
+                if room <= 0:
+                    break
+                if hint.is_stranger and (strangers <= 0 or not self._rate.take(now)):
+                    continue
+                strangers -= hint.is_stranger
+                # Strangers that hang have places of their own.
+                room -= not hint.is_stranger or role is Role.AGENT
+                chosen.append(hint)
         return chosen
 
-    def _mine(self) -> set[PeerId]:
-        """The endpoints that this node has dialled, or is dialling."""
-        me = self._host.settings.me
-        lines = [line for line in self._host.lines.open.values() if line.dialler == me]
-        dialled = {line.peer.id for line in lines if line.peer.role is Role.AGENT}
-        return dialled | {peer for peer, role in self._dialling.items() if role is Role.AGENT}
+    def _held(self, role: Role) -> int:
+        """The peers of a role that this node has dialled, or dials and knows."""
+        lines, me = self._host.lines.open, self._host.settings.me
+        held = [each for each in lines.values() if each.dialler == me and each.peer.role is role]
+        waiting = [
+            hint
+            for hint in self._hints
+            if hint.is_dialling and hint.role is role and not hint.is_stranger
+            if hint.proved not in lines and hint.claimed not in lines
+        ]
+        return len(held) + len(waiting)
 
-    async def _dial(self, peer: PeerId, hint: Hint) -> None:
-        began = self._host.clock.now()
+    async def _dial(self, hint: Hint) -> None:
+        began = hint.tried_at = self._host.clock.now()
         try:
-            await self._host.lines.dial(hint.host, hint.port, hint.role, expect=peer)
+            on_open = partial(self._proved, hint)
+            await self._host.lines.dial(hint.host, hint.port, hint.role, on_open=on_open)
         except (FiredoorError, OSError) as error:
-            log("dial-failed", peer=peer, address=f"{hint.host}:{hint.port}", why=str(error))
+            where = f"{hint.host}:{hint.port}"
+            log("dial-failed", peer=hint.proved or hint.claimed, address=where, why=str(error))
         finally:
-            self._dialling.pop(peer, None)
+            hint.is_dialling = False
         now = self._host.clock.now()
         hint.failures = 0 if now - began > PROVED_S else hint.failures + 1
-        is_held = self._known.get(peer) is hint  # It may have moved during the dial.
-        if hint.failures > FAILURES_MAX and hint.role is Role.AGENT and is_held:
+        if hint.failures > FAILURES_MAX and hint.role is Role.AGENT:
             # A roster's endpoints come and go; a new roster brings back who lives.
-            self.lost(peer)
+            self._hints.drop(hint)
         pause = min(BACKOFF_MIN_S * 2 ** min(hint.failures, _DOUBLINGS_MAX), BACKOFF_MAX_S)
         hint.not_before = after(now, Span(pause * (0.5 + self._dice.fraction())))
+
+    def _proved(self, hint: Hint, peer: Peer) -> bool:
+        """TLS has shown who listens there; whether to talk: once with each is enough."""
+        if peer.id == self._host.settings.me:
+            self._hints.drop(hint)
+            return False
+        self._is_news |= self._hints.prove(hint, peer.id)
+        line = self._host.lines.open.get(peer.id)
+        return line is None or line.dialler != self._host.settings.me

@@ -8,13 +8,13 @@ import asyncio
 import ipaddress
 import socket
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from types import TracebackType
 from typing import Any
 
 from zeroconf import InterfaceChoice, ServiceStateChange, Zeroconf
 from zeroconf.asyncio import AsyncServiceBrowser, AsyncServiceInfo, AsyncZeroconf
 
+from firedoor.dice import Dice
 from firedoor.errors import Unavailable
 from firedoor.identity import PEER_ID, FleetId, PeerId, Role
 
@@ -26,8 +26,10 @@ _RESOLVE_MS = 3000
 # Eight bytes of the order set's digest, in hex.
 ORDERS_DIGITS = 16
 
-# Where no mirror answers, an order is handed to so many endpoints; they spread it.
-_ENDPOINTS_TRIED_MAX = 4
+# Services at once whose records did not come in one datagram and are asked for. More wait, as many
+# as a site has; of those that nobody has asked for any may be given up.
+_RESOLVED_MAX = 16
+_UNRESOLVED_MAX = 1024
 
 Found = Callable[[PeerId, Role, tuple[str, int]], None]
 
@@ -45,7 +47,6 @@ class Discovery:
         port: int,
         interfaces: Sequence[str],
         on_found: Found,
-        on_lost: Callable[[PeerId], None],
         on_orders: Callable[[PeerId, str], None] = lambda _peer, _orders: None,
     ) -> None:
         self._on_orders = on_orders
@@ -57,10 +58,11 @@ class Discovery:
         self._port = port
         self._interfaces = list(interfaces)
         self._on_found = on_found
-        self._on_lost = on_lost
         self._zeroconf: AsyncZeroconf | None = None
         self._browser: AsyncServiceBrowser | None = None
         self._wide_browser: AsyncServiceBrowser | None = None
+        self._dice = Dice(id(self))
+        self._unresolved: dict[tuple[str, str], None] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def __aenter__(self) -> "Discovery":
@@ -132,42 +134,35 @@ class Discovery:
         state_change: ServiceStateChange,
     ) -> None:
         if state_change is ServiceStateChange.Removed:
-            self._on_lost(PeerId(name.partition(".")[0]))
+            # Anybody can say good-bye for anybody; a peer that is gone does not answer.
             return
-        task = asyncio.ensure_future(self._resolve(zeroconf, service_type, name))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
-    async def _resolve(self, zeroconf: Zeroconf, service_type: str, name: str) -> None:
         info = AsyncServiceInfo(service_type, name)
-        if not await info.async_request(zeroconf, _RESOLVE_MS):
+        if info.load_from_cache(zeroconf):
+            self._heard(info)
             return
+        self._unresolved[service_type, name] = None
+        if len(self._unresolved) > _UNRESOLVED_MAX:
+            del self._unresolved[self._dice.pick([*self._unresolved])]
+        if len(self._tasks) < _RESOLVED_MAX:
+            task = asyncio.ensure_future(self._resolve_all(zeroconf))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    async def _resolve_all(self, zeroconf: Zeroconf) -> None:
+        while self._unresolved:
+            service_type, name = self._dice.pick([*self._unresolved])
+            del self._unresolved[service_type, name]
+            info = AsyncServiceInfo(service_type, name)
+            if await info.async_request(zeroconf, _RESOLVE_MS):
+                self._heard(info)
+
+    def _heard(self, info: AsyncServiceInfo) -> None:
         found = read_service(info, self._fleet)
         if found is not None and found[0] != self._me:
             self._on_found(*found)
             orders = info.decoded_properties.get("orders")
             if found[1] is Role.MIRROR and orders:
                 self._on_orders(found[0], orders)
-
-
-async def find_peers(fleet: str, interfaces: Sequence[str], wait_s: float) -> list[tuple[str, int]]:
-    """Peers of a fleet to hand an order to: the first mirrors, or endpoints where none answers.
-
-    Returns soon after the first mirror, else after `wait_s`.
-    """
-    found: dict[Role, list[tuple[str, int]]] = {Role.MIRROR: [], Role.AGENT: []}
-    came = asyncio.Event()
-
-    def on_found(_: PeerId, role: Role, address: tuple[str, int]) -> None:
-        found[role].append(address)
-        if role is Role.MIRROR:
-            came.set()
-
-    async with Browse(FleetId(fleet), interfaces, on_found):
-        with suppress(TimeoutError):
-            async with asyncio.timeout(wait_s):
-                await came.wait()
-    return found[Role.MIRROR] or found[Role.AGENT][:_ENDPOINTS_TRIED_MAX]
 
 
 class Browse(Discovery):
@@ -182,7 +177,6 @@ class Browse(Discovery):
             port=0,
             interfaces=interfaces,
             on_found=on_found,
-            on_lost=lambda _: None,
         )
 
     async def __aenter__(self) -> "Browse":

@@ -5,6 +5,7 @@ whoever comes before this node has keys to check orders with, is told so or clos
 """
 
 import asyncio
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -68,7 +69,7 @@ class Lines:
         self._operators = 0
         self.open: dict[PeerId, Line] = {}
         self.skipped = Skipped()
-        self.hinted_mirrors: set[PeerId] = set()
+        self.is_shown: Callable[[PeerId], bool] = lambda _: False
 
     async def converse(
         self,
@@ -133,7 +134,7 @@ class Lines:
         settings = self._host.settings
         if (settings.role, peer.role) != (Role.AGENT, Role.MIRROR):
             return False
-        return is_mine or peer.site == settings.site or peer.id in self.hinted_mirrors
+        return is_mine or peer.site == settings.site or self.is_shown(peer.id)
 
     async def _listen(self, line: Line) -> None:
         async for frame in line.socket.frames():
@@ -163,22 +164,26 @@ class Lines:
         port: int,
         role: Role,
         *,
-        expect: PeerId | None = None,
         is_upstream: bool = False,
+        on_open: Callable[[Peer], bool] = lambda _: True,
     ) -> None:
         """Open a standing connection and talk on it until it ends.
+
+        `on_open`: told who has proved to listen there, whether to talk at all.
 
         Raises:
             Unavailable, Refused: it could not be opened.
         """
-        wanted = role if expect is None else None
         began = self._host.clock.now()
-        peer, socket = await self._host.client.dial(host, port, expect=expect, role=wanted)
+        peer, socket = await self._host.client.dial(host, port, role=role)
         # The handshakes of TCP, TLS and WebSocket take three.
         round_trip = Span((self._host.clock.now() - began) / 3)
         if peer.role is not role:
             socket.close()
             raise Untrusted(f"{host}:{port}", wanted=f"role {role.value}", got=peer.role.value)
+        if not on_open(peer):
+            socket.close()
+            return
         await self.converse(
             peer,
             host=host,
@@ -201,6 +206,11 @@ class Lines:
         if line is None or not port:
             raise Unavailable(f"peer {peer[:12]}", why="not connected")
         return line.host, port
+
+    def listening(self) -> set[tuple[str, int]]:
+        """Where the peers listen that are connected, whoever dialled; port 0: it has not said."""
+        ports = {one.peer.id: one.port for one in self._host.node.sessions}
+        return {(each.host, each.port or ports.get(each.peer.id, 0)) for each in self.open.values()}
 
     def mirrors(self) -> list[tuple[str, int, PeerId]]:
         """Where the mirrors listen that are connected and give to this node: host, port, id."""

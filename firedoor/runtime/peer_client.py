@@ -102,6 +102,24 @@ class PeerClient:
         peer = peer_of(ws.get_extra_info("peercert"), self._clock.unix())
         return peer, Conversation(ws, spoken_by(ws.header))
 
+    async def prove(self, host: str, port: int, role: Role) -> Peer:
+        """The peer that listens there, by its certificate; nothing is asked of it.
+
+        Raises:
+            Unavailable: nobody answers, or nobody of this role.
+        """
+        try:
+            async with asyncio.timeout(CONNECT_S):
+                _, writer = await asyncio.open_connection(
+                    host, port, ssl=self.context, server_hostname=role_name(role)
+                )
+        except (OSError, TimeoutError, SSLError) as error:
+            raise _unavailable(host, port, error) from error
+        try:
+            return peer_of(writer.get_extra_info("peercert"), self._clock.unix())
+        finally:
+            writer.transport.abort()
+
     async def get(
         self,
         host: str,

@@ -24,7 +24,7 @@ from firedoor.runtime.tls import server_context
 
 @dataclass(frozen=True, slots=True)
 class Hooks:
-    """What a program adds: to its status, to its routes, and when a peer is found or lost.
+    """What a program adds: to its status, to its routes, and when a peer is found.
 
     `on_orders`: what a mirror's mDNS record says of its order set. `renewal` keeps the certificate
     that is shown on the port fresh.
@@ -32,7 +32,6 @@ class Hooks:
 
     more_status: Callable[[], dict[str, Any]]
     on_found: Found
-    on_lost: Callable[[PeerId], None]
     on_orders: Callable[[PeerId, str], None] = lambda _peer, _orders: None
     routes: Sequence[web.RouteDef] = ()
     renewal: Renewal | None = None
@@ -66,7 +65,6 @@ async def present(
         port=server.port,
         interfaces=settings.mdns,
         on_found=hooks.on_found,
-        on_lost=hooks.on_lost,
         on_orders=hooks.on_orders,
     )
     host.multicast = Multicast(host, settings.mdns, Dice(host.clock.seed()))

@@ -1,15 +1,21 @@
 """DNS-SD between real zeroconf instances, on loopback only."""
 
 import asyncio
-from collections.abc import Callable, Coroutine
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
 import pytest
 
+from firedoor.dice import Dice
 from firedoor.errors import Unavailable
 from firedoor.identity import FleetId, PeerId, Role
-from firedoor.runtime.discovery import Discovery, find_peers
+from firedoor.runtime.discovery import Discovery
+from firedoor.runtime.pacing import Budget
+from firedoor.runtime.peer_client import PeerClient
+from firedoor.runtime.search import Search
+from firedoor.runtime.tls import server_context
+from tests.unit.test_transfers import AGENT_SEED, MIRROR_SEED, StillClock, credentials
 
 FLEET, OTHER_FLEET = FleetId("a1" * 16), FleetId("b2" * 16)
 MIRROR, SECOND_MIRROR, AGENT = PeerId("c3" * 16), PeerId("d4" * 16), PeerId("e5" * 16)
@@ -22,11 +28,10 @@ pytestmark = pytest.mark.slow
 
 
 class Seen:
-    """What one program has found and lost."""
+    """What one program has found."""
 
     def __init__(self) -> None:
         self.found: dict[PeerId, tuple[Role, tuple[str, int]]] = {}
-        self.lost: set[PeerId] = set()
         self._changed = asyncio.Event()
 
     def discovery(
@@ -46,7 +51,6 @@ class Seen:
             port=port,
             interfaces=interfaces,
             on_found=self._on_found,
-            on_lost=self._on_lost,
         )
 
     async def until(self, is_so: Callable[[], bool]) -> None:
@@ -58,10 +62,6 @@ class Seen:
         self.found[peer] = (role, address)
         self._changed.set()
 
-    def _on_lost(self, peer: PeerId) -> None:
-        self.lost.add(peer)
-        self._changed.set()
-
 
 def run(work: Coroutine[Any, Any, None]) -> None:
     async def bounded() -> None:
@@ -71,14 +71,15 @@ def run(work: Coroutine[Any, Any, None]) -> None:
     asyncio.run(bounded())
 
 
-def test_a_mirror_and_an_endpoint_find_each_other_and_hear_a_good_bye() -> None:
+def test_a_mirror_and_an_endpoint_find_each_other() -> None:
     async def work() -> None:
         mirror, agent = Seen(), Seen()
-        async with agent.discovery(AGENT, Role.AGENT, 7001):
-            async with mirror.discovery(MIRROR, Role.MIRROR, 7002):
-                await mirror.until(lambda: AGENT in mirror.found)
-                await agent.until(lambda: MIRROR in agent.found)
-            await agent.until(lambda: MIRROR in agent.lost)
+        async with (
+            agent.discovery(AGENT, Role.AGENT, 7001),
+            mirror.discovery(MIRROR, Role.MIRROR, 7002),
+        ):
+            await mirror.until(lambda: AGENT in mirror.found)
+            await agent.until(lambda: MIRROR in agent.found)
         assert mirror.found == {AGENT: (Role.AGENT, ("127.0.0.1", 7001))}
         assert agent.found == {MIRROR: (Role.MIRROR, ("127.0.0.1", 7002))}
 
@@ -102,10 +103,33 @@ def test_other_fleets_and_oneself_are_not_found() -> None:
     run(work())
 
 
+@asynccontextmanager
+async def listening(seed: bytes, role: Role) -> AsyncIterator[int]:
+    """A peer that shows the certificate of this role; its port."""
+
+    async def hang_up(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.close()
+
+    context = server_context(credentials(seed, role))
+    server = await asyncio.start_server(hang_up, "127.0.0.1", 0, ssl=context)
+    async with server:
+        yield server.sockets[0].getsockname()[1]
+
+
+async def searched(fleet: FleetId, interfaces: Sequence[str], wait_s: float) -> list[int]:
+    """The ports that an operator finds."""
+    client = PeerClient(credentials(b"\5" * 32, Role.OPERATOR), StillClock(), Budget(0))
+    found = await Search(client, Dice(1)).find(fleet, interfaces, wait_s)
+    return [port for _, port in found]
+
+
 def test_an_operator_finds_endpoints_where_no_mirror_answers() -> None:
     async def work() -> None:
-        async with Seen().discovery(AGENT, Role.AGENT, 7001):
-            assert await find_peers(FLEET, LOOPBACK, 3.0) == [("127.0.0.1", 7001)]
+        async with (
+            listening(AGENT_SEED, Role.AGENT) as port,
+            Seen().discovery(AGENT, Role.AGENT, port),
+        ):
+            assert await searched(FLEET, LOOPBACK, 3.0) == [port]
 
     run(work())
 
@@ -113,11 +137,26 @@ def test_an_operator_finds_endpoints_where_no_mirror_answers() -> None:
 def test_an_operator_finds_the_mirrors_of_the_fleet_alone() -> None:
     async def work() -> None:
         async with (
-            Seen().discovery(MIRROR, Role.MIRROR, 7002),
+            listening(MIRROR_SEED, Role.MIRROR) as port,
+            Seen().discovery(MIRROR, Role.MIRROR, port),
             Seen().discovery(AGENT, Role.AGENT, 7001),
         ):
-            assert await find_peers(FLEET, LOOPBACK, DEADLINE_S) == [("127.0.0.1", 7002)]
-            assert await find_peers(OTHER_FLEET, LOOPBACK, 0.5) == []
+            assert await searched(FLEET, LOOPBACK, DEADLINE_S) == [port]
+            assert await searched(OTHER_FLEET, LOOPBACK, 0.5) == []
+
+    run(work())
+
+
+def test_an_operator_believes_no_mirror_that_cannot_prove_to_be_one() -> None:
+    async def work() -> None:
+        async with (
+            listening(AGENT_SEED, Role.AGENT) as port,
+            # An endpoint's certificate where a mirror is said to be, and nobody at all.
+            Seen().discovery(SECOND_MIRROR, Role.MIRROR, port),
+            Seen().discovery(MIRROR, Role.MIRROR, 7009),
+            Seen().discovery(AGENT, Role.AGENT, port),
+        ):
+            assert await searched(FLEET, LOOPBACK, 3.0) == [port]
 
     run(work())
 
@@ -126,11 +165,12 @@ def test_without_an_interface_nothing_is_sent_or_found() -> None:
     async def work() -> None:
         silent, agent = Seen(), Seen()
         async with (
+            listening(AGENT_SEED, Role.AGENT) as port,
             silent.discovery(MIRROR, Role.MIRROR, 7002, interfaces=()),
-            agent.discovery(AGENT, Role.AGENT, 7001),
+            agent.discovery(AGENT, Role.AGENT, port),
         ):
-            assert await find_peers(FLEET, LOOPBACK, 2.0) == [("127.0.0.1", 7001)]
-            assert await find_peers(FLEET, (), 0.1) == []
+            assert await searched(FLEET, LOOPBACK, 2.0) == [port]
+            assert await searched(FLEET, (), 0.1) == []
         assert not silent.found
         assert not agent.found
 

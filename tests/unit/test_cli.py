@@ -1,11 +1,11 @@
 """What the commands refuse before they ask anybody, and with which exit code."""
 
-import asyncio
 import base64
 import json
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -515,21 +515,25 @@ def test_no_reason_and_no_detail_can_forge_a_line() -> None:
 @pytest.mark.parametrize(
     "ask",
     [
-        lambda key: common.peers_to_try(key, ["nonsense"], 1),
-        lambda key: common.peers_to_try(key, [], 1),
+        lambda key, client: common.peers_to_try(client, key, ["nonsense"], 1),
+        lambda key, client: common.peers_to_try(client, key, [], 1),
     ],
 )
 def test_without_an_address_there_is_a_sentence(tmp_path: Path, ask: Callable[[Any], Any]) -> None:
     assert run("init", tmp_path / "fleet", "--no-passphrase") == 0
     key = read_key_file(tmp_path / "fleet" / "keys" / "halt-1.key", str)
     with pytest.raises(FiredoorError, match="HOST:PORT"):
-        asyncio.run(ask(key))
+        common.with_client(key, partial(ask, key))
 
 
 def test_named_addresses_come_before_all_others(fleet: Path) -> None:
     key = read_key_file(fleet / "keys" / "halt-1.key", str)
-    assert asyncio.run(common.peers_to_try(key, ["h:1", "[::1]:2"], 1)) == [("h", 1), ("::1", 2)]
-    assert asyncio.run(common.peers_to_try(key, [], 1)) == [("127.0.0.1", 1)]
+
+    def asked(*to: str) -> list[tuple[str, int]]:
+        return common.with_client(key, lambda client: common.peers_to_try(client, key, [*to], 1))
+
+    assert asked("h:1", "[::1]:2") == [("h", 1), ("::1", 2)]
+    assert asked() == [("127.0.0.1", 1)]
 
 
 def test_status_says_what_bound_holds_and_what_was_drilled() -> None:

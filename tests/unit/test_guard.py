@@ -267,7 +267,7 @@ def test_the_agent_does_not_install_again_what_the_guard_took_back(
         start(home)
     assert current(home) == "1.0"
     journal = Journal(home / "state" / "journal.db")
-    host = SimpleNamespace(clock=Clock(), node=None)
+    host = SimpleNamespace(clock=Clock(), node=None, lines=SimpleNamespace())
     settings = read_agent(home / "agent.toml")
     daemon = AgentDaemon(host, settings, Dice(1), bytes(32), FleetId("f" * 32))  # type: ignore[arg-type]  # only heeds
     daemon._heed_guard(journal)

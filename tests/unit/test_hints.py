@@ -1,15 +1,21 @@
-"""What a mirror's mDNS record of its orders makes an endpoint do."""
+"""What is remembered of where peers listen, and what a mirror says of its orders by mDNS."""
 
 import asyncio
+import os
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from agent.daemon import AgentDaemon
 from firedoor.dice import Dice
 from firedoor.identity import FleetId, PeerId, Role
+from firedoor.limits import HINTS_MAX, HINTS_OF_HOST_MAX, PROVED_MAX, PROVED_OF_PEER_MAX
+from firedoor.runtime.hints import Hint, Hints
 from firedoor.runtime.settings import AgentSettings
+from firedoor.units import Instant
 from tests.unit.endpoint import PRODUCT, Endpoint
 from tests.unit.origin_bench import Bench
 
@@ -40,16 +46,17 @@ def follow(
         running = asyncio.ensure_future(daemon.neighbours.run())
         daemon.neighbours.found(MIRROR, ("127.0.0.1", port), Role.MIRROR)
         await dials.get()
-        hint = daemon.neighbours._known[MIRROR]
+        [hint] = daemon.neighbours._hints.of(MIRROR)
         await one.until(lambda: hint.failures == 1)
         # As after an hour of failures: it would be dialled in a quarter of a minute at best.
-        hint.not_before = one.host.clock.now() + 15.0  # type: ignore[assignment]  # an Instant
+        now = one.host.clock.now()
+        hint.tried_at, hint.not_before = Instant(now - 15.0), Instant(now + 15.0)
         try:
             await story(daemon, dials)
         finally:
             running.cancel()
             await asyncio.wait({running})
-            await one.until(lambda: not daemon.neighbours._dialling)
+            await one.until(lambda: not hint.is_dialling)
             server.close()
             await server.wait_closed()
             await one.host.client.close()
@@ -68,7 +75,7 @@ def test_a_mirror_that_holds_other_orders_is_dialled_at_once(bench: Bench, tmp_p
 
 def test_a_mirror_that_holds_the_same_orders_is_not(bench: Bench, tmp_path: Path) -> None:
     async def story(daemon: AgentDaemon, dials: asyncio.Queue[None]) -> None:
-        hint = daemon.neighbours._known[MIRROR]
+        [hint] = daemon.neighbours._hints.of(MIRROR)
         same = daemon.host.node.orders.digest().hex()[: len(OTHERS)]
         daemon.heard_of_orders(MIRROR, same)
         assert hint.not_before > daemon.host.clock.now()
@@ -90,3 +97,139 @@ def test_what_a_mirror_says_of_its_orders_is_held_against_those_of_today(
             await dials.get()
 
     follow(bench, tmp_path, story)
+
+
+# --- what is remembered ---------------------------------------------------------------------------
+
+
+def peer(number: int) -> PeerId:
+    return PeerId(f"{number:032x}")
+
+
+def host(number: int) -> str:
+    return f"10.{number >> 16}.{number >> 8 & 255}.{number & 255}"
+
+
+def order_of(hints: Hints, role: Role = Role.MIRROR) -> list[Hint]:
+    return hints.in_turn(role, lambda _: True)
+
+
+def test_one_address_is_one_hint_whoever_is_said_to_listen_there() -> None:
+    hints = Hints(Dice(1))
+    for number in range(100):
+        hints.add(peer(number), ("10.0.0.1", 7443), Role.MIRROR, is_told=False)
+    assert len(order_of(hints)) == 1
+
+
+def test_one_host_cannot_fill_what_is_remembered() -> None:
+    hints = Hints(Dice(1))
+    hints.add(MIRROR, ("10.0.0.2", 7443), Role.MIRROR, is_told=False)
+    for port in range(1, 3000):
+        hints.add(peer(port), ("10.0.0.1", port), Role.MIRROR, is_told=False)
+    assert len(order_of(hints)) == HINTS_OF_HOST_MAX + 1
+    assert hints.of(MIRROR)
+
+
+def test_a_host_that_is_full_gives_up_one_that_was_tried() -> None:
+    hints = Hints(Dice(1))
+    made = [
+        hints.add(peer(port), ("10.0.0.1", port), Role.MIRROR, is_told=False)
+        for port in range(1, HINTS_OF_HOST_MAX + 1)
+    ]
+    made[3].tried_at = Instant(5.0)
+    hints.add(MIRROR, ("10.0.0.1", 7443), Role.MIRROR, is_told=False)
+    assert made[3] not in order_of(hints)
+    assert len(order_of(hints)) == HINTS_OF_HOST_MAX
+
+
+def test_a_crowd_of_hosts_is_bounded_and_takes_nothing_that_is_told_or_proved() -> None:
+    hints = Hints(Dice(1))
+    hints.prove(hints.add(MIRROR, (host(1), 7443), Role.MIRROR, is_told=False), MIRROR)
+    hints.add(peer(2), (host(2), 7443), Role.AGENT, is_told=True)
+    for number in range(3, HINTS_MAX + 200):
+        hints.add(peer(number), (host(number), 7443), Role.AGENT, is_told=False)
+    assert len([*hints]) == HINTS_MAX + 2
+    assert hints.of(MIRROR)
+    assert hints.of(peer(2))
+
+
+def test_a_roster_is_bounded_too() -> None:
+    hints = Hints(Dice(1))
+    for number in range(HINTS_MAX + 200):
+        hints.add(peer(number), (host(number), 7443), Role.AGENT, is_told=True)
+    assert len([*hints]) == HINTS_MAX
+
+
+def test_the_proved_come_first_then_the_new_then_the_least_lately_tried() -> None:
+    hints = Hints(Dice(1))
+    made = [
+        hints.add(peer(number), (host(number), 7443), Role.MIRROR, is_told=False)
+        for number in range(4)
+    ]
+    made[0].tried_at, made[1].tried_at = Instant(9.0), Instant(3.0)
+    hints.prove(made[3], peer(3))
+    made[3].tried_at = Instant(99.0)
+    assert order_of(hints) == [made[3], made[2], made[1], made[0]]
+
+
+def test_nobody_foresees_in_which_order_new_ones_are_tried() -> None:
+    firsts = set()
+    for seed in range(40):
+        hints = Hints(Dice(seed))
+        for number in range(8):
+            hints.add(peer(number), (host(number), 7443), Role.MIRROR, is_told=False)
+        firsts.add(order_of(hints)[0].claimed)
+    assert len(firsts) > 4
+
+
+def test_a_peer_that_moved_keeps_its_old_address_and_no_third() -> None:
+    hints = Hints(Dice(1))
+    for number in range(4):
+        hints.prove(hints.add(MIRROR, (host(number), 1), Role.MIRROR, is_told=False), MIRROR)
+    proved = [each.host for each in hints if each.proved == MIRROR]
+    assert proved == [host(2), host(3)]
+    assert len(proved) == PROVED_OF_PEER_MAX
+
+
+def test_what_was_proved_is_known_at_the_next_start(tmp_path: Path) -> None:
+    hints = Hints(Dice(1))
+    for number in range(PROVED_MAX + 9):
+        hint = hints.add(peer(number), (host(number), 7443), Role.AGENT, is_told=True)
+        hints.prove(hint, peer(number))
+    path = tmp_path / "neighbours.json"
+    path.write_bytes(hints.kept())
+    again = Hints(Dice(2))
+    again.load(path)
+    assert [each.proved for each in again] == [peer(number) for number in range(9, PROVED_MAX + 9)]
+    assert again.kept() == hints.kept()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "[]",
+        "{}",
+        '{"proved": 3}',
+        '{"proved": [3]}',
+        '{"proved": [{"host": 3, "port": 1, "role": "mirror", "peer": "' + "a" * 32 + '"}]}',
+        '{"proved": [{"host": "h", "port": 0, "role": "mirror", "peer": "' + "a" * 32 + '"}]}',
+        '{"proved": [{"host": "h", "port": 1, "role": "king", "peer": "' + "a" * 32 + '"}]}',
+        '{"proved": [{"host": "h", "port": 1, "role": "mirror", "peer": "../etc"}]}',
+        "[" * 60_000,
+        " " * 70_000,
+    ],
+)
+def test_a_damaged_file_of_addresses_is_passed_over(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "neighbours.json"
+    path.write_text(text, "utf-8")
+    hints = Hints(Dice(1))
+    hints.load(path)
+    assert not [*hints]
+
+
+def test_a_file_of_addresses_that_is_a_pipe_is_passed_over(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "neighbours.json")
+    hints = Hints(Dice(1))
+    hints.load(tmp_path / "neighbours.json")
+    assert not [*hints]

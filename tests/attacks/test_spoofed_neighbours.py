@@ -209,7 +209,7 @@ async def spoofed(site: LabSite, place: Place, mirrors: int, agents: int) -> Asy
     """So many that do not exist are announced on the LAN."""
     prefix, address = place
     fleet = read_key_file(site.fleet / "keys" / "operator.key", str).fleet
-    words = (sys.executable, "-m", "tests.attacks.open.spoofer", address, fleet)
+    words = (sys.executable, "-m", "tests.attacks.spoofer", address, fleet)
     async with running(*words, str(mirrors), str(agents), prefix=prefix) as said:
         async with asyncio.timeout(25):
             assert await said.readline() == b"said\n"
