@@ -1,6 +1,6 @@
 # One entry point for people and for CI. `make demo` and `make test` set up what they need.
 
-.PHONY: demo test test-attacks test-trixie test-sid test-here lint types lock hunt clean
+.PHONY: demo test test-attacks test-systemd test-trixie test-sid test-here lint types lock hunt clean
 .DELETE_ON_ERROR:
 
 BIN := .venv/bin
@@ -17,11 +17,15 @@ demo: $(READY)
 	$(BIN)/firedoor demo
 
 test: lint types
-	$(BIN)/python -m pytest --ignore=tests/attacks
+	$(BIN)/python -m pytest --ignore=tests/attacks --ignore=tests/systemd
 
 # What a thief, a stick and a crowd can do: each attack of tests/attacks/README.md, with real programs.
 test-attacks: $(READY)
 	$(BIN)/python -m pytest tests/attacks --ignore=tests/attacks/open
+
+# The units of the agent and the helper as they are deployed, under a real systemd on a fresh Debian.
+test-systemd: $(READY)
+	$(BIN)/python -m pytest tests/systemd
 
 # Debian 13 and the Debian to come, each in a fresh system tree: newer Pythons than this machine's.
 # sid changes by itself, so nothing waits for it.

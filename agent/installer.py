@@ -14,6 +14,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
+from agent.checks.isolation import Checks
 from agent.checks.trial import Outcome, Trial, hold_trial
 from agent.handlers.contract import Handler
 from agent.journal import Journal
@@ -24,7 +25,7 @@ from agent.plan import way_back
 from agent.product_row import Counts, row_of
 from agent.switching import LOOK_S as ARMED_LOOK_S
 from agent.switching import Arming
-from agent.tombstones import Tombstones
+from agent.tombstones import Tombstones, heed_tombstones
 from agent.verdict import Verdict
 from firedoor.dice import Dice
 from firedoor.errors import FiredoorError, Halted, Refused, Unavailable, Untrusted
@@ -49,9 +50,6 @@ TRY_AGAIN_S = 1.0
 ROLL_BACKS_PER_S = 20.0
 ROLL_BACK_SPREAD = Span(30.0)
 
-# Of the copies of halts beside a product: a disk that hangs must not keep an endpoint from obeying.
-TOMBSTONES_SPAN_S = 10.0
-
 # A full disk is emptied by a person or a rotation of logs, not within a second.
 NO_ROOM_SPAN = Span(5.0)
 
@@ -67,10 +65,12 @@ class Installer:
         *,
         journal: Journal,
         handler: Handler,
+        checks: Checks,
         on_change: Callable[[], None],
     ) -> None:
         self._host = host
         self.product = product
+        self._checks = checks
         self._settings = settings
         self._journal = journal
         self._handler = handler
@@ -172,7 +172,7 @@ class Installer:
         await self._obey()
         await asyncio.to_thread(self._handler.check_root)
         if not self._is_settled:
-            await self._heed_tombstones()
+            await heed_tombstones(self._tombstones, self._host, self.product)
             await self._resume()
             self._is_settled = True
 
@@ -180,6 +180,10 @@ class Installer:
 
     async def _install(self, entry: ReleaseEntry) -> None:
         manifest = await self._host.catalogue.manifest(entry, self._host.getter(None))
+        if why := self._checks.hindrance(self._asked(manifest)):
+            self._life.note(Phase.IDLE)
+            self._say(f"{entry.version} is held back: {why}")
+            return
         try:
             if entry.manifest != self.arming.manifest:
                 self._life.note(Phase.STAGING, manifest=entry.manifest)
@@ -270,6 +274,11 @@ class Installer:
             self._handler.activate(*before)
 
     async def _check(self, version: str, manifest_id: str, manifest: Manifest | None) -> None:
+        if why := self._checks.hindrance(self._asked(manifest)):
+            # Switched before its checks were held back: it is not failed, and not proved either.
+            self._step_back(manifest_id)
+            self._say(f"{version} is held back: {why}")
+            return
         outcome = await self._try(version, manifest_id, manifest)
         active = self._handler.active()
         if active is None or active[1] != manifest_id:
@@ -296,14 +305,19 @@ class Installer:
                 self._ordered.clear()
                 await self._ordered.wait()
 
-        own = manifest.checks if manifest is not None else ()
         trial = Trial(
-            (*own, *self._settings.check),
+            self.product,
+            self._asked(manifest),
             self._handler.folder_of(version, manifest_id),
             Span(self._settings.settle_s),
             Span(self._settings.check_timeout_s),
         )
-        return await hold_trial(trial, clock=self._host.clock.now, ended_by_order=ended_by_order)
+        now = self._host.clock.now
+        return await hold_trial(trial, self._checks, clock=now, ended_by_order=ended_by_order)
+
+    def _asked(self, manifest: Manifest | None) -> tuple[str, ...]:
+        """The checks of a release, its own and the administrator's."""
+        return (*(manifest.checks if manifest is not None else ()), *self._settings.check)
 
     def _take_back(
         self, version: str, manifest_id: str, manifest: Manifest | None, failure: str
@@ -363,20 +377,6 @@ class Installer:
         if subject is not None and self._told.get(manifest) != (newest, floor):
             self._journal.know_release(manifest, subject, newest=newest, floor=floor)
             self._told[manifest] = (newest, floor)
-
-    async def _heed_tombstones(self) -> None:
-        """Admit the halts that lie beside the product: the state folder may be an older one."""
-        try:
-            async with asyncio.timeout(TOMBSTONES_SPAN_S):
-                records = await asyncio.to_thread(self._tombstones.read)
-        except TimeoutError:
-            log("tombstones-slow", level="error", product=self.product, do="check the disk")
-            return
-        for record in records:
-            try:
-                self._host.apply(self._host.node.submit(record, None, self._host.clock.now()))
-            except Refused as error:
-                log("tombstone-refused", level="warning", product=self.product, why=str(error))
 
     def keep_tombstones(self) -> None:
         """Have the halts in force lie beside the product; blocking."""

@@ -7,11 +7,11 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
+from agent.checks.isolation import Checks, uid_of
 from agent.daemon import AgentDaemon
 from agent.fetch import fetch_release
 from agent.handlers.files import FilesHandler
 from agent.installer import Installer
-from agent.journal import Journal
 from agent.switching import SWITCH_PATH, switch_route
 from firedoor import __version__
 from firedoor.dice import Dice
@@ -33,7 +33,7 @@ from firedoor.runtime.program import (
 )
 from firedoor.runtime.renewal import Renewal
 from firedoor.runtime.screen import plain
-from firedoor.runtime.settings import AgentSettings, ProductSettings, read_agent, split_address
+from firedoor.runtime.settings import AgentSettings, read_agent, split_address
 from firedoor.wire.json_text import json_map
 
 # What a status answer may weigh: a few hundred bytes a release and an endpoint.
@@ -66,6 +66,8 @@ def _start(arguments: argparse.Namespace) -> None:
     settings = read_agent(arguments.config)
     if arguments.check_config:
         print(f"{arguments.config}: good")  # noqa: T201  # the answer to --check-config
+        for line in _warnings(settings):
+            print(f"{arguments.config}: {line}")  # noqa: T201  # the answer to --check-config
         return
     if arguments.command == "status":
         run_loop(_status(settings, is_json=arguments.json))
@@ -87,6 +89,17 @@ def _start(arguments: argparse.Namespace) -> None:
             run_loop(_run(settings, state, None))
     finally:
         lock.close()
+
+
+def _warnings(settings: AgentSettings) -> list[str]:
+    """What will hold releases back once the agent runs with these settings."""
+    checks = Checks(settings, uid=uid_of(Path(settings.state).expanduser()))
+    why = checks.hindrance(["any"])
+    if not why:
+        return []
+    own = [name for name, product in settings.products.items() if product.check]
+    more = f"; all of {', '.join(own)}, for they have a `check` here" if own else ""
+    return [f"{why}: releases that bring checks are held back{more}"]
 
 
 def _person(settings: AgentSettings, clock: Clock) -> Person:
@@ -119,9 +132,18 @@ async def _run(
         person.key.tls_seed,
         FleetId(person.key.fleet),
     )
+    checks = Checks(settings)
     if errand is None:
         daemon.make_installers = lambda journal: [
-            _installer(daemon, name, product, journal)
+            Installer(
+                host,
+                name,
+                product,
+                journal=journal,
+                handler=FilesHandler(Path(product.root).expanduser()),
+                checks=checks,
+                on_change=daemon.changed,
+            )
             for name, product in settings.products.items()
         ]
     try:
@@ -129,15 +151,6 @@ async def _run(
     finally:
         await host.client.close()
         host.log.close()
-
-
-def _installer(
-    daemon: AgentDaemon, name: str, product: ProductSettings, journal: Journal
-) -> Installer:
-    handler = FilesHandler(Path(product.root).expanduser())
-    return Installer(
-        daemon.host, name, product, journal=journal, handler=handler, on_change=daemon.changed
-    )
 
 
 async def _serve(

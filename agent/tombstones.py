@@ -8,16 +8,18 @@ The product's own programs may write there. What is no regular file of an order'
 and said; no link is followed, and reading never waits (runtime/folders.py).
 """
 
+import asyncio
 import re
 from collections.abc import Collection, Iterable
 from contextlib import suppress
 from pathlib import Path
 
 from agent.guard import TOMBSTONES
-from firedoor.errors import FiredoorError
+from firedoor.errors import FiredoorError, Refused
 from firedoor.halt.order import Halt
 from firedoor.limits import ORDER_BYTES_MAX
 from firedoor.runtime.folders import Folder, below, open_folder
+from firedoor.runtime.host import Host
 from firedoor.runtime.logs import log
 
 # Halts in force at one time; beyond these the order log alone has them.
@@ -29,6 +31,9 @@ _LOOKED_AT_MAX = 16 * TOMBSTONES_MAX
 # Ours, and whatever looks like one: what somebody else has put there is read last, and said.
 _NAME = re.compile(r"[0-9a-f]{64}\.order")
 _LIKE = re.compile(r".*\.order")
+
+# A disk that hangs must not keep an endpoint from obeying.
+_READ_SPAN_S = 10.0
 
 # Of what could not be read, so many names are said.
 _SAID_MAX = 3
@@ -112,3 +117,18 @@ def _sentence(failures: list[str]) -> str:
         return ""
     more = f", and {len(failures) - _SAID_MAX} more" if len(failures) > _SAID_MAX else ""
     return f"halts beside the product cannot be read: {'; '.join(failures[:_SAID_MAX])}{more}"
+
+
+async def heed_tombstones(tombstones: Tombstones, host: Host, product: str) -> None:
+    """Admit the halts that lie beside a product: the state folder may be an older one."""
+    try:
+        async with asyncio.timeout(_READ_SPAN_S):
+            records = await asyncio.to_thread(tombstones.read)
+    except TimeoutError:
+        log("tombstones-slow", level="error", product=product, do="check the disk")
+        return
+    for record in records:
+        try:
+            host.apply(host.node.submit(record, None, host.clock.now()))
+        except Refused as error:
+            log("tombstone-refused", level="warning", product=product, why=str(error))

@@ -14,7 +14,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 Function = ast.FunctionDef | ast.AsyncFunctionDef
-PACKAGES = ("firedoor", "mirror", "agent", "simulator")
+PACKAGES = ("firedoor", "mirror", "agent", "helper", "simulator")
 
 NODE = (
     "node",
@@ -50,6 +50,7 @@ LAYERS = {
     "cli": ("firedoor.cli",),
     "agent": ("agent",),
     "mirror": ("mirror",),
+    "helper": ("helper",),
     "simulator": ("simulator",),
 }
 LAYER_OF = {prefix: layer for layer, prefixes in LAYERS.items() for prefix in prefixes}
@@ -74,6 +75,7 @@ MAY_IMPORT = {
     "cli": PROGRAM,
     "agent": PROGRAM | {"agent decisions"},
     "mirror": PROGRAM | {"mirror decisions"},
+    "helper": set(),
     "simulator": CORES | {"agent decisions", "mirror decisions"},
 }
 

@@ -1,93 +1,146 @@
-"""Check `command`: a program that exits 0 when the release is well.
+"""Checks that the agent runs itself, one at a time, by a launcher that ends all of each.
 
-It runs without a shell, in the release's own folder, with little of the agent's environment, and
-is killed with all that it started when its time is over (on Windows: itself only; untested there).
+A check runs without a shell, in the release's own folder, with little of the agent's environment
+and none of its open files (launcher.py; untested on Windows and macOS).
 """
 
 import asyncio
+import json
 import os
 import shlex
-import signal
 import sys
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from agent.checks.contract import CheckResult
-from firedoor.units import KIB, Span
+from firedoor.errors import Malformed, Unavailable
+from firedoor.units import Span
 
-# Enough of what it said for a person to start from.
-_SAID_BYTES = 300
+# A check's last words come to a launcher that has three seconds to end what is left.
+_MARGIN_S = 8.0
 
-# A killed group closes its output at once; what escaped it is not waited for longer than this.
-_CLOSE_SPAN_S = 1.0
+# A launcher that was told to stop ends all of its check first.
+_END_S = 6.0
+
+# The launcher's answer: the last words of a check, each byte written as six in JSON.
+_ANSWER_BYTES_MAX = 4096
 
 # What programs need to find each other, their language and a place for temporary files; the rest
 # of the agent's environment may hold what a release should not read.
-_PASSED_ON = ("PATH", "HOME", "LANG", "LC_ALL", "TZ", "TMPDIR", "SYSTEMROOT", "TEMP", "TMP")
+_PASSED_ON = ("PATH", "LANG", "LC_ALL", "TZ", "SYSTEMROOT", "TEMP", "TMP")
+
+# These are the agent's own, and another user cannot use them.
+_PASSED_ON_AS_AGENT = ("HOME", "TMPDIR")
 
 
-async def run_check(command: str, *, folder: Path, timeout: Span) -> CheckResult:  # noqa: ASYNC109
-    """Run one check once. A command that cannot start or end in time is not well."""
+@dataclass(frozen=True, slots=True)
+class Account:
+    """A user of this machine that runs checks and nothing else."""
+
+    name: str
+    uid: int
+    gid: int
+
+
+def account_of(name: str) -> Account:
+    """The user of this name.
+
+    Raises:
+        Unavailable: this machine has no such user.
+        Malformed: it is root, or the agent's own.
+    """
+    if sys.platform == "win32":
+        raise Unavailable("check_user", why="this system has no such users")
+    import pwd  # noqa: PLC0415  # POSIX only
+
     try:
-        program, *arguments = shlex.split(command)
+        found = pwd.getpwnam(name)
+    except KeyError as error:
+        raise Unavailable(f"check_user {name}", why="this machine has no such user") from error
+    if found.pw_uid in {0, os.geteuid()}:
+        got = f"{name}, which is " + ("root" if found.pw_uid == 0 else "the agent's own")
+        raise Malformed("check_user", wanted="a user that nothing else runs as", got=got)
+    return Account(name, found.pw_uid, found.pw_gid)
+
+
+class LocalChecks:
+    """Runs checks as `account`, or as the agent's own user."""
+
+    def __init__(self, account: Account | None) -> None:
+        self._account = account
+        # All that its user runs is ended after a check: another's would go with it.
+        self._turn = asyncio.Lock()
+
+    async def run(
+        self,
+        command: str,
+        *,
+        folder: Path,
+        span: Span,
+        product: str = "",
+    ) -> CheckResult:
+        """Run one check once. A command that cannot start or end in time is not well."""
+        del product
+        try:
+            words = shlex.split(command)
+            if not words:
+                return CheckResult(is_well=False, detail="cannot start: an empty command")
+            async with self._turn:
+                return _result(await self._launched(words, folder, span))
+        except (OSError, ValueError) as error:
+            return CheckResult(is_well=False, detail=f"cannot start: {error}")
+
+    async def _launched(self, words: list[str], folder: Path, span: Span) -> bytes:
+        user = f"{self._account.uid}:{self._account.gid}" if self._account else "-"
+        launcher = Path(__file__).with_name("launcher.py")
         process = await asyncio.create_subprocess_exec(
-            program,
-            *arguments,
+            *(sys.executable, "-I", str(launcher), user, f"{span:.3f}", *words),
             cwd=folder,
-            stdin=asyncio.subprocess.DEVNULL,
+            stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.STDOUT,
-            env=_environment(folder),
+            stderr=asyncio.subprocess.DEVNULL,
+            env=self._environment(folder),
             start_new_session=True,
         )
-    except (OSError, ValueError) as error:
-        return CheckResult(is_well=False, detail=f"cannot start: {error}")
-    has_ended = False
+        assert process.stdin is not None
+        assert process.stdout is not None
+        try:
+            async with asyncio.timeout(span + _MARGIN_S):
+                return await process.stdout.read(_ANSWER_BYTES_MAX)
+        except TimeoutError:
+            return b""
+        finally:
+            # Whoever ends this early has a launcher that still has to end the check.
+            process.stdin.close()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_END_S):
+                    await process.wait()
+            with suppress(ProcessLookupError):
+                process.kill()
+
+    def _environment(self, folder: Path) -> dict[str, str]:
+        names = _PASSED_ON if self._account else (*_PASSED_ON, *_PASSED_ON_AS_AGENT)
+        passed_on = {name: os.environ[name] for name in names if name in os.environ}
+        home = {"HOME": "/"} if self._account else {}
+        return {**home, **passed_on, "FIREDOOR_VERSION_FOLDER": str(folder)}
+
+
+def _result(answer: bytes) -> CheckResult:
+    """What a launcher has answered."""
     try:
-        async with asyncio.timeout(timeout):
-            said = await _tail(process)
-            code = await process.wait()
-            has_ended = True
-    except TimeoutError:
-        return CheckResult(is_well=False, detail=f"did not end within {timeout:g} s")
-    finally:
-        if not has_ended:
-            await _kill(process)
+        said: dict[str, Any] = json.loads(answer)
+        code, text, error = said["code"], str(said["said"]), str(said["error"])
+    except (ValueError, KeyError, TypeError):
+        return CheckResult(is_well=False, detail="the program that ran it was ended")
+    return result_of(code, text, error)
+
+
+def result_of(code: int | None, said: str, error: str) -> CheckResult:
+    """How a check ended, whoever ran it."""
+    if error or code is None:
+        return CheckResult(is_well=False, detail=error or "it did not end")
     if code == 0:
         return CheckResult(is_well=True)
-    text = said.decode(errors="replace").strip()
-    return CheckResult(is_well=False, detail=f"exit code {code}: {text}")
-
-
-def _environment(folder: Path) -> dict[str, str]:
-    passed_on = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
-    return {**passed_on, "FIREDOOR_VERSION_FOLDER": str(folder)}
-
-
-async def _tail(process: asyncio.subprocess.Process) -> bytes:
-    """The end of what it says, however much that is."""
-    assert process.stdout is not None
-    said = b""
-    while part := await process.stdout.read(KIB):
-        said = (said + part)[-_SAID_BYTES:]
-    return said
-
-
-async def _kill(process: asyncio.subprocess.Process) -> None:
-    # The whole group, even where the program itself has ended: what it left behind still holds
-    # its output, or there would have been no time-out.
-    # A check that became another user cannot be killed by us; it is left behind, not waited for.
-    with suppress(OSError):
-        if sys.platform == "win32":
-            process.kill()
-        else:
-            os.killpg(process.pid, signal.SIGKILL)
-    with suppress(OSError):
-        process.kill()
-    with suppress(TimeoutError):
-        async with asyncio.timeout(_CLOSE_SPAN_S):
-            await process.wait()
-    # What the dead still held of its output closes now; what left the group may hold it longer.
-    with suppress(TimeoutError):
-        async with asyncio.timeout(_CLOSE_SPAN_S):
-            await _tail(process)
+    return CheckResult(is_well=False, detail=f"exit code {code}: {said.strip()}")

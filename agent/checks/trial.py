@@ -10,8 +10,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from agent.checks.command import run_check
-from agent.checks.contract import CheckResult
+from agent.checks.isolation import Runner
 from agent.verdict import Verdict, verdict
 from firedoor.units import Instant, Span
 
@@ -21,12 +20,13 @@ CHECK_EVERY_S = 0.5
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """What is asked of a release, in its `folder`. `timeout` is for one check."""
+    """What is asked of a release of `product`, in its `folder`. `span` is for one check."""
 
+    product: str
     checks: tuple[str, ...]
     folder: Path
     settle: Span
-    timeout: Span
+    span: Span
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,11 +38,15 @@ class Outcome:
 
 
 async def hold_trial(
-    trial: Trial, *, clock: Callable[[], Instant], ended_by_order: Callable[[], Awaitable[None]]
+    trial: Trial,
+    runner: Runner,
+    *,
+    clock: Callable[[], Instant],
+    ended_by_order: Callable[[], Awaitable[None]],
 ) -> Outcome:
     """Ask until there is a verdict, or until `ended_by_order()` returns."""
     async with asyncio.TaskGroup() as group:
-        asking = group.create_task(_ask(trial, clock))
+        asking = group.create_task(_ask(trial, runner, clock))
         order = group.create_task(_wait(ended_by_order))
         await asyncio.wait({asking, order}, return_when=asyncio.FIRST_COMPLETED)
         # An order that came in the same turn as the verdict has the word.
@@ -56,19 +60,21 @@ async def _wait(ended_by_order: Callable[[], Awaitable[None]]) -> None:
     await ended_by_order()
 
 
-async def _ask(trial: Trial, clock: Callable[[], Instant]) -> Outcome:
+async def _ask(trial: Trial, runner: Runner, clock: Callable[[], Instant]) -> Outcome:
     since = clock()
     while True:
-        failure = await _first_failure(trial)
+        failure = await _first_failure(trial, runner)
         found = verdict(is_well=failure is None, settle_span=trial.settle, since=since, now=clock())
         if found is not Verdict.UNDECIDED:
             return Outcome(found, failure or "")
         await asyncio.sleep(min(CHECK_EVERY_S, max(0.0, since + trial.settle - clock())))
 
 
-async def _first_failure(trial: Trial) -> str | None:
+async def _first_failure(trial: Trial, runner: Runner) -> str | None:
     for command in trial.checks:
-        result: CheckResult = await run_check(command, folder=trial.folder, timeout=trial.timeout)
+        result = await runner.run(
+            command, folder=trial.folder, span=trial.span, product=trial.product
+        )
         if not result.is_well:
             return f"{command}: {result.detail}"
     return None

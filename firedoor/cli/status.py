@@ -1,6 +1,7 @@
 """`firedoor status`: the fleet as one person can take it in."""
 
 import json
+import re
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -19,6 +20,9 @@ from firedoor.halt.order import LEVEL_MAX, LEVEL_NARROW, NARROW
 from firedoor.halt.scope import ScopeKind, parse_scope
 from firedoor.identity import Place
 from firedoor.runtime.peer_client import PeerClient
+
+# What an agent says of a release that it could run and may not; the rest is for that machine alone.
+_HELD_BACK = re.compile(r"(\S+) is held back: ([^(;]*[^(; ])")
 
 _FIND_S = 2.0
 
@@ -65,6 +69,7 @@ def show_status(key_file: tuple[Path, Path | None], to: list[str], *, is_json: b
     for line in (
         *lines_of(status),
         *versions_of(status),
+        *held_back_of(status),
         *bound_of(status),
         *drills_of(status, time.time()),
     ):
@@ -141,6 +146,20 @@ def versions_of(status: PeerStatus) -> list[str]:
     words = [f"{count} run {version}" for version, count in sorted(said.items())]
     words += [f"{unknown} have not said it, as 0.1 does not"] if unknown and said else []
     return [f"agents: {', '.join(words)}"] if words else []
+
+
+def held_back_of(status: PeerStatus) -> list[str]:
+    """How many machines hold which release back, and why: a setting of theirs is missing."""
+    found: Counter[tuple[str, str, str]] = Counter()
+    for endpoint in status.endpoints:
+        for each in endpoint.products:
+            held = _HELD_BACK.match(each.detail)
+            if held is not None:
+                found[each.product, held[1], held[2]] += 1
+    return [
+        f"{count} machine{'s hold' if count > 1 else ' holds'} {product} {version} back: {why}"
+        for (product, version, why), count in sorted(found.items())
+    ]
 
 
 def drills_of(status: PeerStatus, now: float) -> list[str]:

@@ -79,6 +79,8 @@ class AgentSettings:
     peers: tuple[str, ...] = ()
     mdns: tuple[str, ...] = ()
     lease: Literal["standard", "thin-wan", "air-gapped"] = "standard"
+    check_user: str = ""
+    checks_run_as_agent: bool = False
     limits: LimitSettings = field(default_factory=LimitSettings)
     hooks: HookSettings = field(default_factory=HookSettings)
     guard: GuardSettings = field(default_factory=GuardSettings)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
+from agent.checks.isolation import Checks
 from agent.handlers.files import FilesHandler
 from agent.installer import Installer
 from agent.journal import Journal
@@ -23,7 +24,7 @@ from firedoor.runtime.host import Host
 from firedoor.runtime.key_files import read_key_file
 from firedoor.runtime.pacing import Budget
 from firedoor.runtime.peer_client import PeerClient
-from firedoor.runtime.settings import ProductSettings
+from firedoor.runtime.settings import AgentSettings, ProductSettings
 from firedoor.runtime.tls import credentials_of
 from firedoor.runtime.trust_client import fleet_of
 from firedoor.wire.messages import Message
@@ -46,6 +47,7 @@ class Endpoint:
         self._folder = folder
         self._settings = ProductSettings(str(folder / "root"), **{"settle_s": 0.0} | settings)
         self._published: list[tuple[bytes, Manifest]] = []
+        self.checks = Checks(AgentSettings("", "", "branch", checks_run_as_agent=True))
         self.host: Host
         self.installer: Installer
 
@@ -145,6 +147,7 @@ class Endpoint:
             self._settings,
             journal=Cut(journal, cut),  # type: ignore[arg-type]  # the same, until the power goes
             handler=Cut(handler, cut),
+            checks=self.checks,
             on_change=lambda: None,
         )
         if self._is_leased:
