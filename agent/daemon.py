@@ -47,6 +47,10 @@ TOMBSTONE_SPREAD_S = 2.0
 
 # After news that nobody could bring whole: a mirror that restarts takes about as long.
 REFRESH_AGAIN_S = 2.0
+REFRESH_AGAIN_MAX_S = 60.0
+
+# Two releases of one moment are two refreshes, this far apart.
+REFRESH_EVERY_S = 0.5
 
 # A journal that cannot be opened (a full disk, a damaged file) is tried again this often.
 JOURNAL_AGAIN_S = 10.0
@@ -234,11 +238,15 @@ class AgentDaemon:
 
     def _news(self) -> list[PeerId]:
         """Who has newer metadata, the newest first; endpoints only while no mirror answers."""
-        mirrors, mine = self._mirrors(), self.host.catalogue.timestamp
-        self._announced = {
-            peer: each for peer, each in self._announced.items() if peer in self.host.lines.open
-        }
-        able = [peer for peer in self._announced if peer in mirrors or not mirrors]
+        lines, mine = self.host.lines.open, self.host.catalogue.timestamp
+        self._announced = {peer: each for peer, each in self._announced.items() if peer in lines}
+        # A mirror of another site that has dialled in is nobody's source.
+        sources = [peer for peer, line in lines.items() if line.is_upstream]
+        able = [
+            peer
+            for peer in self._announced
+            if peer in sources or (not sources and lines[peer].peer.role is Role.AGENT)
+        ]
         able = [peer for peer in able if self._announced[peer].timestamp > mine]
         # The highest claim first, but for those whose claims have come to nothing before.
         able = sorted(able, key=lambda peer: -self._announced[peer].timestamp)
@@ -304,17 +312,24 @@ class AgentDaemon:
                 journal.add_failed(content)
 
     async def _refresh(self) -> None:
+        pause = REFRESH_AGAIN_S
         while True:
             await self._refresh_wanted.wait()
             self._refresh_wanted.clear()
             if not self._news():
                 continue
-            if not await self._refreshed():
-                await asyncio.sleep(REFRESH_AGAIN_S * (0.5 + self._dice.fraction()))
-                self._refresh_wanted.set()
-                continue
+            is_done = await self._refreshed()
+            # What came is believed, though not all of it could be had.
             self.host.believe()
             self._stir()
+            pause = REFRESH_AGAIN_S if is_done else min(pause * 2, REFRESH_AGAIN_MAX_S)
+            # Claims without end must not make this endpoint ask without end.
+            await asyncio.sleep((REFRESH_EVERY_S if is_done else pause) * self._jitter())
+            if not is_done or self._news():
+                self._refresh_wanted.set()
+
+    def _jitter(self) -> float:
+        return 0.5 + self._dice.fraction()
 
     async def _refreshed(self) -> bool:
         """Ask those who have news until one brings it; False: none did."""

@@ -34,8 +34,8 @@ from firedoor.pieces.manifest import Manifest
 from firedoor.rosters import neighbourhood
 from firedoor.runtime.host import Host
 from firedoor.runtime.logs import log
+from firedoor.runtime.release_entries import ReleaseEntry
 from firedoor.runtime.settings import ProductSettings
-from firedoor.runtime.trust_client import ReleaseEntry
 from firedoor.units import Instant, Span, after, between
 from firedoor.wire.messages import ProductHealth
 

@@ -87,6 +87,15 @@ PIECES_MAX = 1_000_000
 # Metadata files of TUF. The largest, a publisher's list of releases, is about 400 bytes a release.
 METADATA_BYTES_MAX = 16 * MIB
 
+# A publisher's list as the origin takes it in: what signs it anew has room for longer names.
+RELEASE_LIST_BYTES_MAX = 12 * MIB
+
+# A list that runs out sooner could be signed anew by nobody in time.
+RELEASE_LIST_SPAN_MIN_S = 7 * 24 * 3600
+
+# How far above the highest counter of its product a release may be: room for a billion such steps.
+COUNTER_STEP_MAX = 1 << 20
+
 # All metadata of a fleet together: a publisher's list of 10,000 releases is 4 MB.
 ALL_METADATA_BYTES_MAX = 64 * MIB
 

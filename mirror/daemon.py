@@ -7,6 +7,7 @@ rotations).
 """
 
 import asyncio
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -23,9 +24,9 @@ from firedoor.runtime.dialling import Neighbours, keep_dialling
 from firedoor.runtime.discovery import Discovery
 from firedoor.runtime.host import Host
 from firedoor.runtime.logs import log
+from firedoor.runtime.release_entries import ReleaseEntry
 from firedoor.runtime.renewal import Renewal
 from firedoor.runtime.settings import split_address
-from firedoor.runtime.trust_client import ReleaseEntry
 from firedoor.wire.messages import Announce, Health, Message, Receipts, Recorded
 from mirror.beacon_key import BeaconSigner
 from mirror.certificates import certificate_of
@@ -40,6 +41,7 @@ RESIGN_LOOK_S = 600.0
 
 # After a failed sync from upstream, beyond what its next announcement will start anyway.
 SYNC_AGAIN_S = 2.0
+SYNC_AGAIN_MAX_S = 60.0
 
 # Orders leave before the beacon that names them, and several of one moment get one beacon: each
 # endpoint records that too, so those of a large site should be done with the order. Leases count
@@ -248,15 +250,22 @@ class MirrorDaemon:
             self._announce()
 
     async def _sync(self) -> None:
+        pause = SYNC_AGAIN_S
         while True:
             await self._sync_wanted.wait()
             self._sync_wanted.clear()
             try:
                 async with self._syncing:
                     await self._sync_once()
+                pause = SYNC_AGAIN_S
             except (FiredoorError, OSError) as error:
                 log("sync-failed", level="warning", why=str(error))
                 await asyncio.sleep(SYNC_AGAIN_S)
+                # What was wanted meanwhile, by an announcement for one, waits no longer.
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(pause - SYNC_AGAIN_S):
+                        await self._sync_wanted.wait()
+                pause = min(2 * pause, SYNC_AGAIN_MAX_S)
                 self._sync_wanted.set()
 
     async def _sync_later(self) -> None:
@@ -266,12 +275,17 @@ class MirrorDaemon:
 
     async def _sync_once(self) -> None:
         get = self._source()
+        failures: list[FiredoorError | OSError] = []
         if not self._host.settings.is_fed_by_stick:
-            await self._host.catalogue.refresh(get, self._heard_targets)
+            try:
+                await self._host.catalogue.refresh(get, self._heard_targets)
+            except FiredoorError as error:
+                # One publisher's list that cannot be had keeps nothing of the others back.
+                failures.append(error)
             self._host.believe()
         # A run was ended between a record and the beacon that names it, or keys were turned.
         self._beacon_wanted.set()
-        failures = [
+        failures += [
             error for error in [await self._try(entry, get) for entry in self._open()] if error
         ]
         # Last: who hears of a release asks for its manifest at once.

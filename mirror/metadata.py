@@ -31,11 +31,14 @@ from tuf.api.metadata import (
 )
 
 from firedoor.errors import Malformed, Stale, TooLarge, Unavailable, Untrusted
-from firedoor.limits import MANIFEST_BYTES_MAX, METADATA_BYTES_MAX
+from firedoor.limits import MANIFEST_BYTES_MAX
 from firedoor.pieces.manifest import Manifest, decode_manifest, facts_of
 from firedoor.runtime.files import durable_write
+from firedoor.runtime.release_entries import superseded
 from firedoor.trust.keys import NaclSigner
+from firedoor.trust.repository import meta_of
 from firedoor.units import UnixTime
+from mirror.release_lists import check_bytes, check_list, check_order
 
 # A frozen mirror is found out after a day at most (halt.md, the lease: expiry of 24 h or less).
 TIMESTAMP_SPAN_S = 24 * 3600
@@ -115,11 +118,8 @@ class MetadataFolder:
 
     def add(self, role: str, version: int, data: bytes, now: UnixTime) -> None:
         """Make `data` the metadata of `role`: its file, then a snapshot, then the timestamp."""
-        repository = self.load()
         durable_write(self._folder / file_name(version, role), data)
-        snapshot = repository.snapshot
-        snapshot.signed.meta[f"{role}.json"] = MetaFile(version)
-        self._write_snapshot(snapshot, repository.timestamp, now)
+        self.point_to({role: version}, now)
 
     def keep(self, files: Mapping[str, bytes]) -> None:
         """Write files that nothing leads to yet, but for a root, which clients find by its name."""
@@ -147,13 +147,24 @@ class MetadataFolder:
     def _write_snapshot(
         self, snapshot: Metadata[Snapshot], timestamp: Metadata[Timestamp], now: UnixTime
     ) -> None:
+        for name, meta in snapshot.signed.meta.items():
+            # A snapshot of 0.1 names versions alone.
+            if meta.length is None:
+                data = self.read(file_name(meta.version, name.removesuffix(".json")))
+                snapshot.signed.meta[name] = meta_of(meta.version, data)
         snapshot.signed.version += 1
         snapshot.signed.expires = _moment(now + SNAPSHOT_SPAN_S)
         data = _sign(snapshot, self._snapshot)
         durable_write(self._folder / f"{snapshot.signed.version}.snapshot.json", data)
-        hashes = {"sha256": sha256(data).hexdigest()}
-        timestamp.signed.snapshot_meta = MetaFile(snapshot.signed.version, len(data), hashes)
+        timestamp.signed.snapshot_meta = meta_of(snapshot.signed.version, data)
         self._write_timestamp(timestamp, now)
+        self._prune(snapshot.signed)
+
+    def _prune(self, snapshot: Snapshot) -> None:
+        """Remove what only older snapshots name; who is at one reads it for a while yet."""
+        newest = {name.removesuffix(".json"): each.version for name, each in snapshot.meta.items()}
+        for name in superseded(newest | {"snapshot": snapshot.version}, self._folder):
+            (self._folder / name).unlink(missing_ok=True)
 
     def _write_timestamp(self, timestamp: Metadata[Timestamp], now: UnixTime) -> None:
         timestamp.signed.version += 1
@@ -191,8 +202,7 @@ def check_offer(
         Stale: not the next version, or past its dates.
         Malformed: it changes more than one release, or facts and manifest disagree.
     """
-    if len(data) > METADATA_BYTES_MAX:
-        raise TooLarge("metadata", limit=METADATA_BYTES_MAX, size=len(data))
+    check_bytes(data)
     if len(manifest) > MANIFEST_BYTES_MAX:
         raise TooLarge("manifest", limit=MANIFEST_BYTES_MAX, size=len(manifest))
     delegated = _delegation(repository.targets, role)
@@ -209,7 +219,10 @@ def check_offer(
     path, target = _added(old.signed, new.signed)
     if not delegated.is_delegated_path(path):
         raise Untrusted("release's path", wanted=f"one of {role}", got=repr(path[:160]))
-    return _match(path, target, manifest, new.signed.version)
+    offer = _match(path, target, manifest, new.signed.version)
+    check_list(role, new, now)
+    check_order(offer.manifest, old.signed)
+    return offer
 
 
 def parse(data: bytes, kind: type[S], *, what: str) -> Metadata[S]:
@@ -220,7 +233,7 @@ def parse(data: bytes, kind: type[S], *, what: str) -> Metadata[S]:
     """
     try:
         read = Metadata[S].from_bytes(data)
-    except (RepositoryError, ValueError, KeyError, TypeError) as error:
+    except (RepositoryError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise Malformed(what, wanted="TUF metadata", got=str(error)[:120]) from error
     if not isinstance(read.signed, kind):
         raise Malformed(what, wanted=f"type {kind.type}", got=str(read.signed.type))

@@ -35,9 +35,9 @@ from firedoor.runtime.carried_files import CarriedFiles
 from firedoor.runtime.catalogue import Catalogue
 from firedoor.runtime.clocks import Clock
 from firedoor.runtime.peer_client import PeerClient
+from firedoor.runtime.release_entries import ReleaseEntry
 from firedoor.runtime.screen import plain
 from firedoor.runtime.settings import split_address
-from firedoor.runtime.trust_client import ReleaseEntry
 from firedoor.trust.keys import Authority
 from firedoor.wire.codec import decode, digests_of, encode
 from firedoor.wire.stick import (

@@ -14,8 +14,8 @@ from firedoor.errors import FiredoorError, Refused, Unavailable
 from firedoor.halt.order import Ban, Halt, Order, Pass, Resume, Revoke, read_order
 from firedoor.identity import FleetId
 from firedoor.runtime.peer_client import PeerClient
+from firedoor.runtime.release_entries import ReleaseEntry
 from firedoor.runtime.screen import plain
-from firedoor.runtime.trust_client import ReleaseEntry
 
 Address = tuple[str, int]
 
@@ -48,7 +48,9 @@ class Evidence:
                 why = "no peer shows its signed record; --blind signs for the id alone"
                 raise Unavailable(f"order {each.hex()[:16]}", why=why)
             found.append(f"{verb} {each.hex()}")
-            found += _said(order) if order is not None else ["  UNSEEN: no record of it was found"]
+            found += (
+                lines_of(order) if order is not None else ["  UNSEEN: no record of it was found"]
+            )
         return found
 
     async def ids(self, kinds: Collection[str]) -> list[str]:
@@ -93,7 +95,8 @@ class Evidence:
         return found
 
 
-def _said(order: Order) -> list[str]:
+def lines_of(order: Order) -> list[str]:
+    """What a signed order says, for a person."""
     match order:
         case Halt():
             what = f"{order.kind} of {plain(order.scope.text)} at level {order.level}"

@@ -38,6 +38,9 @@ _WAIT_S_MAX = 600.0
 _OTHERS_S = 2.0
 
 
+# Whoever can be handed an order.
+ANY_ROLE = (Role.MIRROR, Role.AGENT)
+
 # One order at one peer, its disk included.
 _ANSWER_S = 30.0
 
@@ -138,14 +141,17 @@ def _failure(progress: Progress, ends: list[FiredoorError]) -> FiredoorError:
     return Unavailable(what, why=whys)
 
 
-async def collect_orders(client: PeerClient, address: tuple[str, int]) -> list[bytes]:
-    """Every order that a peer offers.
+async def collect_orders(
+    client: PeerClient, address: tuple[str, int], *, roles: tuple[Role, ...] = ANY_ROLE
+) -> list[bytes]:
+    """Every order that a peer of one of `roles` offers; none is verified.
 
     Raises:
         Unavailable: it does not answer, or ends too early.
     """
     records: list[bytes] = []
-    async with _talking(client, address, Hello(bytes(32), 0), OrderIds(())) as socket:
+    opening = (Hello(bytes(32), 0), OrderIds(()))
+    async with _talking(client, address, *opening, roles=roles) as socket:
         async for frame in socket.frames():
             match decode_message(frame):
                 case Orders(more):
@@ -179,12 +185,15 @@ async def give(client: PeerClient, address: tuple[str, int], order: bytes, order
 
 @asynccontextmanager
 async def _talking(
-    client: PeerClient, address: tuple[str, int], *opening: Message
+    client: PeerClient,
+    address: tuple[str, int],
+    *opening: Message,
+    roles: tuple[Role, ...] = ANY_ROLE,
 ) -> AsyncIterator[Conversation]:
     """A conversation of at most _ANSWER_S that begins with these messages."""
     try:
         async with asyncio.timeout(_ANSWER_S):
-            socket = await _dial(client, *address)
+            socket = await _dial(client, *address, roles=roles)
             try:
                 for message in opening:
                     socket.say(message)
@@ -196,12 +205,14 @@ async def _talking(
         raise Unavailable(f"{address[0]}:{address[1]}", why=why) from error
 
 
-async def _dial(client: PeerClient, host: str, port: int) -> Conversation:
-    # A mirror or an endpoint will do; which it is is in its certificate.
-    try:
-        return (await client.dial(host, port, role=Role.MIRROR))[1]
-    except Unavailable:
-        return (await client.dial(host, port, role=Role.AGENT))[1]
+async def _dial(
+    client: PeerClient, host: str, port: int, roles: tuple[Role, ...] = ANY_ROLE
+) -> Conversation:
+    # Which role it has is in its certificate.
+    for role in roles[:-1]:
+        with suppress(Unavailable):
+            return (await client.dial(host, port, role=role))[1]
+    return (await client.dial(host, port, role=roles[-1]))[1]
 
 
 class _Hand:

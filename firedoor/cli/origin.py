@@ -6,8 +6,9 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 from firedoor.cli.common import open_key, status_at, with_client
+from firedoor.cli.handing import collect_orders
 from firedoor.cli.peer_status import Answer
-from firedoor.errors import Malformed, Unavailable
+from firedoor.errors import FiredoorError, Malformed, Unavailable
 from firedoor.identity import FleetId, Role
 from firedoor.limits import METADATA_BYTES_MAX, PIECES_MAX
 from firedoor.runtime.catalogue import Catalogue
@@ -42,6 +43,10 @@ class Origin:
         """What the origin says of itself; raises as `status_at`."""
         return await status_at(self._client, self._address)
 
+    async def orders(self) -> list[bytes]:
+        """Every order that it offers, none verified; raises as `collect_orders`."""
+        return await collect_orders(self._client, self._address, roles=(Role.MIRROR,))
+
     async def post(self, path: str, body: bytes, headers: dict[str, str] | None = None) -> bytes:
         """The origin's answer; raises as `PeerClient.post`."""
         limit, span_s = ANSWER_BYTES_MAX, _ANSWER_SPAN_S
@@ -69,7 +74,12 @@ async def verified(origin: Origin, fleet: FleetId) -> AsyncIterator[Catalogue]:
         root = await origin.get("/v1/metadata/1.root.json", METADATA_BYTES_MAX)
         # The fleet's id is the digest of its first root: what the origin sends is checked by it.
         catalogue = Catalogue(Path(folder), root=root, fleet=fleet, clock=Clock())
-        await catalogue.refresh(origin.get)
+        try:
+            await catalogue.refresh(origin.get)
+        except FiredoorError:
+            # One publisher's list that cannot be read must not keep the others' people from work.
+            if catalogue.authority is None or not catalogue.authority.is_fresh:
+                raise
         yield catalogue
 
 

@@ -32,9 +32,9 @@ from firedoor.pieces.manifest import (
 from firedoor.runtime.catalogue import Catalogue
 from firedoor.runtime.fleet_folder import RELEASES_DAYS
 from firedoor.runtime.key_files import KeyFile
+from firedoor.runtime.release_entries import ReleaseEntry
 from firedoor.runtime.settings import check_command
 from firedoor.runtime.tree import read_tree
-from firedoor.runtime.trust_client import ReleaseEntry
 from firedoor.trust.repository import add_release, is_publisher, signed_by
 from firedoor.wire.codec import digests_of, pack
 

@@ -10,8 +10,8 @@ from firedoor.identity import FleetId
 from firedoor.pieces.inventory import piece_map
 from firedoor.pieces.manifest import Manifest
 from firedoor.runtime.key_files import KeyFile
+from firedoor.runtime.release_entries import ReleaseEntry
 from firedoor.runtime.screen import plain
-from firedoor.runtime.trust_client import ReleaseEntry
 
 
 def show_releases(key: KeyFile, *, is_json: bool) -> None:

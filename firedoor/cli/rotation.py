@@ -13,6 +13,7 @@
 import os
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -21,10 +22,12 @@ from typing import Any
 from tuf.api.metadata import Metadata, Root, Targets
 
 from firedoor.cli.common import checked_public, new_passphrase, open_key, say, with_client
-from firedoor.cli.handing import collect_orders, give
+from firedoor.cli.evidence import lines_of
+from firedoor.cli.handing import give
 from firedoor.cli.origin import Origin, origin_of, verified
-from firedoor.errors import Malformed
-from firedoor.halt.envelope import Envelope, Signature, id_of, role_of
+from firedoor.errors import Malformed, Refused
+from firedoor.halt.envelope import Envelope, Signature, id_of, only_by, role_of, threshold_of
+from firedoor.halt.order import Order, Revoke, read_order
 from firedoor.identity import FleetId
 from firedoor.limits import LIST_ITEMS_MAX, ORDER_BYTES_MAX, ORDERS_MAX, SIGNATURES_MAX
 from firedoor.runtime.catalogue import Catalogue
@@ -98,7 +101,7 @@ def rotate(fleet: Path, turn: Turn, passphrase_file: Path | None) -> None:
         origin = Origin(client, address, operator)
         if turn.role in _BRAKE:
             # Before: once the old key is gone the origin offers nothing that it signed.
-            files.remember(await collect_orders(client, address))
+            files.remember(await _alive(origin, FleetId(operator.fleet), turn.role))
         threshold = await _turn(origin, turn, roots, files)
         keys = files.put_in_place()
         if turn.role in _BRAKE:
@@ -109,10 +112,37 @@ def rotate(fleet: Path, turn: Turn, passphrase_file: Path | None) -> None:
             ]
             for order_id, order in anew:
                 await give(client, address, order, order_id)
+                say(f"signed anew: {order_id.hex()}")
             files.forget()
             say(f"{len(anew)} order(s) signed anew by it")
 
     with_client(operator, work)
+
+
+async def _alive(origin: Origin, fleet: FleetId, role: str) -> list[bytes]:
+    """The orders of a role that its keys of today have signed and no revocation has ended.
+
+    Each with the signatures that still count, and no others: what is signed anew is what people had
+    signed, whoever answers for the origin. Each is said, for somebody to read.
+    """
+    async with verified(origin, fleet) as catalogue:
+        authority = catalogue.authority
+    assert authority is not None
+    orders: list[Order] = []
+    for record in await origin.orders():
+        with suppress(Refused):
+            orders.append(read_order(record, authority))
+    revokes = [order for order in orders if isinstance(order, Revoke)]
+    found = []
+    for order in orders:
+        gone = {each.keyid for each in revokes if order.id not in each.survivors}
+        left = order.signers - gone
+        if role_of(order.kind) == role and len(left) >= threshold_of(order.kind, authority):
+            envelope = decode(Envelope, order.record, what="order", limit=ORDER_BYTES_MAX)
+            found.append(encode(only_by(envelope, left)))
+            for line in (order.id.hex(), *lines_of(order)):
+                say(line)
+    return found
 
 
 async def _turn(origin: Origin, turn: Turn, roots: Sequence[KeyFile], files: "KeyFiles") -> int:

@@ -11,6 +11,7 @@ from firedoor.errors import Absent, FiredoorError, Unavailable
 from firedoor.identity import Peer, PeerId, Role
 from firedoor.limits import METADATA_BYTES_MAX, STRANGERS_DIALLED_MAX
 from firedoor.runtime.peer_client import PeerClient
+from firedoor.units import Instant
 
 if TYPE_CHECKING:
     from firedoor.runtime.host import Host
@@ -18,18 +19,23 @@ if TYPE_CHECKING:
 # Peers that are asked in turn for one small file.
 SOURCES_MAX = 3
 
+# All small files of one refresh come within it from a mirror of the site; beyond it others do.
+_SLOW_S = 5.0
+
 
 class Getter:
     """A `Get` of catalogue.py over this host's connections.
 
     Sources are mirrors that settings, site or LAN make one, and endpoints where there is none. They
     are asked in turn (sources.py). That one of them does not have a metadata file is an answer: a
-    peer that never answers must not be asked for it next.
+    peer that never answers must not be asked for it next. One that is right but slow, file after
+    file, is no better than one that fails.
     """
 
     def __init__(self, host: "Host", source: PeerId | None) -> None:
         self._host = host
         self._source = source
+        self._spent: dict[PeerId, float] = {}
 
     async def __call__(self, path: str, limit: int) -> bytes:
         """The body at `path`; raises Unavailable or Refused."""
@@ -37,6 +43,7 @@ class Getter:
         bound = min(limit, METADATA_BYTES_MAX) if is_metadata else limit
         last = Unavailable(path, why="no mirror and no peer is connected")
         for source in self._able()[:SOURCES_MAX]:
+            began = self._host.clock.now()
             try:
                 address, port = self._host.lines.address_of(source)
                 data = await self._host.client.get(address, port, path, expect=source, limit=bound)
@@ -49,9 +56,17 @@ class Getter:
                 self._host.sources.failed(source, self._host.clock.now())
                 last = error
             else:
-                self._host.sources.answered(source)
+                self._judge(source, began)
                 return data
         raise last
+
+    def _judge(self, source: PeerId, began: Instant) -> None:
+        now = self._host.clock.now()
+        self._spent[source] = self._spent.get(source, 0.0) + (now - began)
+        if self._spent[source] > _SLOW_S:
+            self._host.sources.failed(source, now)
+        else:
+            self._host.sources.answered(source)
 
     def _able(self) -> list[PeerId]:
         lines = [*self._host.lines.open.values()]

@@ -13,6 +13,7 @@ from contextlib import suppress
 from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
+from urllib.parse import unquote
 
 from firedoor.errors import FiredoorError, Unavailable, Untrusted
 from firedoor.identity import FleetId
@@ -22,7 +23,8 @@ from firedoor.runtime.clocks import Clock
 from firedoor.runtime.files import durable_write
 from firedoor.runtime.folders import read_regular
 from firedoor.runtime.logs import log
-from firedoor.runtime.trust_client import ReleaseEntry, TrustClient
+from firedoor.runtime.release_entries import ReleaseEntry, superseded
+from firedoor.runtime.trust_client import TrustClient
 from firedoor.trust.keys import Authority, controller_of
 
 # One file of metadata over the thinnest branch; beyond this another mirror is asked.
@@ -43,7 +45,6 @@ class Catalogue:
         self._clock = clock
         self._served = folder / "served"
         self._manifests = folder / "manifests"
-        self._fresh: dict[str, bytes] = {}
         self._get: Get | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._lock = asyncio.Lock()
@@ -62,7 +63,8 @@ class Catalogue:
         """Believe what an earlier run kept, without asking anybody; nothing kept is no error."""
         try:
             self.releases = tuple(self._refresh())
-            self.timestamp = self._trust.timestamp_version()
+            if not self._trust.wanting:
+                self.timestamp = self._trust.timestamp_version()
         except FiredoorError:
             # Past its dates, for one: the keys still serve to verify halts.
             with suppress(FiredoorError):
@@ -84,14 +86,15 @@ class Catalogue:
         old mirror there, the keys of that version still serve to verify halts.
 
         Raises:
-            Unavailable, Refused: nothing new is believed; what was trusted stays.
+            Unavailable, Refused: nothing new is believed, or not all of it: a publisher's list
+                could not be had, and the one before it counts. Another source may have it.
         """
         async with self._lock:
             self._get, self._loop = get, asyncio.get_running_loop()
-            self._fresh = {}
             try:
                 self.releases = tuple(await asyncio.to_thread(self._refresh))
                 await asyncio.to_thread(self._publish_fresh)
+                self._require_all_lists()
             except FiredoorError:
                 await asyncio.to_thread(self._publish_roots)
                 if not await asyncio.to_thread(self._refresh_authority, targets):
@@ -233,20 +236,25 @@ class Catalogue:
             return 0
 
     def _publish_fresh(self) -> None:
-        """Serve what this refresh brought, timestamp.json last.
-
-        python-tuf does not fetch again what an earlier refresh kept, even one that failed or was
-        killed half-way; so whatever is trusted and not served yet is served too.
-        """
+        """Serve what is trusted, and nothing else, timestamp.json last."""
         trusted = self._trust.kept_files()
         last = trusted.pop("timestamp.json", None)
-        for name, data in (trusted | self._fresh).items():
-            if name != "timestamp.json" and not (self._served / name).exists():
+        for name, data in trusted.items():
+            if data != self.served(name):
                 durable_write(self._served / name, data)
         if last is not None and last != self.served("timestamp.json"):
             durable_write(self._served / "timestamp.json", last)
+        newest = {unquote(role): version for version, role in map(_parts, trusted)}
+        for name in superseded(newest, self._served):
+            (self._served / name).unlink(missing_ok=True)
         # Not before: who hears of a version asks for it at once, and must not get the one before.
-        self.timestamp = self._trust.timestamp_version()
+        # Not while a list is wanting either: whoever claims this timestamp is then asked for it.
+        if not self._trust.wanting:
+            self.timestamp = self._trust.timestamp_version()
+
+    def _require_all_lists(self) -> None:
+        for role, why in self._trust.wanting.items():
+            raise Unavailable(f"the list of {role}", why=why)
 
     def _publish_roots(self) -> None:
         # A root proves itself by the one before it: whoever syncs from here may need it now.
@@ -269,8 +277,13 @@ class Catalogue:
         except TimeoutError as error:
             waiting.cancel()
             raise Unavailable(name, why=f"no answer within {METADATA_SPAN_S:.0f} s") from error
-        self._fresh[name] = data
         return data
+
+
+def _parts(name: str) -> tuple[int, str]:
+    """Version and role of a metadata file's name."""
+    version, _, role = name.removesuffix(".json").partition(".")
+    return int(version), role
 
 
 def _held(path: Path, limit: int) -> bytes | None:

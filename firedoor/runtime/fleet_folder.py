@@ -162,12 +162,14 @@ class _Maker:
         ).to_bytes()
         roles = {role: self._seeds(role) for role in (*publishers, *BRAKE_ROLES)}
         targets = new_targets(root_seeds, roles, self._in(OFFLINE_DAYS)).to_bytes()
-        files = {"1.root.json": root, "1.targets.json": targets}
+        listed = {"targets": targets}
         for role in publishers:
             releases = new_releases(self._seeds(role), self._in(RELEASES_DAYS))
-            files[f"1.{quote(role, safe='')}.json"] = releases.to_bytes()
+            listed[role] = releases.to_bytes()
+        files = {f"1.{quote(role, safe='')}.json": data for role, data in listed.items()}
+        files["1.root.json"] = root
         expires = self._in(_SNAPSHOT_DAYS)
-        snapshot = new_snapshot(publishers, snapshot_seed[:32], expires).to_bytes()
+        snapshot = new_snapshot(listed, snapshot_seed[:32], expires).to_bytes()
         files["1.snapshot.json"] = snapshot
         expires = self._in(_TIMESTAMP_DAYS)
         files["timestamp.json"] = new_timestamp(snapshot, timestamp_seed[:32], expires).to_bytes()

@@ -62,9 +62,9 @@ from firedoor.runtime.order_log import (
 from firedoor.runtime.peer_client import PeerClient
 from firedoor.runtime.piece_store import PieceStore
 from firedoor.runtime.recorder import Recorder
+from firedoor.runtime.release_entries import ReleaseEntry
 from firedoor.runtime.sources import Sources
 from firedoor.runtime.transfers import Transfers
-from firedoor.runtime.trust_client import ReleaseEntry
 from firedoor.units import Instant, Span
 from firedoor.wire.messages import (
     Countersign,

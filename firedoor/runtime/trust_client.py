@@ -13,19 +13,23 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from tuf.api.exceptions import DownloadError, DownloadHTTPError, RepositoryError
+from tuf.api.exceptions import (
+    DownloadError,
+    DownloadHTTPError,
+    ExpiredMetadataError,
+    RepositoryError,
+)
 from tuf.api.metadata import (
     DelegatedRole,
     Metadata,
     Root,
     Snapshot,
-    TargetFile,
     Targets,
     Timestamp,
 )
@@ -34,15 +38,14 @@ from tuf.ngclient.fetcher import FetcherInterface
 from tuf.ngclient.updater import Updater
 
 from firedoor.errors import FiredoorError, Malformed, Refused, Stale, Unavailable, Untrusted
-from firedoor.identity import FleetId, checked_name
+from firedoor.identity import FleetId
 from firedoor.limits import METADATA_BYTES_MAX
-from firedoor.pieces.manifest import Facts
 from firedoor.runtime.files import durable_write, sync_folder
 from firedoor.runtime.owners import GRANTS, Owners
+from firedoor.runtime.release_entries import ReleaseEntry, entries_of
 from firedoor.trust.keys import Authority, authority_of, register
 from firedoor.trust.repository import is_publisher, own_path
 from firedoor.units import UnixTime
-from firedoor.wire.codec import record
 
 Fetch = Callable[[str, int], bytes]
 """Returns the metadata file of that name, at most so many bytes; raises Unavailable or Refused."""
@@ -58,25 +61,8 @@ _DELEGATIONS_MAX = 4096
 _DATELESS = "authority-targets.json"
 
 
-@dataclass(frozen=True, slots=True)
-class ReleaseEntry:
-    """One release in signed metadata. `manifest`: SHA-256 of its manifest in hex.
-
-    `counter` orders the releases of a product; `content` is the content digest; `publisher` is
-    whose list names it; `floor` is the lowest counter to step back to; `controller` the public key,
-    in hex, that may halt this release.
-    """
-
-    product: str
-    version: str
-    manifest: str
-    length: int
-    counter: int
-    content: bytes
-    handler: str
-    publisher: str = ""
-    floor: int = 0
-    controller: str = ""
+class _Settled(Untrusted):
+    """A list that has run out, or a role that cannot have one: no source has a better one."""
 
 
 class TufFetcher(FetcherInterface):
@@ -107,6 +93,7 @@ class TrustClient:
         self._root = root
         self._updater: Updater | None = None
         self.unlisted: dict[str, str] = {}
+        self.wanting: dict[str, str] = {}
         # Roles and products of rows that are another publisher's to list.
         self.ignored: set[tuple[str, str]] = set()
         self._owners = Owners(folder / "owners.json")
@@ -214,8 +201,18 @@ class TrustClient:
         return Metadata[Timestamp].from_bytes(self._kept("timestamp.json")).signed.version
 
     def role_file(self, role: str) -> bytes:
-        """The file of a delegated role, verified when it was kept; Unavailable when it was not."""
-        return self._kept(f"{quote(role, safe='')}.json")
+        """The file of a delegated role, verified when it was kept; Unavailable when it was not.
+
+        The newest, be it past its date.
+        """
+        name = f"{quote(role, safe='')}.json"
+        found: list[bytes] = []
+        for each in (f"dateless/{name}", name):
+            with suppress(Unavailable):
+                found.append(self._kept(each))
+        if not found:
+            raise Unavailable(name, why="not kept here yet")
+        return max(found, key=lambda data: _targets(data, role).signed.version)
 
     def top_file(self, role: str) -> bytes:
         """The file of a top-level role, verified when it was kept; Unavailable when it was not."""
@@ -224,12 +221,13 @@ class TrustClient:
     def releases(self) -> list[ReleaseEntry]:
         """Every release in signed metadata; `refresh` must have succeeded just before.
 
-        A publisher whose list cannot be believed, for it is past its date for one, lists nothing;
-        `unlisted` then says why, and what it listed before is not open to other publishers.
+        A publisher whose list is past its date lists nothing; `unlisted` then says why, and what
+        it listed before is not open to other publishers. Where a list cannot be had, or is not the
+        one that the snapshot names, the one before it counts while it is within its date, and
+        `wanting` says why: another source may have it.
 
         Raises:
-            Unavailable: a publisher's list cannot be had.
-            Malformed: what is kept here is damaged.
+            Unavailable, Malformed: what is kept here is damaged.
         """
         assert self._updater is not None
         targets = _targets(self._kept("targets.json"), "targets.json").signed
@@ -238,14 +236,18 @@ class TrustClient:
         roles = (targets.delegations.roles if targets.delegations is not None else None) or {}
         listed: dict[str, list[ReleaseEntry]] = {}
         products: list[tuple[str, set[str]]] = []
-        self.unlisted = {}
+        self.unlisted, self.wanting = {}, {}
         for role in [role for name, role in roles.items() if is_publisher(name)]:
             try:
                 listed[role.name] = self._releases_of(role)
-                products.append((role.name, {each.product for each in listed[role.name]}))
-            except Refused as error:
+            except _Settled as error:
                 self.unlisted[role.name] = str(error)
-                products.append((role.name, self._products_before(role.name)))
+            except FiredoorError as error:
+                self.wanting[role.name] = str(error)
+                listed[role.name] = self._releases_before(role, targets)
+            found = listed.get(role.name)
+            before = self._products_before(role.name) if found is None else ()
+            products.append((role.name, {*before, *(each.product for each in found or ())}))
         owners = self._owners.settle(products, _grants(targets))
         sync_all(self._folder)
         entries = [each for role in listed for each in listed[role]]
@@ -278,7 +280,7 @@ class TrustClient:
         for name in signed.meta:
             role = name.removesuffix(".json")
             with suppress(FiredoorError):
-                data = self._kept(f"{quote(role, safe='')}.json")
+                data = self.role_file(role)
                 version = _targets(data, role).signed.version
                 files[f"{version}.{quote(role, safe='')}.json"] = data
         return files
@@ -296,7 +298,7 @@ class TrustClient:
         for role in [name for name in roles if is_publisher(name)]:
             with suppress(FiredoorError):
                 kept = _targets(self._kept(f"{quote(role, safe='')}.json"), role)
-                rows = [_entry(role, *each) for each in kept.signed.targets.items()]
+                rows = entries_of(role, kept.signed)
                 found += rows
                 products.append((role, {each.product for each in rows}))
         owners = self._owners.settle(products, _grants(targets))
@@ -306,28 +308,51 @@ class TrustClient:
         assert self._updater is not None
         own = own_path(role.name)
         if not (role.is_delegated_path(_ANY_RELEASE) and role.is_delegated_path(own)):
-            raise Malformed(
-                role.name[:80], wanted=f"the paths releases/*/* and {own}", got="others"
-            )
+            wanted = f"the paths releases/*/* and {own}"
+            raise _Settled(role.name[:80], wanted=wanted, got="others")
         try:
             # Walks the delegations, and so verifies and keeps the role's file.
             self._updater.get_targetinfo(own)
         except DownloadError as error:
             raise Unavailable(role.name, why=str(error)[:200]) from error
-        except (RepositoryError, ValueError) as error:
+        except ExpiredMetadataError as error:
+            with suppress(FiredoorError):
+                self._keep_dateless(role.name)
+            raise _Settled(role.name, wanted="a date to come", got=str(error)[:200]) from error
+        except (RepositoryError, ValueError, RecursionError) as error:
             wanted = "valid signatures"
             raise Untrusted(role.name, wanted=wanted, got=str(error)[:200]) from error
         except OSError as error:
             raise Unavailable(str(self._folder), why=error.strerror or "disk") from error
         kept = _targets(self._kept(f"{quote(role.name, safe='')}.json"), role.name)
-        targets = sorted(kept.signed.targets.items())
-        return [_entry(role.name, path, target) for path, target in targets]
+        return entries_of(role.name, kept.signed)
+
+    def _releases_before(self, role: DelegatedRole, targets: Targets) -> list[ReleaseEntry]:
+        """What the list kept here names, if its keys still count and it is within its date."""
+        with suppress(FiredoorError, RepositoryError, ValueError):
+            kept = _targets(self._kept(f"{quote(role.name, safe='')}.json"), role.name)
+            targets.verify_delegate(role.name, kept.signed_bytes, kept.signatures)
+            if not kept.signed.is_expired():
+                return entries_of(role.name, kept.signed)
+        return []
+
+    def _keep_dateless(self, role: str) -> None:
+        """Keep a list that is past its date, for its publisher to go on from; it lists nothing."""
+        snapshot = Metadata[Snapshot].from_bytes(self._kept("snapshot.json")).signed
+        version = snapshot.meta[f"{role}.json"].version
+        name = f"{version}.{quote(role, safe='')}.json"
+        data = self._fetcher.download_bytes(_BASE + name, METADATA_BYTES_MAX)
+        offered, targets = _targets(data, name), _targets(self._kept("targets.json"), "targets")
+        targets.signed.verify_delegate(role, offered.signed_bytes, offered.signatures)
+        if offered.signed.version == version:
+            (self._folder / "dateless").mkdir(exist_ok=True)
+            durable_write(self._folder / "dateless" / f"{quote(role, safe='')}.json", data)
 
     def _products_before(self, role: str) -> set[str]:
         """The products of a list that cannot be believed now; they stay its publisher's."""
         try:
             kept = _targets(self._kept(f"{quote(role, safe='')}.json"), role)
-            return {_entry(role, *each).product for each in kept.signed.targets.items()}
+            return {each.product for each in entries_of(role, kept.signed)}
         except FiredoorError:
             return set()
 
@@ -437,29 +462,3 @@ def _grants(targets: Targets) -> Mapping[str, object]:
     """Root's word on whose products are whose; empty where it says nothing."""
     grants = targets.unrecognized_fields.get(GRANTS)
     return grants if isinstance(grants, dict) else {}
-
-
-def _entry(role: str, path: str, target: TargetFile) -> ReleaseEntry:
-    parts = path.split("/")
-    if len(parts) != 3 or parts[0] != "releases":  # noqa: PLR2004  # releases/PRODUCT/VERSION
-        raise Malformed("target path", wanted="releases/PRODUCT/VERSION", got=repr(path[:80]))
-    product, version = checked_name("product", parts[1]), checked_name("version", parts[2])
-    digest = target.hashes.get("sha256")
-    if digest is None:
-        raise Malformed(path, wanted="a SHA-256 digest", got="others only")
-    facts = record(Facts, target.custom, what=path)
-    content = bytes.fromhex(facts.content)
-    length, counter, handler = target.length, facts.counter, facts.handler
-    publisher = role.rpartition("/")[2]
-    return ReleaseEntry(
-        product,
-        version,
-        digest,
-        length,
-        counter,
-        content,
-        handler,
-        publisher,
-        facts.floor,
-        facts.controller,
-    )

@@ -4,7 +4,7 @@ Top-level targets has root's keys and threshold, stays offline, and holds nothin
 so whoever signs releases cannot touch the brake (halt.md, Authority). Pure: dates are given.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from hashlib import sha256
@@ -105,16 +105,20 @@ def new_releases(seeds: RoleSeeds, expires: datetime) -> Metadata[Targets]:
     return signed_by(Metadata(Targets(version=1, expires=expires)), seeds.seeds)
 
 
-def new_snapshot(roles: Iterable[str], seed: bytes, expires: datetime) -> Metadata[Snapshot]:
-    """Version 1 of the snapshot over targets and these delegated roles, signed."""
-    meta = {f"{role}.json": MetaFile(1) for role in ("targets", *roles)}
+def new_snapshot(files: Mapping[str, bytes], seed: bytes, expires: datetime) -> Metadata[Snapshot]:
+    """Version 1 of the snapshot over version 1 of these roles, targets among them, signed."""
+    meta = {f"{role}.json": meta_of(1, data) for role, data in files.items()}
     return signed_by(Metadata(Snapshot(version=1, expires=expires, meta=meta)), [seed])
+
+
+def meta_of(version: int, data: bytes) -> MetaFile:
+    """What a snapshot says of a file: nobody on the way can hand on another form of the same."""
+    return MetaFile(version, len(data), {"sha256": sha256(data).hexdigest()})
 
 
 def new_timestamp(snapshot: bytes, seed: bytes, expires: datetime) -> Metadata[Timestamp]:
     """Version 1 of the timestamp over a snapshot's bytes, signed."""
-    digest = {"sha256": sha256(snapshot).hexdigest()}
-    meta = MetaFile(1, len(snapshot), digest)
+    meta = meta_of(1, snapshot)
     return signed_by(Metadata(Timestamp(version=1, expires=expires, snapshot_meta=meta)), [seed])
 
 

@@ -27,9 +27,10 @@ from firedoor.runtime.fleet_folder import FleetPlan, make_fleet
 from firedoor.runtime.key_files import read_key_file
 from firedoor.runtime.pacing import Budget
 from firedoor.runtime.peer_client import PeerClient
+from firedoor.runtime.release_entries import ReleaseEntry
 from firedoor.runtime.settings import split_address
 from firedoor.runtime.tls import credentials_of
-from firedoor.runtime.trust_client import ReleaseEntry, fleet_of
+from firedoor.runtime.trust_client import fleet_of
 from firedoor.trust.repository import RoleSeeds, add_release, rotate_delegation, signed_by
 from firedoor.wire.codec import pack
 from tests.live.lab import ENROL_PORT, PORT, Lab, LabSite, tell

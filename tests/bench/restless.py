@@ -19,7 +19,7 @@ from agent.plan import Offer
 from firedoor.errors import FiredoorError
 from firedoor.halt.brake import Gate
 from firedoor.runtime.clocks import Clock
-from firedoor.runtime.trust_client import ReleaseEntry
+from firedoor.runtime.release_entries import ReleaseEntry
 from firedoor.units import Instant, Span, UnixTime
 
 Tell = Callable[[str, str, float], None]

@@ -14,6 +14,7 @@ from cryptography.hazmat.primitives import serialization
 from tuf.api.metadata import Metadata, TargetFile, Targets, Timestamp
 
 import mirror.metadata
+import mirror.release_lists
 from firedoor.cli.keys import renew_authority_certificate
 from firedoor.errors import (
     FiredoorError,
@@ -192,7 +193,7 @@ def test_bytes_that_are_no_metadata_are_refused(bench: Bench) -> None:
 def test_oversized_input_is_refused_before_it_is_parsed(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(mirror.metadata, "METADATA_BYTES_MAX", 10)
+    monkeypatch.setattr(mirror.release_lists, "METADATA_BYTES_MAX", 10)
     with pytest.raises(TooLarge):
         bench.origin.accept_release(ROLE, bytes(11), b"")
     monkeypatch.setattr(mirror.metadata, "MANIFEST_BYTES_MAX", 10)
