@@ -20,15 +20,16 @@ import sqlite3
 import sys
 import time
 import tomllib
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from agent.guard_files import Files
-from agent.guard_records import DoubtError, Halt, read_orders
+from agent.guard_records import DoubtError, Halt, Named, read_log, with_tombstones
 
 RESCUE = 7
 ACTIVATE = 4
@@ -53,7 +54,8 @@ _TOMBSTONES_MAX = 4096
 class Release:
     """One version on the disk, as the journal knows it.
 
-    `newest`: the product's highest counter; `floor`: the lowest one to step back to.
+    `newest`: the product's highest counter; `floor`: the lowest one to step back to; `alike`: what
+    else has the same content, as far as a halt names it.
     """
 
     version: str
@@ -63,6 +65,7 @@ class Release:
     counter: int
     newest: int
     floor: int
+    alike: frozenset[Named] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,22 +141,28 @@ def _covers(halt: Halt, release: Release, product: str) -> bool:
     if scope.startswith("digest:"):
         digest = bytes.fromhex(scope.removeprefix("digest:"))
         return digest == release.content or digest in release.files
+    # A publisher who named the key could else halt another's release, by listing its bytes.
+    alike = () if halt.is_by_controller else release.alike
+    names = {(product, release.version, release.counter), *alike}
     name, mark, span = scope.partition("#")
     if mark:
-        first, _, last = span.partition("..")
-        is_within = int(first) <= release.counter <= int(last)
-        return (name == product and is_within) or release.content in halt.contents
+        first, last = map(int, span.split(".."))
+        is_named = any(each[0] == name and first <= each[2] <= last for each in names)
+        return is_named or release.content in halt.contents
     name, _, version = scope.partition("==")
-    return (name, version) in {(product, release.version), (product, "")} or (
-        bool(version) and release.content in halt.contents
-    )
+    if not version:
+        return name == product
+    is_named = any(each[:2] == (name, version) for each in names)
+    return is_named or release.content in halt.contents
 
 
-# --- reading -------------------------------------------------------------------------------------
-
-
-def read_product(name: str, root: Path, journal: sqlite3.Connection) -> Product:
-    """One product as switch and journal say.
+def read_product(
+    name: str,
+    root: Path,
+    journal: sqlite3.Connection,
+    known: Mapping[bytes, Collection[Named]] = MappingProxyType({}),
+) -> Product:
+    """One product as switch and journal say; `known`: releases that halts name, by content.
 
     Raises:
         DoubtError: nothing is current, or the switch leads elsewhere.
@@ -169,7 +178,7 @@ def read_product(name: str, root: Path, journal: sqlite3.Connection) -> Product:
         " WHERE product = ?",
         (name,),
     ).fetchall()
-    releases = {row[1]: _release(row) for row in rows}
+    releases = {row[1]: _release(row, known) for row in rows}
     goods = journal.execute(
         "SELECT good, earlier FROM phases WHERE product = ?", (name,)
     ).fetchone()
@@ -190,10 +199,11 @@ def read_product(name: str, root: Path, journal: sqlite3.Connection) -> Product:
     )
 
 
-def _release(row: tuple[Any, ...]) -> Release:
-    version, manifest, content, files, *numbers = row
+def _release(row: tuple[Any, ...], known: Mapping[bytes, Collection[Named]]) -> Release:
+    version, manifest, content, files, counter, newest, floor = row
     digests = frozenset(files[at : at + 32] for at in range(0, len(files), 32))
-    return Release(version, manifest, bytes(content), digests, *numbers)
+    alike = frozenset(known.get(bytes(content), ()))
+    return Release(version, manifest, bytes(content), digests, counter, newest, floor, alike)
 
 
 # --- doing ---------------------------------------------------------------------------------------
@@ -220,8 +230,12 @@ class Memory:
         activated = [product.active, product.activated_ns]
         if row.get("activated") != activated or not isinstance(row.get("starts"), int):
             row |= {"activated": activated, "starts": 0}
-        before = int(row["starts"])
-        if 0 <= now - product.activated_ns / 1e9 <= within_s:
+        before, age = int(row["starts"]), now - product.activated_ns / 1e9
+        if age > within_s:
+            # It stayed up that long: what comes later is another matter.
+            row["starts"] = 0
+            return 0
+        if age >= 0:
             row["starts"] = before + 1
         return before
 
@@ -328,7 +342,8 @@ def _guard(arguments: argparse.Namespace) -> None:
     state = Path(settings["state"]).expanduser()
     files.check(state)
     fleet = sha256(files.read(Path(settings["fleet_root"]).expanduser())).hexdigest()[:32]
-    log = files.read(state / "orders.log")
+    with files.blocks(state / "orders.log") as log:
+        orders = read_log(fleet, log)
     memory = Memory(state, _memory_of(files, state / "guard.json"))
     files.check(state / "journal.db")
     for more in ("journal.db-wal", "journal.db-shm"):
@@ -343,10 +358,10 @@ def _guard(arguments: argparse.Namespace) -> None:
             root = Path(table["root"]).expanduser()
             try:
                 files.check(root)
-                product = read_product(name, root, journal)
-                recorded = read_orders(fleet, log, ()).in_force()
-                beside = read_orders(fleet, log, _tombstones(files, name, root)).in_force()
-                _guard_one(product, (recorded, beside), memory, limits, (files, arguments))
+                product = read_product(name, root, journal, orders.known)
+                stones = _tombstones(files, name, root)
+                beside = with_tombstones(orders, fleet, stones).in_force()
+                _guard_one(product, (orders.in_force(), beside), memory, limits, (files, arguments))
             # One product's odd facts must not keep the others unguarded.
             except (DoubtError, OSError, sqlite3.Error, ValueError, KeyError, TypeError) as doubt:
                 _say(f"{name}: in doubt, so nothing is changed: {doubt}")

@@ -5,12 +5,20 @@ Standard library alone, as all of the guard.
 
 import os
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from agent.guard_records import DoubtError
 
-# The order log, the largest that it reads.
+# Whatever is read whole.
 _FILE_BYTES_MAX = 64 << 20
+
+# An order log is read frame by frame, and may be as long as the agent lets it grow.
+_LOG_BYTES_MAX = 1 << 30
+
+# So much of a log is in memory at one time, or one record.
+_BLOCK_BYTES = 1 << 20
 
 
 class Files:
@@ -37,11 +45,26 @@ class Files:
         Raises:
             DoubtError: it is not trusted, no regular file, or above `limit` bytes.
         """
+        with self._opened(path) as descriptor:
+            return b"" if descriptor is None else _read_at_most(descriptor, path, limit)
+
+    @contextmanager
+    def blocks(self, path: Path) -> "Iterator[Blocks]":
+        """A trusted file, to be read here and there; empty when there is none; raises as `read`."""
+        with self._opened(path) as descriptor:
+            size = os.fstat(descriptor).st_size if descriptor is not None else 0
+            if size > _LOG_BYTES_MAX:
+                raise DoubtError(f"{path} is above {_LOG_BYTES_MAX} bytes")
+            yield Blocks(descriptor, size)
+
+    @contextmanager
+    def _opened(self, path: Path) -> Iterator[int | None]:
         flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
         try:
             descriptor = os.open(path, flags | getattr(os, "O_BINARY", 0))
         except FileNotFoundError:
-            return b""
+            yield None
+            return
         except OSError as error:
             raise DoubtError(f"{path}: {error.strerror}") from error
         try:
@@ -49,7 +72,7 @@ class Files:
             self._check(path, found)
             if not stat.S_ISREG(found.st_mode):
                 raise DoubtError(f"{path} is no regular file")
-            return _read_at_most(descriptor, path, limit)
+            yield descriptor
         finally:
             os.close(descriptor)
 
@@ -62,6 +85,31 @@ class Files:
             raise DoubtError(f"{path} belongs to user {found.st_uid}")
         if os.name == "posix" and found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
             raise DoubtError(f"{path} can be written by others")
+
+
+class Blocks:
+    """The bytes of an open file, a block at a time; `size`: how many there were when it opened."""
+
+    def __init__(self, descriptor: int | None, size: int) -> None:
+        self._descriptor = descriptor
+        self._at, self._block = 0, b""
+        self.size = size
+
+    def read(self, at: int, count: int) -> bytes:
+        """So many bytes from `at`, or those that there are."""
+        if not self._at <= at or at + count > self._at + len(self._block):
+            self._at, self._block = at, self._read(at, max(count, _BLOCK_BYTES))
+        return self._block[at - self._at : at - self._at + count]
+
+    def _read(self, at: int, count: int) -> bytes:
+        if self._descriptor is None:
+            return b""
+        os.lseek(self._descriptor, at, os.SEEK_SET)
+        parts: list[bytes] = []
+        while count > 0 and (part := os.read(self._descriptor, count)):
+            parts.append(part)
+            count -= len(part)
+        return b"".join(parts)
 
 
 def _read_at_most(descriptor: int, path: Path, limit: int) -> bytes:

@@ -9,15 +9,20 @@ import re
 import struct
 import zlib
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from hashlib import sha256
-from typing import Any
+from typing import Any, Protocol
 
 LEVEL_IN_DOUBT = 4
 LEVEL_MAX = 7
 
 _HEAD = struct.Struct(">III")
 _DEPTH_MAX = 8
+
+# Beacons, and the ids for which a witness has signed.
+_PASSED_OVER = {b"b", b"v"}
+
+_ZEROS_BYTES = 1 << 16
 
 
 class DoubtError(Exception):
@@ -37,6 +42,11 @@ class Halt:
     contents: frozenset[bytes]
     keyids: frozenset[str]
     reached: frozenset[bytes] | None = None
+    is_by_controller: bool = False
+
+
+Named = tuple[str, str, int]
+"""Product, version and counter of a release."""
 
 
 @dataclass(slots=True)
@@ -49,6 +59,7 @@ class Orders:
     acted: set[bytes] = field(default_factory=set)
     forgotten: set[bytes] = field(default_factory=set)
     named: dict[bytes, frozenset[bytes]] = field(default_factory=dict)
+    known: dict[bytes, set[Named]] = field(default_factory=dict)
     reached: dict[bytes, frozenset[bytes]] = field(default_factory=dict)
 
     def in_force(self) -> list[Halt]:
@@ -65,12 +76,21 @@ class Orders:
             if halt.id not in lifted and left:
                 contents = halt.contents | self.named.get(halt.id, frozenset())
                 reached = self.reached.get(halt.id)
-                alive.append(Halt(halt.id, halt.scope, halt.level, contents, left, reached))
+                alive.append(replace(halt, contents=contents, keyids=left, reached=reached))
         return alive
 
 
-def read_orders(fleet: str, log: bytes, tombstones: Iterable[bytes]) -> Orders:
-    """The orders in a log and beside a product; whatever is damaged is left out."""
+class Bytes(Protocol):
+    """Where a log is read from."""
+
+    size: int
+
+    def read(self, at: int, count: int) -> bytes:
+        """So many bytes from `at`, or those that there are."""
+
+
+def read_log(fleet: str, log: Bytes) -> Orders:
+    """The orders in a log; whatever is damaged is left out."""
     orders = Orders()
     for body in frames(log):
         if body[:1] == b"o":
@@ -79,32 +99,55 @@ def read_orders(fleet: str, log: bytes, tombstones: Iterable[bytes]) -> Orders:
             orders.acted.add(body[1:])
         elif body[:1] == b"d":
             _take_decision(orders, body[1:])
+        elif body[:1] == b"k":
+            _take_known(orders, body[1:])
         elif body[:1] == b"f":
             # A compaction has left it out; one that comes after this was signed anew.
             orders.halts.pop(body[1:], None)
             orders.forgotten.add(body[1:])
-    held = set(orders.halts)
-    for record in tombstones:
-        _take(orders, fleet, record, is_verified=False)
-    for order_id in orders.forgotten - held:
-        orders.halts.pop(order_id, None)
     return orders
 
 
-def frames(data: bytes) -> Iterator[bytes]:
-    """The bodies of all whole frames of an order log, as runtime/order_log.py writes them."""
+def with_tombstones(orders: Orders, fleet: str, tombstones: Iterable[bytes]) -> Orders:
+    """The same with what lies beside a product; `orders` stays as it is."""
+    more = replace(
+        orders, halts={**orders.halts}, lifts={**orders.lifts}, revokes={**orders.revokes}
+    )
+    for record in tombstones:
+        _take(more, fleet, record, is_verified=False)
+    for order_id in orders.forgotten - set(orders.halts):
+        more.halts.pop(order_id, None)
+    return more
+
+
+def frames(log: Bytes) -> Iterator[bytes]:
+    """The bodies of whole frames of an order log, as runtime/order_log.py writes them.
+
+    Without those of beacons and of a witness's words, which say nothing of what may run.
+    """
     at = 0
-    # From here on there are zeros alone: room that is held for orders to come.
-    written = len(data.rstrip(b"\0"))
-    while at < written and at + _HEAD.size <= len(data):
-        length, crc, head_crc = _HEAD.unpack_from(data, at)
-        body = data[at + _HEAD.size : at + _HEAD.size + length]
-        is_head = head_crc == zlib.crc32(data[at : at + 8]) and length > 0
-        if is_head and len(body) == length and zlib.crc32(body) == crc:
+    while at + _HEAD.size <= log.size:
+        head = log.read(at, _HEAD.size + 1)
+        if len(head) <= _HEAD.size:
+            return
+        length, crc, head_crc = _HEAD.unpack_from(head)
+        if head_crc != zlib.crc32(head[:8]) or not length or at + _HEAD.size + length > log.size:
+            at += _step(log, at)
+        elif head[_HEAD.size :] in _PASSED_OVER:
+            at += _HEAD.size + length
+        elif zlib.crc32(body := log.read(at + _HEAD.size, length)) != crc:
+            at += 1
+        else:
             yield body
             at += _HEAD.size + length
-        else:
-            at += 1
+
+
+def _step(log: Bytes, at: int) -> int:
+    """How far to go on from where no frame begins: by one, or over the zeros of held room."""
+    block = log.read(at, _ZEROS_BYTES)
+    zeros = len(block) - len(block.lstrip(b"\0"))
+    # The head of a frame begins with zeros, too.
+    return max(1, zeros - _HEAD.size) if zeros < len(block) else max(1, len(block) - _HEAD.size)
 
 
 def _take(orders: Orders, fleet: str, record: bytes, *, is_verified: bool = True) -> None:
@@ -119,7 +162,9 @@ def _take(orders: Orders, fleet: str, record: bytes, *, is_verified: bool = True
         if kind in {"halt", "controller-halt"}:
             _check_halt(said)
             facts = (said["scope"], int(said["level"]), frozenset(said["contents"]))
-            orders.halts[order_id] = Halt(order_id, *facts, keyids)
+            is_by_controller = kind == "controller-halt"
+            halt = Halt(order_id, *facts, keyids, is_by_controller=is_by_controller)
+            orders.halts[order_id] = halt
         elif kind == "resume":
             orders.lifts[order_id] = (frozenset(said["halts"]), keyids)
         elif kind == "revoke":
@@ -141,6 +186,16 @@ def _take_decision(orders: Orders, record: bytes) -> None:
         orders.named[order] = orders.named.get(order, frozenset()) | named
         if reached is not None:
             orders.reached.setdefault(order, frozenset(reached))
+    except (DoubtError, KeyError, TypeError, ValueError):
+        return
+
+
+def _take_known(orders: Orders, record: bytes) -> None:
+    """Read a release that some halt names (halt/reach.py), by its content."""
+    try:
+        said = unpack(record)
+        facts = (str(said["product"]), str(said["version"]), int(said["counter"]))
+        orders.known.setdefault(said["content"], set()).add(facts)
     except (DoubtError, KeyError, TypeError, ValueError):
         return
 

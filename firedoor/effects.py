@@ -54,6 +54,13 @@ class KeepDecision:
 
 
 @dataclass(frozen=True, slots=True)
+class KeepKnown:
+    """Record durably that a release exists which a halt names (halt/reach.py)."""
+
+    record: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class DrawNonce:
     """Draw 32 bytes from the operating system and hand them to `Node.ask_lease`."""
 
@@ -135,6 +142,7 @@ Effect = (
     | KeepActed
     | KeepForgotten
     | KeepDecision
+    | KeepKnown
     | KeepVouched
     | DrawNonce
     | SignLease

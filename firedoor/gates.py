@@ -7,9 +7,10 @@ a lease. The core that uses it forwards to it; nobody else changes it.
 
 from collections.abc import Mapping
 
-from firedoor.effects import Effect, KeepDecision
+from firedoor.effects import Effect, KeepDecision, KeepKnown
 from firedoor.errors import Halted
 from firedoor.halt.brake import Brake, Gate
+from firedoor.halt.reach import Known
 from firedoor.halt.scope import Subject
 from firedoor.halt.sync import Reconciliation
 from firedoor.identity import Place, Role
@@ -47,7 +48,10 @@ class Gates:
 
     def decide(self) -> list[Effect]:
         """What halts reach, as far as that was not decided before."""
-        return [KeepDecision(encode(each)) for each in self.brake.decide()]
+        return [
+            KeepKnown(encode(each)) if isinstance(each, Known) else KeepDecision(encode(each))
+            for each in self.brake.decide()
+        ]
 
     def permits(self, gate: Gate, manifest: str) -> bool:
         """Whether this release may pass `gate` here and now. An unknown one may not."""

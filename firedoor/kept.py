@@ -10,7 +10,7 @@ class Kept:
 
     `acted`: of what lifts and has begun to; `forgotten`: of what a compaction left out since it was
     recorded; `vouched`: for what this node, a witness, has signed; `decided`: records of what halts
-    reach here.
+    reach here; `known`: of releases that a halt names.
     """
 
     orders: tuple[bytes, ...] = ()
@@ -19,3 +19,4 @@ class Kept:
     forgotten: Collection[bytes] = ()
     vouched: Collection[bytes] = ()
     decided: tuple[bytes, ...] = ()
+    known: tuple[bytes, ...] = ()

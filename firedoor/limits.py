@@ -64,6 +64,11 @@ PATH_STEPS_MAX = 64
 # Beacons whose lists of ids a node keeps beside the latest: one may be overtaken on its way.
 LISTS_MAX = 4
 
+# Messages that are read of one peer in a second, and at once: a swarm that fills a gigabit line
+# tells of 500 pieces. More wait in the sender's own line.
+FRAMES_PER_S = 1000
+FRAMES_AT_ONCE = 1000
+
 # Items in one list of one message, whatever it lists.
 LIST_ITEMS_MAX = 8192
 
@@ -161,6 +166,9 @@ TRANSFERS_MAX = 256
 
 # Of these, to one peer: its two requests, and two that it has given up and we have not noticed.
 TRANSFERS_PER_PEER_MAX = 4
+
+# Manifests and metadata files that one peer takes at once; it asks for one after the other.
+FILES_PER_PEER_MAX = 4
 
 # What waits of reports and receipts for one peer: the newest is said again, so little need wait.
 BULK_BYTES_MAX = 512 * KIB

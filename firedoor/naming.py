@@ -13,18 +13,22 @@ from firedoor.halt.orderset import OrderSet
 from firedoor.session import Session
 from firedoor.spreading import Spreading
 from firedoor.trust.keys import Authority
-from firedoor.units import Instant
+from firedoor.units import Instant, Span, after
 from firedoor.wire.messages import Beacon
+
+# A beacon from elsewhere that names nothing new is heeded this often.
+SHRINK_SPAN = Span(10.0)
 
 
 class Naming:
     """The beacons of one node."""
 
-    __slots__ = ("_orders", "_spreading")
+    __slots__ = ("_orders", "_shrunk_until", "_spreading")
 
     def __init__(self, orders: OrderSet, spreading: Spreading) -> None:
         self._orders = orders
         self._spreading = spreading
+        self._shrunk_until = Instant(0.0)
 
     def take(
         self,
@@ -41,7 +45,7 @@ class Naming:
         """
         orders = self._orders
         if orders.is_judged(record, authority):
-            self._spreading.heard(record, sender.peer.id if sender is not None else None)
+            self._spreading.heard(record, sender, now)
             return []
         named = orders.name(record, authority)
         record = named.record
@@ -51,6 +55,11 @@ class Naming:
         is_settled = is_valid and not (is_above and named.is_list_new) and not named.is_key_new
         if not named.fresh and (is_settled or record == orders.beacon):
             return []
+        if not named.fresh and sender is not None:
+            # Old beacons in turns are each another list; a compaction is one, on a quiet day.
+            if now < self._shrunk_until:
+                return []
+            self._shrunk_until = after(now, SHRINK_SPAN)
         orders.beacon, orders.beacon_list = record, named.digest
         forward = self._spreading.spread(record, Beacon(record), sessions, sender, now)
         return [*forward, KeepBeacon(record)]

@@ -14,7 +14,7 @@ from firedoor import answering
 from firedoor.countersigning import is_short
 from firedoor.dice import Dice
 from firedoor.effects import Cut, Drop, Effect, Keep, KeepActed, KeepForgotten, Send, Tell
-from firedoor.errors import Refused, Unavailable, Untrusted
+from firedoor.errors import Refused, Unavailable
 from firedoor.gates import Gates
 from firedoor.halt.brake import Gate
 from firedoor.halt.orderset import Admission, OrderSet
@@ -146,7 +146,7 @@ class Node:
         self.durable |= {self.orders.restore(record, authority).id for record in kept.orders}
         self.forgotten |= self.orders.forget_all(kept.forgotten)
         self.orders.restore_acted(kept.acted)
-        self.gates.brake.reach.restore(kept.decided)
+        self.gates.brake.restore(kept.decided, kept.known)
         self._issuing.restore(self.durable, kept.vouched)
         return [*self._compact(authority), *self._apply(now)]
 
@@ -233,12 +233,13 @@ class Node:
             case Interest() | Bitfield() | Have():
                 return self.sharing.heard(session, message, now)
             case Roster() | RosterChange():
-                if session.peer.role is not Role.MIRROR:
+                # A roster tells an endpoint of its neighbours, and by a mirror that gives to it.
+                if not session.is_upstream or self._settings.role is Role.MIRROR:
                     return []
                 session.roster = roster_after(session.roster, message)
                 return self.swarm.roster(tuple(sorted(session.roster)), now)
             case Beat() | Receipts() | Recorded() | Obeyed() | Logged() | OrderRefused():
-                return []  # The host's own business.
+                return []  # The host's own business, as are these.
             case Announce() | Health():
                 return []
             case _:
@@ -259,7 +260,7 @@ class Node:
         if admission is Admission.SIGNED_ANEW:
             return [*self._forward(order.record, sender, now), Keep(order.id, order.record)]
         if admission is Admission.KNOWN:
-            self._spreading.heard(record, sender)
+            self._spreading.heard(record, self._sessions.get(sender or PeerId("")), now)
             done = Recorded((order.id,))
             said = answering.tell_operators(given_by, done) if order.id in self.durable else []
             return [*said, *answering.tell_logged(given_by, self.orders, self._keys())]
@@ -312,14 +313,13 @@ class Node:
         """Do what is due."""
         effects = [*self._spreading.wake(self._sessions, now), *self.swarm.wake(now)]
         self._reconciliation.wake(now)
-        for session in self._sessions.values():
+        sessions = self._sessions.values()
+        for session in sessions:
             effects += self._reconcile(session)
-        effects += self._rosters.wake(self._sessions.values(), now)
-        effects += self._issuing.wake(now)
+        effects += [*self._rosters.wake(sessions, now), *self._issuing.wake(now)]
         has_work = bool(self.swarm.wanted())
-        effects += self.leasing.wake(
-            self._sessions.values(), now, has_work=has_work, signs=self.is_second_origin
-        )
+        signs = self.is_second_origin
+        effects += self.leasing.wake(sessions, now, has_work=has_work, signs=signs)
         if has_work and not self.leasing.covers(Gate.FETCH, now):
             effects.append(Tell("lease-lapsed"))
             for manifest in self.swarm.wanted():
@@ -417,18 +417,13 @@ class Node:
                 return self._issuing.countersigning.ask(record, sessions)
             news = self._naming.take(record, session, sessions, self._keys(), now)
         except Refused as error:
-            self._count(error)
-            if session is not None:
-                session.sync.has_unknown |= isinstance(error, Untrusted)
-                session.sync.has_untrusted_beacon = isinstance(error, Untrusted)
-            return [Tell("beacon-refused", (("peer", sender or ""), ("why", str(error))))]
+            return self._refuse("beacon", sender, error)
         if session is not None:
             session.sync.has_untrusted_beacon = False
         told = [*news, *self._issuing.named(self.orders.named)]
         told += answering.tell_logged(sessions, self.orders, self._keys())
         acts = self._apply(now) if news else []
-        lacks_named = bool(news) and self.orders.lacks_named()
-        again = sync_for_room(sessions) if lacks_named else []
+        again = sync_for_room(sessions) if news and self.orders.lacks_named() else []
         return [*acts, *told, *self._vouch(), *again]
 
     def ask_lease(self, nonce: bytes, now: Instant) -> list[Effect]:
@@ -469,8 +464,13 @@ class Node:
             return self.leasing.given(message, sender, self._keys(), now)
         except Refused as error:
             # A hostile relay can withhold a lease; that is all it can do.
-            self._count(error)
-            return [Tell("lease-refused", (("peer", sender or ""), ("why", str(error))))]
+            return self._refuse("lease", sender, error)
+
+    def _refuse(self, what: str, sender: PeerId | None, error: Refused) -> list[Effect]:
+        """Say it once in a conversation, and end one that brings nothing else."""
+        self._count(error)
+        session = self._sessions.get(sender or PeerId(""))
+        return session.sync.refuse_other(what, error) if session is not None else []
 
     def logged_ids(self) -> tuple[bytes, ...]:
         """The orders that beacons and leases of this node are over, sorted."""

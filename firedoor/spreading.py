@@ -4,7 +4,7 @@
   mirror that brought it tells itself: its roster. To them it is repeated a moment later, for the
   one whose line to the mirror is down, and not to whom it was heard from meanwhile.
 * So a site of n endpoints costs one message each, and not one for each pair of neighbours.
-* A lying mirror's roster can put such a repeat off, and never prevent it.
+* A lying mirror's roster can put such a repeat off by two seconds, and never prevent it.
 
 Source: halt.md, Paths (b); Trickle (RFC 6206) for falling silent once the others have it. Measured
 with 200 endpoints on two cores: 4.5 times less CPU for an order, recorded p99 from 973 to 401 ms.
@@ -23,6 +23,7 @@ from firedoor.wire.messages import Beacon, Orders
 # A mirror needs about a millisecond and a half for each endpoint; the repeats wait for it to end.
 REPEAT_SPAN = Span(0.5)
 REPEAT_SPAN_EACH = Span(0.002)
+REPEAT_SPAN_MAX = Span(1.0)
 
 
 @dataclass(slots=True)
@@ -55,16 +56,20 @@ class Spreading:
         roster = sender.roster if sender is not None else frozenset[PeerId]()
         late = {one.peer.id for one in told if one.peer.id in roster}
         if late:
-            span = max(REPEAT_SPAN, REPEAT_SPAN_EACH * len(roster)) * (1 + self._dice.fraction())
+            longest = min(REPEAT_SPAN_MAX, REPEAT_SPAN_EACH * len(roster))
+            span = max(REPEAT_SPAN, longest) * (1 + self._dice.fraction())
             self._rumours[record] = Rumour(message, after(now, Span(span)), late)
         others = [one.peer.id for one in told if one is not sender and one.peer.id not in late]
         return [Send(peer, message) for peer in others]
 
-    def heard(self, record: bytes, sender: PeerId | None) -> None:
-        """`sender` has it."""
+    def heard(self, record: bytes, sender: Session | None, now: Instant) -> None:
+        """`sender` has it; if it is a mirror, it tells its own roster and nobody else."""
         rumour = self._rumours.get(record)
-        if rumour is not None and sender is not None:
-            rumour.peers.discard(sender)
+        if rumour is None or sender is None:
+            return
+        rumour.peers.discard(sender.peer.id)
+        if sender.roster and not rumour.peers <= sender.roster:
+            rumour.due = now
 
     def wake(self, connected: Collection[PeerId], now: Instant) -> list[Effect]:
         """Repeat what is due, to those who are still connected."""

@@ -64,7 +64,8 @@ class Incoming:
             upload.until = after(now, IDLE_SPAN)
             self._uploads[publisher] = upload
             while sum(len(each.wanted) for each in self._uploads.values()) > PIECES_MAX:
-                self._forget(next(iter(self._uploads)))
+                # Whoever has announced the most: no one key ends the publish of another.
+                self._forget(max(self._uploads, key=lambda peer: len(self._uploads[peer].wanted)))
             return [each for each in missing if each not in upload.brought]
 
     def put(self, publisher: PeerId, digest: bytes, stored: bytes, now: Instant) -> None:
@@ -113,8 +114,12 @@ class Incoming:
             upload = self._uploads.get(publisher)
             if upload is None:
                 return
+            done = upload.brought & set(digests)
+            if upload.brought:
+                # Pieces are of one size, near enough, for a share of the disk.
+                upload.size -= upload.size * len(done) // len(upload.brought)
             upload.wanted -= set(digests)
-            upload.brought -= set(digests)
+            upload.brought -= done
             if not upload.brought:
                 self._forget(publisher)
 

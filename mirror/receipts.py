@@ -13,7 +13,7 @@ from pathlib import Path
 from firedoor.errors import Refused
 from firedoor.halt.receipt import Receipt, ReceiptBook, read_receipt
 from firedoor.identity import FleetId, Peer, PeerId, Role
-from firedoor.limits import BULK_FRAME_BYTES, RECEIPT_BYTES_MAX
+from firedoor.limits import BULK_FRAME_BYTES, RECEIPT_BYTES_MAX, UNPROVED_PER_SENDER_MAX
 from firedoor.runtime.logs import log
 from firedoor.wire.messages import Receipts
 from mirror.claims import Roll
@@ -21,6 +21,9 @@ from mirror.kept_rows import opened
 
 # A thousand endpoints that obey at once become a few messages, and a few transactions.
 GATHER_S = 0.05
+
+# Senders whose endpoints are counted: mirrors right below this one, and people.
+_SENDERS_MAX = 256
 
 # Receipts that one upstream is given before what was given leaves: half of what may wait for it.
 PASSED_AT_ONCE = 256
@@ -46,6 +49,7 @@ class ReceiptDesk:
         self._orders: frozenset[bytes] | None = None
         self.book = ReceiptBook()
         self.refused = 0
+        self._brought: dict[PeerId, set[PeerId]] = {}
         self._kept, rows = opened(path, tables=_TABLE, query="SELECT record FROM receipts")
         for (record,) in rows:
             try:
@@ -72,9 +76,21 @@ class ReceiptDesk:
             is_own = sender.role is Role.AGENT and receipt.endpoint == sender.id
             is_meant = is_own or sender.role in {Role.MIRROR, Role.OPERATOR}
             is_meant &= self._roll is None or self._roll.site_of(receipt.endpoint) is not None
-            if is_meant and receipt.order in orders and self.book.take(receipt, is_own=is_own):
+            is_meant &= receipt.order in orders
+            is_meant &= is_own or self._roll is not None or self._has_room(receipt, sender.id)
+            if is_meant and self.book.take(receipt, is_own=is_own):
                 self._news.append(receipt)
                 self._stirred.set()
+
+    def _has_room(self, receipt: Receipt, sender: PeerId) -> bool:
+        """Whether a sender may speak for one more endpoint that nothing proves to be one."""
+        brought = self._brought.setdefault(sender, set())
+        if len(self._brought) > _SENDERS_MAX:
+            del self._brought[next(iter(self._brought))]
+        if receipt.endpoint in brought or len(brought) < UNPROVED_PER_SENDER_MAX:
+            brought.add(receipt.endpoint)
+            return True
+        return False
 
     def keep_only(self, orders: frozenset[bytes]) -> None:
         """Forget what is said of other orders; the disk follows with what comes next."""

@@ -28,6 +28,7 @@ from firedoor.effects import (
     KeepBeacon,
     KeepDecision,
     KeepForgotten,
+    KeepKnown,
     KeepVouched,
     Send,
     SignLease,
@@ -259,7 +260,7 @@ class Site:
                     | Keep()
                     | KeepBeacon()
                     | KeepActed()
-                    | (KeepForgotten() | KeepDecision() | KeepVouched())
+                    | (KeepForgotten() | KeepDecision() | KeepKnown() | KeepVouched())
                     | Cut()
                     | Drop()
                     | (DrawNonce() | SignLease() | AddSignature())

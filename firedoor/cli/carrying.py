@@ -20,6 +20,7 @@ from firedoor.cli.talk import Talk, talking
 from firedoor.errors import Denied, FiredoorError, Malformed, Refused, Unavailable, Untrusted
 from firedoor.halt.carried import root_of_questions
 from firedoor.halt.envelope import Envelope, id_of
+from firedoor.halt.order import read_order
 from firedoor.halt.orderset import OrderSet
 from firedoor.identity import FleetId, PeerId, Role
 from firedoor.limits import (
@@ -48,6 +49,9 @@ from firedoor.wire.stick import (
     MetadataFiles,
     Outbound,
 )
+
+# Orders that a mirror refuses, of which a line is said.
+_REFUSALS_SAID = 16
 
 # A mirror verifies and syncs what it is given before it answers.
 _GIVE_S = 120.0
@@ -116,16 +120,48 @@ def carry(folder: Path, key_file: tuple[Path, Path | None], to: list[str]) -> No
 
 async def _give_orders(dock: Dock, stick: Stick, there: Sequence[bytes]) -> None:
     """Every order of the stick that is not there. One that this mirror refuses another may take."""
-    held = _by_id(dock, there)
-    given = 0
+    held, keys = _by_id(dock, there), await _keys_at(dock)
+    given = passed_over = refused = 0
     for order, record in _by_id(dock, stick.orders()).items():
-        if order not in held:
-            try:
-                await give(dock.client, dock.address, record, order)
-                given += 1
-            except Denied as error:
+        if order in held:
+            continue
+        if keys is not None and not _is_signed(record, keys):
+            passed_over += 1
+            continue
+        try:
+            await give(dock.client, dock.address, record, order)
+            given += 1
+        except Denied as error:
+            refused += 1
+            if refused <= _REFUSALS_SAID:
                 say(f"order {order.hex()[:12]} is refused there: {error}")
+    if refused > _REFUSALS_SAID:
+        say(f"  and {refused - _REFUSALS_SAID} more are refused")
+    if passed_over:
+        say(
+            f"orders: {passed_over} are signed by no keys that count here, and were not handed over"
+        )
     say(f"orders: {given} were new here")
+
+
+async def _keys_at(dock: Dock) -> Authority | None:
+    """The fleet's keys, as this mirror's metadata has them; None: it has none yet."""
+    with suppress(FiredoorError):
+        root = await dock.get("/v1/metadata/1.root.json", METADATA_BYTES_MAX)
+        async with _catalogue(dock, root) as catalogue:
+            # Past their dates keys are good for orders.
+            with suppress(FiredoorError):
+                await catalogue.refresh(dock.get)
+            return catalogue.authority
+    return None
+
+
+def _is_signed(record: bytes, keys: Authority) -> bool:
+    try:
+        read_order(record, keys)
+    except Refused:
+        return False
+    return True
 
 
 def _by_id(dock: Dock, records: Iterable[bytes]) -> dict[bytes, bytes]:
@@ -286,8 +322,9 @@ async def _at_the_site(dock: Dock, stick: Stick) -> None:
     async with talking(dock.client, dock.address, beacon=stick.beacon()) as talk:
         await _give_orders(dock, stick, talk.orders)
         await _come_home(dock, stick)
-    for digest, data, manifest in stick.manifests():
-        await _give(dock, stick, (digest, data), manifest)
+    if brought is not None:
+        for digest, data, manifest in stick.manifests(await _listed(dock, brought)):
+            await _give(dock, stick, (digest, data), manifest)
     outbound = await _outbound(dock)
     stick.keep_outbound(outbound)
     asked, requests = len(outbound.questions), len(outbound.requests)
@@ -295,6 +332,15 @@ async def _at_the_site(dock: Dock, stick: Stick) -> None:
     say(f"taken along: {wanted}, {len(outbound.receipts)} receipt(s)")
     if brought is not None:
         await _bring_orders_home(dock, stick, brought, talk.orders)
+
+
+async def _listed(dock: Dock, brought: MetadataFiles) -> set[str]:
+    """The manifests of the releases that the stick's own signed metadata lists."""
+    files = CarriedFiles(brought)
+    async with _catalogue(dock, brought.files.get("1.root.json", b"")) as catalogue:
+        with suppress(FiredoorError):
+            await catalogue.refresh(files, files.targets)
+        return {each.manifest for each in (*catalogue.releases, *catalogue.dateless)}
 
 
 async def _outbound(dock: Dock) -> Outbound:

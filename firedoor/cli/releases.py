@@ -67,9 +67,8 @@ def show_release(key: KeyFile, release: str, *, is_json: bool, with_files: bool)
             say(line)
         for file in _files(manifest) if with_files else ():
             target = f" -> {plain(file['link'])}" if file["link"] else ""
-            say(
-                f"  {file['mode']} {file['size']:>12,} {file['digest'][:12]} {file['path']}{target}"
-            )
+            name = f"{file['digest'][:12]} {plain(file['path'])}{target}"
+            say(f"  {file['mode']} {file['size']:>12,} {name}")
 
     with_origin(key, work)
 

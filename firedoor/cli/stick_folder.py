@@ -92,19 +92,22 @@ class Stick:
         """Hold one more release's."""
         self._put(digest, data, "manifests")
 
-    def manifests(self) -> list[tuple[str, bytes, Manifest]]:
-        """Digest, bytes and content of every manifest here that is whole."""
-        found = []
-        for digest in self._names("manifests", MANIFEST_NAME)[:_MANIFESTS_MAX]:
+    def manifests(self, known: Collection[str]) -> Iterator[tuple[str, bytes, Manifest]]:
+        """Digest, bytes and content of those of `known` that are here whole, one after the other.
+
+        Whoever had the stick may have put any number of large ones there.
+        """
+        names = [each for each in self._names("manifests", MANIFEST_NAME) if each in known]
+        for digest in names[:_MANIFESTS_MAX]:
             try:
                 data = self._read(digest, MANIFEST_BYTES_MAX, "manifests")
                 # Its digest first: what nobody has signed for costs no decoding.
                 if data is None or manifest_id(data) != digest:
                     continue
-                found.append((digest, data, decode_manifest(data)))
+                manifest = decode_manifest(data)
             except (Refused, Unavailable):
                 continue  # Half-written, or damaged: the next visit at the fleet brings it anew.
-        return found
+            yield digest, data, manifest
 
     def keep_only(self, manifests: Collection[str]) -> None:
         """Forget all other releases, so that a stick does not fill up."""
@@ -115,7 +118,7 @@ class Stick:
                 folder.remove(name)
         held = {
             piece.digest.hex()
-            for _, _, manifest in self.manifests()
+            for _, _, manifest in self.manifests(manifests)
             for file in manifest.files
             for piece in file.pieces
         }

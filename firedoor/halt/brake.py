@@ -14,7 +14,7 @@ from collections.abc import Collection, Iterable
 from enum import IntEnum
 
 from firedoor.halt.order import LEVEL_IN_DOUBT, LEVEL_NARROW, Halt
-from firedoor.halt.reach import Decision, Reach
+from firedoor.halt.reach import Decision, Known, Reach, Releases
 from firedoor.halt.scope import NAMES_VERSIONS, ScopeKind, Subject
 from firedoor.identity import Place
 
@@ -38,45 +38,46 @@ class Gate(IntEnum):
 
 
 class Brake:
-    """The halts in force and the content digests that they have come to deny.
+    """The halts in force, and the releases that they are held against.
 
     `place`: of this machine's certificate.
     """
 
-    __slots__ = ("_in_force", "_newest", "_passed", "_place", "_seen", "reach")
+    __slots__ = ("_in_force", "_passed", "_place", "_releases", "reach")
 
     def __init__(self, place: Place = UNPLACED) -> None:
         self._place = place
         # One assignment changes all of it: a thread that stages a release asks in between.
-        self._in_force: tuple[tuple[Halt, frozenset[bytes]], ...] = ()
+        self._in_force: tuple[Halt, ...] = ()
         self._passed: frozenset[bytes] = frozenset()
-        self._seen: dict[str, set[Subject]] = {}
-        self._newest: dict[str, int] = {}
+        self._releases = Releases()
         self.reach = Reach()
 
     def set_halts(self, halts: Iterable[Halt], passed: Collection[bytes] = ()) -> None:
         """These halts are in force from now on, and no others; `passed`: contents with a pass."""
         self._passed = frozenset(passed)
-        self._resolve(halt for halt in halts if not halt.is_drill)
+        self._in_force = tuple(halt for halt in halts if not halt.is_drill)
 
-    def decide(self) -> list[Decision]:
+    def restore(self, decided: Iterable[bytes], known: Iterable[bytes]) -> None:
+        """Take back what an earlier run has decided; raises as `Reach.restore`."""
+        for subject in self.reach.restore(decided, known):
+            self._releases.add(subject)
+
+    def decide(self) -> list[Decision | Known]:
         """What one key's halts reach, as far as that was not decided before; to be kept durably."""
-        return self.reach.decide(self._in_force, self._seen, self._place)
+        return self.reach.decide(self._in_force, self._releases, self._place)
 
     def learn(self, subject: Subject) -> None:
         """A release exists. A halt of it denies its content under any other name too."""
-        self._seen.setdefault(subject.product, set()).add(subject)
-        self._newest[subject.product] = max(subject.counter, self._newest.get(subject.product, 0))
-        self._resolve(self.halts)
+        self._releases.add(subject)
 
     def halts_on(self, subject: Subject) -> list[Halt]:
         """The halts in force that cover `subject`."""
         has_pass = subject.content in self._passed
         return [
             halt
-            for halt, contents in self._in_force
-            if halt.scope.covers(subject, contents, self._place)
-            and not (has_pass and _is_passable(halt))
+            for halt in self._in_force
+            if self.covers(halt, subject) and not (has_pass and _is_passable(halt))
         ]
 
     def level(self, subject: Subject) -> int:
@@ -90,8 +91,15 @@ class Brake:
 
     def covers(self, halt: Halt, subject: Subject) -> bool:
         """Whether this halt, in force or not, is about `subject` here."""
-        contents = halt.contents | self._named_contents(halt)
-        return halt.scope.covers(subject, contents, self._place)
+        if halt.scope.covers(subject, halt.contents, self._place):
+            return True
+        # A publisher who named the key could else halt another's release, by listing its bytes.
+        if halt.scope.kind not in NAMES_VERSIONS or halt.is_by_controller:
+            return False
+        alike = self._releases.alike(subject.content)
+        return subject.content in self.reach.named(halt.id) or any(
+            halt.scope.covers(each, (), self._place) for each in alike
+        )
 
     def permits(self, gate: Gate, subject: Subject) -> bool:
         """Whether `gate` is open for `subject`."""
@@ -99,12 +107,12 @@ class Brake:
 
     def newest(self, product: str) -> int:
         """The highest counter of the product's releases that are known; 0 for none."""
-        return self._newest.get(product, 0)
+        return self._releases.highest(product)
 
     @property
     def halts(self) -> tuple[Halt, ...]:
         """The halts in force."""
-        return tuple(halt for halt, _ in self._in_force)
+        return self._in_force
 
     def _reach(self, halt: Halt, subject: Subject) -> int:
         """The level of `halt` for `subject`, by how many have signed it."""
@@ -113,19 +121,8 @@ class Brake:
         holds = self.reach.holds(halt.id, subject.content)
         if holds is None:
             # Nobody has asked for the decision yet; it will be this.
-            holds = subject.counter >= self._newest.get(subject.product, 0)
+            holds = subject.counter >= self._releases.highest(subject.product)
         return halt.level if holds else LEVEL_IN_DOUBT
-
-    def _resolve(self, halts: Iterable[Halt]) -> None:
-        self._in_force = tuple((halt, halt.contents | self._named_contents(halt)) for halt in halts)
-
-    def _named_contents(self, halt: Halt) -> frozenset[bytes]:
-        # A publisher who named the key could else halt another's release, by listing its bytes.
-        if halt.scope.kind not in NAMES_VERSIONS or halt.is_by_controller:
-            return frozenset()
-        seen = self._seen.get(halt.scope.name, ())
-        named = frozenset(each.content for each in seen if halt.scope.covers(each, (), self._place))
-        return named | self.reach.named(halt.id)
 
 
 def _is_passable(halt: Halt) -> bool:

@@ -5,20 +5,20 @@
 * That is decided when the halt and a release that it covers are first both known here, and kept
   durably: what is published later, the fix or the same bytes again, lowers nothing, and a range
   makes no older release the newest.
-* Kept with it are the contents of the releases that the halt names, for the boot guard, which reads
-  no signed metadata.
+* Each release that a halt names is kept once, whatever the number of halts: so that its bytes stay
+  halted under other names, and for the boot guard, which reads no signed metadata.
 
 Source: halt.md, Authority, and its notes of 28 Nov 2026.
 """
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Annotated
 
 from msgspec import Meta
 
 from firedoor.halt.order import LEVEL_NARROW, Halt
-from firedoor.halt.scope import NAMES_VERSIONS, Subject
+from firedoor.halt.scope import NAMES_VERSIONS, ScopeKind, Subject
 from firedoor.identity import Place
 from firedoor.units import MIB
 from firedoor.wire.codec import decode
@@ -30,13 +30,17 @@ RECORD_BYTES_MAX = 2 * MIB
 
 Contents = Annotated[tuple[Digest, ...], Meta(max_length=CONTENTS_MAX)]
 
+Name = Annotated[str, Meta(max_length=64)]
+
+# Scopes that are about one product, whose releases alone are looked at.
+_OF_PRODUCTS = frozenset({ScopeKind.RELEASE, ScopeKind.RANGE, ScopeKind.PRODUCT})
+
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """What is new about one halt.
+    """Of one halt: the contents that it `reached`, for which its level holds.
 
-    `reached`: contents for which its level holds; None: this record does not decide that. `named`:
-    contents of releases that its scope names.
+    `named`: contents of releases that its scope names, of a log that had these with each halt.
     """
 
     order: Digest
@@ -44,28 +48,55 @@ class Decision:
     named: Contents = ()
 
 
+@dataclass(frozen=True, slots=True)
+class Known:
+    """A release that some halt names, or did."""
+
+    product: Name
+    version: Name
+    counter: int
+    content: Digest
+    publisher: Name = ""
+
+
 class Reach:
     """The decisions of one brake."""
 
-    __slots__ = ("_looked_at", "_named", "_reached")
+    __slots__ = ("_kept", "_looked_at", "_named", "_reached")
 
     def __init__(self) -> None:
         self._reached: dict[bytes, frozenset[bytes]] = {}
         self._named: dict[bytes, frozenset[bytes]] = {}
-        # How many releases were known when a halt was last looked at; only more are a reason.
-        self._looked_at: dict[bytes, int] = {}
+        self._kept: set[Known] = set()
+        # Halts that were held against every release that was known then.
+        self._looked_at: set[bytes] = set()
 
-    def restore(self, records: Iterable[bytes]) -> None:
-        """Take back what was decided before a restart.
+    def restore(self, decided: Iterable[bytes], known: Iterable[bytes]) -> list[Subject]:
+        """Take back what was decided before a restart; the releases that were kept with it.
 
         Raises:
             TooLarge, Malformed: a record that is none.
         """
-        for record in records:
-            self._keep(decode(Decision, record, what="decision", limit=RECORD_BYTES_MAX))
+        for record in decided:
+            decision = decode(Decision, record, what="decision", limit=RECORD_BYTES_MAX)
+            self._named[decision.order] = self.named(decision.order) | set(decision.named)
+            if decision.reached is not None:
+                self._reached.setdefault(decision.order, frozenset(decision.reached))
+        kept = [decode(Known, record, what="release", limit=RECORD_BYTES_MAX) for record in known]
+        self._kept |= set(kept)
+        return [
+            Subject(
+                each.product,
+                each.version,
+                each.content,
+                counter=each.counter,
+                publisher=each.publisher,
+            )
+            for each in kept
+        ]
 
     def named(self, order: bytes) -> frozenset[bytes]:
-        """Contents of releases that this halt names, as far as they were ever known here."""
+        """Contents that an older log kept with this halt."""
         return self._named.get(order, frozenset())
 
     def holds(self, order: bytes, content: bytes) -> bool | None:
@@ -75,56 +106,91 @@ class Reach:
 
     def decide(
         self,
-        halts: Iterable[tuple[Halt, Collection[bytes]]],
-        seen: Mapping[str, Collection[Subject]],
+        halts: Iterable[Halt],
+        releases: "Releases",
         place: Place,
-    ) -> list[Decision]:
-        """What is decided now and was not before; `halts` with the contents that each denies."""
-        known = sum(len(subjects) for subjects in seen.values())
-        due = [each for each in halts if self._looked_at.get(each[0].id) != known]
-        self._looked_at.update((halt.id, known) for halt, _ in due)
-        fresh = [_decision(halt, contents, seen, place) for halt, contents in due]
-        return [news for each in fresh if each is not None and (news := self._keep(each))]
+    ) -> list[Decision | Known]:
+        """What is decided now and was not before."""
+        found: list[Decision | Known] = []
+        fresh = releases.taken()
+        for halt in halts:
+            names = halt.scope.kind in NAMES_VERSIONS and not halt.is_by_controller
+            is_open = halt.level >= LEVEL_NARROW and halt.id not in self._reached
+            if not names and not is_open:
+                continue
+            pool = fresh if halt.id in self._looked_at else releases.under(halt)
+            self._looked_at.add(halt.id)
+            covered = [each for each in pool if halt.scope.covers(each, halt.contents, place)]
+            if names:
+                found += self._fresh(covered)
+            if is_open and covered:
+                found.append(self._decide(halt, releases, place, names=names))
+        return found
 
-    def _keep(self, decision: Decision) -> Decision | None:
-        """Remember it; the part of it that is new."""
-        order = decision.order
-        reached = decision.reached if order not in self._reached else None
-        named = frozenset(decision.named) - self.named(order)
-        if reached is None and not named:
-            return None
-        if reached is not None:
-            self._reached[order] = frozenset(reached)
-        self._named[order] = self.named(order) | named
-        return Decision(order, reached, tuple(sorted(named)[:CONTENTS_MAX]))
+    def _fresh(self, covered: Iterable[Subject]) -> list[Known]:
+        found = []
+        for each in covered:
+            known = Known(each.product, each.version, each.counter, each.content, each.publisher)
+            if known not in self._kept:
+                self._kept.add(known)
+                found.append(known)
+        return found
 
-
-def _decision(
-    halt: Halt,
-    contents: Collection[bytes],
-    seen: Mapping[str, Collection[Subject]],
-    place: Place,
-) -> Decision | None:
-    names = halt.scope.kind in NAMES_VERSIONS and not halt.is_by_controller
-    if halt.level < LEVEL_NARROW and not names:
-        return None
-    covered = [
-        (subject, product)
-        for product, subjects in seen.items()
-        for subject in subjects
-        if halt.scope.covers(subject, contents, place)
-    ]
-    if not covered:
-        return None
-    reached = None
-    if halt.level >= LEVEL_NARROW:
-        newest = {product: _newest_content(seen[product]) for _, product in covered}
-        held = {each.content for each, product in covered if each.content in newest[product]}
-        reached = tuple(sorted(held))
-    named = {each.content for each, _ in covered} if names else set()
-    return Decision(halt.id, reached, tuple(sorted(named)))
+    def _decide(self, halt: Halt, releases: "Releases", place: Place, *, names: bool) -> Decision:
+        covered = {
+            each for each in releases.under(halt) if halt.scope.covers(each, halt.contents, place)
+        }
+        if names:
+            covered |= {alias for each in covered for alias in releases.alike(each.content)}
+        newest = {each.product: releases.newest(each.product) for each in covered}
+        held = {each.content for each in covered if each.content in newest[each.product]}
+        self._reached[halt.id] = frozenset(held)
+        return Decision(halt.id, tuple(sorted(held)[:CONTENTS_MAX]))
 
 
-def _newest_content(subjects: Collection[Subject]) -> frozenset[bytes]:
-    newest = max(each.counter for each in subjects)
-    return frozenset(each.content for each in subjects if each.counter == newest)
+class Releases:
+    """Every release that one brake has heard of, by product and by content."""
+
+    __slots__ = ("_alike", "_fresh", "_known", "_newest")
+
+    def __init__(self) -> None:
+        self._known: dict[str, dict[Subject, None]] = {}
+        # One assignment changes what is alike: a thread that stages a release asks in between.
+        self._alike: dict[bytes, tuple[Subject, ...]] = {}
+        self._newest: dict[str, int] = {}
+        self._fresh: list[Subject] = []
+
+    def add(self, subject: Subject) -> None:
+        """This one exists."""
+        known = self._known.setdefault(subject.product, {})
+        if subject in known:
+            return
+        known[subject] = None
+        self._alike[subject.content] = (*self._alike.get(subject.content, ()), subject)
+        self._newest[subject.product] = max(subject.counter, self.highest(subject.product))
+        self._fresh.append(subject)
+
+    def taken(self) -> Sequence[Subject]:
+        """Those that came since this was asked last."""
+        fresh, self._fresh = self._fresh, []
+        return fresh
+
+    def alike(self, content: bytes) -> Sequence[Subject]:
+        """The releases with this content."""
+        return self._alike.get(content, ())
+
+    def highest(self, product: str) -> int:
+        """The highest counter of a product; 0 for none."""
+        return self._newest.get(product, 0)
+
+    def newest(self, product: str) -> frozenset[bytes]:
+        """The contents of the product's releases with the highest counter."""
+        highest = self.highest(product)
+        known = self._known.get(product, {})
+        return frozenset(each.content for each in known if each.counter == highest)
+
+    def under(self, halt: Halt) -> Collection[Subject]:
+        """Those that a halt can be about, by its scope's kind."""
+        if halt.scope.kind in _OF_PRODUCTS:
+            return self._known.get(halt.scope.name, {})
+        return [each for known in self._known.values() for each in known]

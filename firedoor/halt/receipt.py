@@ -126,11 +126,12 @@ class ReceiptBook:
     spans of one identity that overlap are no restart: the identity was copied.
     """
 
-    __slots__ = ("_by_order", "_spans", "clones")
+    __slots__ = ("_by_order", "_own", "_spans", "clones")
 
     def __init__(self) -> None:
         self._by_order: dict[bytes, dict[PeerId, Receipt]] = {}
         self._spans: dict[PeerId, dict[bytes, tuple[int, int]]] = {}
+        self._own: set[PeerId] = set()
         self.clones: set[PeerId] = set()
 
     def take(self, receipt: Receipt, *, is_own: bool = False) -> bool:
@@ -144,6 +145,8 @@ class ReceiptBook:
         if known is None and len(book) >= ENDPOINTS_MAX and not is_own:
             return False
         self._see(receipt)
+        if is_own:
+            self._own.add(receipt.endpoint)
         is_news = known is None or (receipt.enforced_at > 0 and not known.enforced_at)
         if is_news:
             book[receipt.endpoint] = receipt
@@ -159,11 +162,13 @@ class ReceiptBook:
         left = {peer for book in self._by_order.values() for peer in book}
         self._spans = {peer: spans for peer, spans in self._spans.items() if peer in left}
         self.clones &= left
+        self._own &= left
 
     def all(self) -> list[Receipt]:
-        """Every receipt, by order and endpoint."""
+        """Every receipt, by order; first those that endpoints have brought themselves."""
         orders = sorted(self._by_order)
-        return [self._by_order[order][peer] for order in orders for peer in self._by_order[order]]
+        found = [self._by_order[order][peer] for order in orders for peer in self._by_order[order]]
+        return sorted(found, key=lambda each: (each.order, each.endpoint not in self._own))
 
     def _see(self, receipt: Receipt) -> None:
         spans = self._spans.setdefault(receipt.endpoint, {})

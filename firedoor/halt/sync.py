@@ -11,7 +11,7 @@
 Source: halt.md, Paths and S1.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from firedoor.effects import Drop, Effect, Send, Tell
 from firedoor.errors import Malformed, Refused, ShareFull, Untrusted
@@ -40,6 +40,7 @@ class OrderSync:
     is not known here; after the next metadata the conversation begins anew. `has_no_room`: it sent
     what there was no room for; once that is named, there is. `has_untrusted_beacon`: its last one
     was by nobody that is known here; after a rotation it may have no newer one yet, and sends it.
+    `told`: of which refusals a line was written.
     """
 
     peer: Peer
@@ -53,6 +54,7 @@ class OrderSync:
     has_no_room: bool = False
     has_untrusted_beacon: bool = False
     refused: int = 0
+    told: set[str] = field(default_factory=set)
 
     @property
     def is_open(self) -> bool:
@@ -113,6 +115,21 @@ class OrderSync:
         facts = (("peer", self.peer.id), ("why", str(error)))
         # One line a conversation; the node's counter has them all.
         return [Tell("order-refused", facts)] if self.refused == 1 else []
+
+    def refuse_other(self, what: str, error: Refused) -> list[Effect]:
+        """A beacon or a lease from this peer was refused; one too many ends the conversation."""
+        # A mirror too: of these it has one each, however many orders it has.
+        self.refused += ORDERS_MAX // REFUSALS_MAX if self.peer.role is Role.MIRROR else 1
+        if what == "beacon":
+            self.has_unknown |= isinstance(error, Untrusted)
+            self.has_untrusted_beacon = isinstance(error, Untrusted)
+        if self.is_spent:
+            return [Drop(self.peer.id, f"it sent too much that was refused, a {what} last")]
+        is_first = what not in self.told
+        self.told.add(what)
+        # One line a conversation; the node's counter has them all.
+        facts = (("peer", self.peer.id), ("why", str(error)))
+        return [Tell(f"{what}-refused", facts)] if is_first else []
 
 
 class Reconciliation:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 SOURCES_MAX = 3
 
 # All small files of one refresh come within it from a mirror of the site; beyond it others do.
-_SLOW_S = 5.0
+_SLOW_S = 3.0
 
 
 class Getter:

@@ -29,6 +29,7 @@ from firedoor.effects import (
     KeepBeacon,
     KeepDecision,
     KeepForgotten,
+    KeepKnown,
     KeepVouched,
     Send,
     SignLease,
@@ -54,6 +55,7 @@ from firedoor.runtime.order_log import (
     BEACON,
     DECIDED,
     FORGOTTEN,
+    KNOWN,
     ORDER,
     VOUCHED,
     Entry,
@@ -269,6 +271,8 @@ class Host:
                 entries.append((FORGOTTEN, order))
             case KeepDecision(record):
                 entries.append((DECIDED, record))
+            case KeepKnown(record):
+                entries.append((KNOWN, record))
             case DrawNonce():
                 lease = self.node.leasing.lease
                 # Where they are carried older nonces may still be answered: they count from then.

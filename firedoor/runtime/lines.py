@@ -12,10 +12,15 @@ from typing import TYPE_CHECKING
 
 from firedoor.errors import Refused, Unavailable, Untrusted
 from firedoor.identity import Peer, PeerId, Role
-from firedoor.limits import INTAKE_BYTES_PER_S, INTAKE_BYTES_PER_S_OF_MIRROR
+from firedoor.limits import (
+    FRAMES_AT_ONCE,
+    FRAMES_PER_S,
+    INTAKE_BYTES_PER_S,
+    INTAKE_BYTES_PER_S_OF_MIRROR,
+)
 from firedoor.runtime.conversation import Conversation
 from firedoor.runtime.logs import log
-from firedoor.runtime.pacing import Budget
+from firedoor.runtime.pacing import Budget, Turns
 from firedoor.runtime.pulse import MIRROR_BEAT, STOOD_STILL, Pulse, bound_silence, pulse_of
 from firedoor.units import Span
 from firedoor.wire.messages import (
@@ -137,7 +142,9 @@ class Lines:
         return is_mine or peer.site == settings.site or self.is_shown(peer.id)
 
     async def _listen(self, line: Line) -> None:
+        turns = Turns(FRAMES_PER_S, FRAMES_AT_ONCE, self._host.clock)
         async for frame in line.socket.frames():
+            await turns.take()
             if self.open.get(line.peer.id) is not line:
                 return
             line.pulse.heard_at = self._host.clock.now()

@@ -1,9 +1,10 @@
 """Who gets in at a port: handshakes, whole requests and descriptors are bounded before they cost.
 
 * A TLS handshake and the head of a request have seconds, and a body has seconds for each portion
-  (peer_server.py). A site is one address behind NAT, so nothing is counted by address: of
-  handshakes under way, and of connections on which no request is under way, there are so many in
-  all and by each certificate. One more ends the oldest of them.
+  (peer_server.py). A site is one address behind NAT, so connections are not counted by address: of
+  those on which no request is under way there are so many in all and by each certificate, and one
+  more ends the oldest. Of handshakes under way there are so many in all; one more ends one that has
+  not said a word, or the oldest of the address that has the most.
 * Descriptors are kept back for operators, for this program's own connections and for its disk.
 * What a client has packed is refused by its header (`refuse_packed`), never unpacked.
 
@@ -15,7 +16,7 @@ import errno
 import socket
 import ssl
 import sys
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -44,7 +45,7 @@ _UNTAKEN_MS = 20_000
 LOOK_S = 4.0
 STALLS_MAX = 2
 
-# Handshakes under way at once: 25 a second that nobody ends are needed to fill this.
+# Handshakes under way at once: 25 a second that nobody ends fill this.
 HANDSHAKES_MAX = 128
 
 # Connections without a request under way: in all, and by one certificate; an honest mirror has
@@ -95,6 +96,15 @@ class Entry:
 
 
 @dataclass(slots=True)
+class Handshake:
+    """One under way. `has_spoken`: a byte of it has come, which an honest machine sends at once."""
+
+    task: asyncio.Task[None]
+    address: str
+    has_spoken: bool = False
+
+
+@dataclass(slots=True)
 class Server:
     """A running listener of one application."""
 
@@ -104,7 +114,7 @@ class Server:
     descriptors: int
     port: int
     entries: "OrderedDict[asyncio.BaseTransport, Entry]" = field(default_factory=OrderedDict)
-    handshakes: "OrderedDict[int, asyncio.Task[None]]" = field(default_factory=OrderedDict)
+    handshakes: "OrderedDict[int, Handshake]" = field(default_factory=OrderedDict)
     ended: int = 0
     _number: int = 0
     _working: tuple[asyncio.Task[None], ...] = ()
@@ -116,7 +126,7 @@ class Server:
 
     async def close(self) -> None:
         """Stop listening and end what is under way."""
-        tasks = [*self.handshakes.values(), *self._working]
+        tasks = [*(each.task for each in self.handshakes.values()), *self._working]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -127,27 +137,30 @@ class Server:
         loop = asyncio.get_running_loop()
         while True:
             try:
-                accepted, _ = await loop.sock_accept(self.listening)
+                accepted, address = await loop.sock_accept(self.listening)
             except OSError as error:
                 if error.errno in {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}:
                     log("no-descriptors", level="error", do="raise LimitNOFILE of this program")
-                    self._end_oldest_handshake()
+                    self._end_a_handshake()
                     self._end_idle(lambda _: True)
                 await asyncio.sleep(_PAUSE_S)
                 continue
             # asyncio's own loop would else take a whole crowd before any handshake begins.
             await asyncio.sleep(0)
             if len(self.handshakes) >= HANDSHAKES_MAX:
-                self._end_oldest_handshake()
+                self._end_a_handshake()
             self._number += 1
             task = asyncio.ensure_future(self._shake_hands(accepted, self._number))
-            self.handshakes[self._number] = task
+            self.handshakes[self._number] = Handshake(task, str(address[0]))
 
     async def _shake_hands(self, accepted: socket.socket, number: int) -> None:
         loop = asyncio.get_running_loop()
         try:
             accepted.setblocking(False)  # noqa: FBT003  # the standard library's signature
             _bound_untaken(accepted)
+            async with asyncio.timeout(HANDSHAKE_S):
+                await _first_byte(accepted)
+            self.handshakes[number].has_spoken = True
             assert self.runner.server is not None
             transport, _ = await loop.connect_accepted_socket(
                 self.runner.server,
@@ -191,11 +204,16 @@ class Server:
         for transport in [each for each in self.entries if each.is_closing()]:
             del self.entries[transport]
 
-    def _end_oldest_handshake(self) -> None:
-        if self.handshakes:
-            _, task = self.handshakes.popitem(last=False)
+    def _end_a_handshake(self) -> None:
+        """End the oldest that has said nothing; else of the address with the most of them."""
+        able = [number for number, each in self.handshakes.items() if not each.has_spoken]
+        if not able:
+            counts = Counter(each.address for each in self.handshakes.values())
+            most = counts.most_common(1)[0][0] if counts else ""
+            able = [number for number, each in self.handshakes.items() if each.address == most]
+        if able:
             self.ended += 1
-            task.cancel()
+            self.handshakes.pop(able[0]).task.cancel()
 
     def _end_oldest_stranger(self) -> None:
         for transport, entry in self.entries.items():
@@ -295,6 +313,19 @@ async def serve(app: web.Application, listen: str, context: ssl.SSLContext) -> S
     await runner.setup()
     server.start()
     return server
+
+
+async def _first_byte(accepted: socket.socket) -> None:
+    """Wait until something has come that can be read; it stays unread."""
+    loop, came = asyncio.get_running_loop(), asyncio.Event()
+    try:
+        loop.add_reader(accepted.fileno(), came.set)
+    except NotImplementedError:
+        return  # Windows' own loop; there a handshake begins at once (untested there).
+    try:
+        await came.wait()
+    finally:
+        loop.remove_reader(accepted.fileno())
 
 
 def _descriptors() -> int:

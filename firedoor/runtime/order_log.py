@@ -35,6 +35,8 @@ FORGOTTEN = b"f"
 VOUCHED = b"v"
 # What a halt reaches here, as halt/reach.py encodes it; version 0.1 passes it over.
 DECIDED = b"d"
+# A release that a halt names, as halt/reach.py encodes it; older versions pass it over.
+KNOWN = b"k"
 _ID_BYTES = 32
 
 Entry = tuple[bytes, bytes]
@@ -76,6 +78,7 @@ class OrderLog:
         self.forgotten: frozenset[bytes] = frozenset()
         self.vouched: set[bytes] = set()
         self.decided: list[bytes] = []
+        self.known: list[bytes] = []
         flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0)
         flags |= getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
         try:
@@ -98,6 +101,7 @@ class OrderLog:
             self.forgotten,
             self.vouched,
             tuple(self.decided),
+            tuple(self.known),
         )
 
     def append_all(self, entries: Iterable[Entry]) -> None:
@@ -206,6 +210,8 @@ class OrderLog:
             self.beacon = record
         elif kind == DECIDED:
             self.decided.append(record)
+        elif kind == KNOWN:
+            self.known.append(record)
         elif kind == VOUCHED:
             starts = range(0, len(record), _ID_BYTES)
             self.vouched |= {record[at : at + _ID_BYTES] for at in starts}

@@ -10,6 +10,10 @@ from firedoor.units import Instant, Span
 _BURST_S = 0.25
 
 
+# Turns without a look at what others wait for.
+_IN_A_ROW = 16
+
+
 class Budget:
     """A token bucket; 0 bytes a second means no limit."""
 
@@ -36,6 +40,35 @@ class Budget:
                 # What will not move is owed by nobody.
                 self._tokens += count
                 raise
+
+
+class Turns:
+    """So many turns a second and at once; whoever has had its share waits, and others come between.
+
+    What lies ready is else taken in one turn of the event loop, and all others wait for its end.
+    """
+
+    def __init__(self, per_s: int, at_once: int, clock: Clock) -> None:
+        self._per_s = per_s
+        self._at_once = float(at_once)
+        self._left = float(at_once)
+        self._clock = clock
+        self._at = clock.now()
+        self._since = 0
+
+    async def take(self) -> None:
+        """Wait until it is this one's turn again."""
+        self._since += 1
+        if self._since >= _IN_A_ROW:
+            self._since = 0
+            await asyncio.sleep(0)
+        self._left -= 1
+        if self._left < 0:
+            now = self._clock.now()
+            self._left = min(self._at_once, self._left + (now - self._at) * self._per_s)
+            self._at = now
+        if self._left < 0:
+            await asyncio.sleep(-self._left / self._per_s)
 
 
 class Rate:

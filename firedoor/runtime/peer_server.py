@@ -7,9 +7,12 @@ the connection. No response is cached, compressed or buffered outside the gate.
 import asyncio
 import re
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
 
 from aiohttp import web
+from msgspec import json
 
 from firedoor.errors import (
     Absent,
@@ -21,18 +24,23 @@ from firedoor.errors import (
     Unavailable,
     Untrusted,
 )
-from firedoor.identity import Peer
+from firedoor.identity import Peer, Role
 from firedoor.limits import FRAME_BYTES_MAX, GATE_BYTES
 from firedoor.runtime.clocks import Clock
 from firedoor.runtime.conversation import CLOSE_S, Conversation
 from firedoor.runtime.metrics import Metrics
 from firedoor.runtime.pacing import Budget
+from firedoor.runtime.small_files import SmallFiles
 from firedoor.runtime.tls import peer_of
 from firedoor.runtime.transfers import Transfer, Transfers
+from firedoor.units import Instant, Span, after
 from firedoor.wire.versions import HEADER, SPOKEN, spoken_by
 
 # Of a body, some bytes at least within this: a piece of 4 MiB takes minutes on a thin line.
 PORTION_S = 10.0
+
+# A status that took so long is good for so many times as long: askers cost a twentieth of the loop.
+_STATUS_REST = 20
 
 CLOCK = web.AppKey("clock", Clock)
 """Under which an application keeps its clock."""
@@ -81,6 +89,15 @@ class Backend(Protocol):
         """So many bytes of pieces went out."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """A status as it was made, good until then."""
+
+    table: dict[str, Any]
+    body: bytes
+    until: Instant
+
+
 class PeerApi:
     """The handlers of /v1 over one backend."""
 
@@ -91,7 +108,9 @@ class PeerApi:
         self._transfers = transfers
         self._budget = budget
         self._clock = clock
+        self._files = SmallFiles()
         self._metrics = Metrics()
+        self._statuses: dict[tuple[Role, str], _Seen] = {}
 
     def routes(self) -> list[web.RouteDef]:
         """Every route of this file."""
@@ -123,25 +142,42 @@ class PeerApi:
             await conversation.closed()
         return socket
 
-    async def metadata(self, request: web.Request) -> web.Response:
+    async def metadata(self, request: web.Request) -> web.StreamResponse:
         """One file of signed metadata; public within the fleet and good past any date."""
-        data = await self._backend.metadata(request.match_info["name"])
-        return _found(data)
+        peer, name = peer_of_request(request, self._clock), request.match_info["name"]
+        read = partial(self._backend.metadata, name)
+        return await self._files.send(request, peer.id, read, is_fixed=name != "timestamp.json")
 
-    async def target(self, request: web.Request) -> web.Response:
+    async def target(self, request: web.Request) -> web.StreamResponse:
         """A manifest, by the digest that its consistent-snapshot name begins with."""
-        _current(peer_of_request(request, self._clock))
+        peer = peer_of_request(request, self._clock)
+        _current(peer)
         digest = request.match_info["path"].rpartition("/")[2].partition(".")[0]
-        return _found(await self._backend.target(digest))
+        read = partial(self._backend.target, digest)
+        return await self._files.send(request, peer.id, read, is_fixed=True)
 
     async def status(self, request: web.Request) -> web.Response:
         """What this program has and does."""
-        return web.json_response(self._backend.status(peer_of_request(request, self._clock)))
+        body = self._seen(peer_of_request(request, self._clock)).body
+        return web.Response(body=body, content_type="application/json")
 
     async def metrics(self, request: web.Request) -> web.Response:
         """The same in numbers, for Prometheus."""
-        status = self._backend.status(peer_of_request(request, self._clock))
+        status = self._seen(peer_of_request(request, self._clock)).table
         return web.Response(body=self._metrics.render(status), content_type="text/plain")
+
+    def _seen(self, peer: Peer) -> "_Seen":
+        """The status for a peer of this role: made anew once making it has cost little for long."""
+        key = (peer.role, peer.id if peer.role is Role.AGENT else "")
+        seen, now = self._statuses.get(key), self._clock.now()
+        if seen is None or now >= seen.until:
+            table = self._backend.status(peer)
+            body = json.encode(table)
+            cost = self._clock.now() - now
+            seen = _Seen(table, body, after(now, Span(cost * _STATUS_REST)))
+            # An agent sees its own alone, so there are three at most.
+            self._statuses[key] = seen
+        return seen
 
     async def payload(self, request: web.Request) -> web.StreamResponse:
         """A run of pieces, in the name of a release."""
@@ -277,12 +313,6 @@ async def say_errors(
             status = 416
         return web.json_response({"code": error.code, "error": str(error)}, status=status)
     return response
-
-
-def _found(data: bytes | None) -> web.Response:
-    if data is None:
-        return web.json_response({"code": "unknown", "error": "no such file here"}, status=404)
-    return web.Response(body=data, content_type="application/octet-stream")
 
 
 def _current(peer: Peer) -> None:

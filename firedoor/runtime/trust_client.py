@@ -440,7 +440,8 @@ def fleet_of(root: bytes) -> FleetId:
     """
     try:
         version = json.loads(root)["signed"]["version"]
-    except (ValueError, KeyError, TypeError) as error:
+    # Deep brackets make json raise RecursionError.
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise Malformed("root.json", wanted="a TUF root", got="something else") from error
     if version != 1:
         raise Malformed("root.json", wanted="version 1", got=str(version))

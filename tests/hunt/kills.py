@@ -14,7 +14,6 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from agent.guard_records import read_orders
 from firedoor.cli.handing import give
 from firedoor.cli.site import Program, Site, free_port
 from firedoor.errors import FiredoorError
@@ -29,6 +28,7 @@ from firedoor.runtime.peer_client import PeerClient
 from firedoor.runtime.tls import credentials_of
 from tests.bench.fork_server import ForkServer
 from tests.bench.mailbox import Mailbox
+from tests.unit.guard_reading import read_orders
 
 # A hand-over takes some 20 ms, with its record and its answer; longer where the machine is busy.
 # So the moment grows while nothing is acknowledged, and shrinks while something is.

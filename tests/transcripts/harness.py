@@ -28,6 +28,7 @@ from firedoor.effects import (
     KeepActed,
     KeepBeacon,
     KeepDecision,
+    KeepKnown,
     KeepVouched,
     Send,
     SignLease,
@@ -39,7 +40,7 @@ from firedoor.halt.envelope import countersigned, seal
 from firedoor.halt.lease import AIR_GAPPED, STANDARD, LeasePayload
 from firedoor.halt.merkle import climb, root_of
 from firedoor.halt.order import BeaconPayload, HaltPayload, ResumePayload
-from firedoor.halt.reach import RECORD_BYTES_MAX, Decision
+from firedoor.halt.reach import RECORD_BYTES_MAX, Decision, Known
 from firedoor.halt.scope import Subject
 from firedoor.identity import FleetId, Peer, PeerId, Role
 from firedoor.node import Node
@@ -328,10 +329,11 @@ class World:
                     self._do(name, [Send(peer, Countersign(signed))])
                 case KeepDecision(record):
                     said = decode(Decision, record, what="decision", limit=RECORD_BYTES_MAX)
-                    is_level = "its reach" if said.reached is not None else "names"
-                    self._lines.append(
-                        f"{name}: KeepDecision {is_level} of {self._orders[said.order]}"
-                    )
+                    decided = self._orders[said.order]
+                    self._lines.append(f"{name}: KeepDecision its reach of {decided}")
+                case KeepKnown(record):
+                    known = decode(Known, record, what="release", limit=RECORD_BYTES_MAX)
+                    self._lines.append(f"{name}: KeepKnown {known.product} {known.version}")
                 case KeepVouched(orders):
                     names = " ".join(self._orders[each] for each in orders)
                     self._lines.append(f"{name}: KeepVouched {names}")

@@ -12,13 +12,13 @@ from pathlib import Path
 
 import pytest
 
-from agent.guard_records import read_orders
 from firedoor.halt.envelope import seal
 from firedoor.halt.order import HaltPayload
 from firedoor.identity import FleetId
 from firedoor.runtime import order_log
 from firedoor.runtime.order_log import ORDER, OrderLog
 from firedoor.trust.keys import key_of
+from tests.unit.guard_reading import read_orders
 
 FLEET = "0a" * 16
 SEED = bytes([1]) * 32

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from agent import __main__ as program
 from agent import guard, guard_records
 from agent.daemon import AgentDaemon
-from agent.guard_records import DoubtError, read_orders, unpack
+from agent.guard_records import DoubtError, unpack
 from agent.journal import Journal
 from firedoor.dice import Dice
 from firedoor.halt.envelope import seal
@@ -31,6 +31,7 @@ from firedoor.runtime.order_log import ACTED, FORGOTTEN, ORDER, OrderLog
 from firedoor.runtime.settings import read_agent
 from firedoor.trust.keys import key_of
 from tests.unit.endpoint import PRODUCT, Endpoint
+from tests.unit.guard_reading import read_orders
 from tests.unit.origin_bench import Bench, release
 
 pytestmark = pytest.mark.slow

@@ -1,0 +1,21 @@
+"""What the boot guard reads of a log that is in memory."""
+
+from collections.abc import Iterable
+
+from agent.guard_records import Orders, read_log, with_tombstones
+
+
+class InMemory:
+    """A log's bytes."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+        self.size = len(data)
+
+    def read(self, at: int, count: int) -> bytes:
+        return self._data[at : at + count]
+
+
+def read_orders(fleet: str, data: bytes, tombstones: Iterable[bytes]) -> Orders:
+    """The orders in a log and beside a product."""
+    return with_tombstones(read_log(fleet, InMemory(data)), fleet, tombstones)
