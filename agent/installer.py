@@ -23,12 +23,13 @@ from agent.lifecycle import Phase
 from agent.offers import Offers
 from agent.plan import way_back
 from agent.product_row import Counts, row_of
+from agent.resting import TRY_AGAIN_S, Resting
 from agent.switching import LOOK_S as ARMED_LOOK_S
 from agent.switching import Arming
 from agent.tombstones import Tombstones, heed_tombstones
 from agent.verdict import Verdict
 from firedoor.dice import Dice
-from firedoor.errors import FiredoorError, Halted, Refused, Unavailable, Untrusted
+from firedoor.errors import FiredoorError, Halted, NoRoom, Refused, Unavailable, Untrusted
 from firedoor.halt.brake import Gate
 from firedoor.pieces.manifest import Manifest
 from firedoor.rosters import neighbourhood
@@ -42,16 +43,10 @@ from firedoor.wire.messages import ProductHealth
 # Where nothing stirs a product, it still looks at its plan this often.
 LOOK_AGAIN_S = 30.0
 
-# After a failure, sooner: a mirror that restarts, a switch that the disk refused.
-TRY_AGAIN_S = 1.0
-
 # What a site's payloads, their databases and their users bear of restarts at one time; and no
 # endpoint waits longer than this.
 ROLL_BACKS_PER_S = 20.0
 ROLL_BACK_SPREAD = Span(30.0)
-
-# A full disk is emptied by a person or a rotation of logs, not within a second.
-NO_ROOM_SPAN = Span(5.0)
 
 
 class Installer:
@@ -85,7 +80,7 @@ class Installer:
         self._leaves_at: dict[str, Instant] = {}
         self._dice = Dice(host.clock.seed())
         self._tombstones = Tombstones(Path(settings.root).expanduser())
-        self._not_before = host.clock.now()
+        self._resting = Resting(host.clock.now)
         self._offers = Offers(host, product, settings.version, journal=journal, handler=handler)
         self.arming = Arming()
         self.counts = Counts()
@@ -123,6 +118,7 @@ class Installer:
             except (FiredoorError, OSError) as error:
                 pause = TRY_AGAIN_S
                 self._is_settled = False
+                self._resting.after(error)
                 self._say(f"{type(error).__name__}: {error}")
                 log("install-failed", level="warning", product=self.product, why=str(error))
             with suppress(TimeoutError):
@@ -140,9 +136,8 @@ class Installer:
         why = self._host.fetching.no_room.pop(self._life.manifest, None)
         if why is not None:
             self._say(why)
-            self._not_before = after(self._host.clock.now(), NO_ROOM_SPAN)
-        wait = between(self._host.clock.now(), self._not_before)
-        if wait > 0:
+            self._resting.without_room()
+        if wait := self._resting.wait_s():
             return wait
         offer = self._offers.best()
         entry = self._host.catalogue.entry(offer.manifest) if offer is not None else None
@@ -190,6 +185,7 @@ class Installer:
                 await self._stage(entry, manifest)
                 self._tell_guard(entry.manifest)
                 self._life.note(Phase.STAGED)
+                self._resting.over()
             if self._settings.switch == "when-told" and not self.arming.is_told:
                 self._arm(entry)
                 return
@@ -243,6 +239,8 @@ class Installer:
                 store_get=host.store.get,
                 may_go_on=lambda: host.node.gates.require(Gate.INSTALL, entry.manifest),
             )
+        except NoRoom:
+            raise
         except (Unavailable, Untrusted):
             # A piece that was here is gone or rotten: the store is looked at anew.
             host.apply(host.node.forget_pieces(entry.manifest, host.clock.now()))

@@ -75,6 +75,13 @@ LIST_ITEMS_MAX = 8192
 # A manifest: about 120 bytes a file and 45 a piece; 64 MiB is a million pieces.
 MANIFEST_BYTES_MAX = 64 * MIB
 
+# What programs take whose settings do not say `large_manifests`: read, it costs some 100 MB.
+MANIFEST_NORMAL_BYTES_MAX = 8 * MIB
+FILES_NORMAL_MAX = 100_000
+
+# What a release leaves free on the disk that it is staged on.
+STAGED_LEFT_FREE_BYTES = 32 * MIB
+
 # Files in one release. A Linux distribution's root holds some 300,000.
 FILES_MAX = 500_000
 

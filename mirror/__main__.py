@@ -11,6 +11,7 @@ from firedoor.dice import Dice
 from firedoor.errors import Unavailable
 from firedoor.halt.lease import TERMS
 from firedoor.identity import FleetId, Role
+from firedoor.pieces.manifest_reading import LARGE, NORMAL
 from firedoor.runtime import logs
 from firedoor.runtime.clocks import Clock
 from firedoor.runtime.host import Host
@@ -83,7 +84,9 @@ async def _run(settings: MirrorSettings, state: Path) -> None:
     )
     origin = None
     if settings.origin_folder:
-        origin = Origin(home, state, store=host.store, passphrase=_passphrase(settings))
+        bound = LARGE if settings.limits.large_manifests else NORMAL
+        secret = _passphrase(settings)
+        origin = Origin(home, state, store=host.store, passphrase=secret, bound=bound)
     dice = Dice(clock.seed())
     fleet = FleetId(person.key.fleet)
     roll = origin.enrolments if origin is not None else None

@@ -31,8 +31,8 @@ from tuf.api.metadata import (
 )
 
 from firedoor.errors import Malformed, Stale, TooLarge, Unavailable, Untrusted
-from firedoor.limits import MANIFEST_BYTES_MAX
 from firedoor.pieces.manifest import Manifest, decode_manifest, facts_of
+from firedoor.pieces.manifest_reading import LARGE, Bound
 from firedoor.runtime.files import durable_write
 from firedoor.runtime.release_entries import superseded
 from firedoor.trust.keys import NaclSigner
@@ -193,6 +193,7 @@ def check_offer(
     data: bytes,
     manifest: bytes,
     now: UnixTime,
+    bound: Bound = LARGE,
 ) -> Offer:
     """The one release that `data`, the next metadata of `role`, adds to `old`.
 
@@ -203,8 +204,8 @@ def check_offer(
         Malformed: it changes more than one release, or facts and manifest disagree.
     """
     check_bytes(data)
-    if len(manifest) > MANIFEST_BYTES_MAX:
-        raise TooLarge("manifest", limit=MANIFEST_BYTES_MAX, size=len(manifest))
+    if len(manifest) > bound.size:
+        raise TooLarge("manifest", limit=bound.size, size=len(manifest))
     delegated = _delegation(repository.targets, role)
     new = parse(data, Targets, what="metadata")
     try:
@@ -219,7 +220,7 @@ def check_offer(
     path, target = _added(old.signed, new.signed)
     if not delegated.is_delegated_path(path):
         raise Untrusted("release's path", wanted=f"one of {role}", got=repr(path[:160]))
-    offer = _match(path, target, manifest, new.signed.version)
+    offer = _match(path, target, manifest, new.signed.version, bound)
     check_list(role, new, now)
     check_order(offer.manifest, old.signed)
     return offer
@@ -264,12 +265,12 @@ def _added(old: Targets, new: Targets) -> tuple[str, TargetFile]:
     return added[0], new.targets[added[0]]
 
 
-def _match(path: str, target: TargetFile, manifest: bytes, version: int) -> Offer:
+def _match(path: str, target: TargetFile, manifest: bytes, version: int, bound: Bound) -> Offer:
     digest = sha256(manifest).hexdigest()
     if target.hashes.get("sha256") != digest or target.length != len(manifest):
         wanted = str(target.hashes.get("sha256"))[:12]
         raise Untrusted("manifest", wanted=wanted, got=digest[:12])
-    read = decode_manifest(manifest)
+    read = decode_manifest(manifest, bound)
     if read.product == "everything":
         raise Malformed("product", wanted="a name that is no scope", got="everything")
     if path != f"releases/{read.product}/{read.version}":

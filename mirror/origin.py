@@ -25,6 +25,7 @@ from tuf.api.metadata import Metadata, Root, Targets
 from firedoor.errors import Malformed, Unavailable, Untrusted
 from firedoor.identity import RING_DEFAULT, Peer, PeerId, Role
 from firedoor.limits import ENROLMENT_BYTES_MAX, MANIFEST_BYTES_MAX, METADATA_BYTES_MAX
+from firedoor.pieces.manifest_reading import LARGE, Bound
 from firedoor.runtime.certificates import (
     OPERATOR_DAYS,
     has_identifiers,
@@ -100,8 +101,10 @@ class Origin:
         store: PieceStore,
         passphrase: Callable[[], str],
         unix: Callable[[], UnixTime] = lambda: UnixTime(int(time.time())),
+        bound: Bound = LARGE,
     ) -> None:
         self._unix = unix
+        self.bound = bound
         self._folder = folder
         self._keys = OnlineKeys(folder, passphrase)
         self._store = store
@@ -147,7 +150,13 @@ class Origin:
             repository = self._metadata.load()
             old = self._metadata.current(repository, role)
             offer = check_offer(
-                repository, old, role=role, data=metadata, manifest=manifest, now=now
+                repository,
+                old,
+                role=role,
+                data=metadata,
+                manifest=manifest,
+                now=now,
+                bound=self.bound,
             )
             self._check_owner(repository, old, offer)
             pieces = [piece.digest for file in offer.manifest.files for piece in file.pieces]

@@ -15,8 +15,9 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from firedoor.errors import Malformed, Unavailable
+from firedoor.errors import Malformed, NoRoom, Unavailable
 from firedoor.identity import NAME
+from firedoor.limits import STAGED_LEFT_FREE_BYTES
 from firedoor.pieces.manifest import Manifest
 from firedoor.runtime.files import PUBLIC_MODE, durable_write, sync_folder
 from firedoor.runtime.tree import write_tree
@@ -57,10 +58,16 @@ class FilesHandler:
         store_get: Callable[[bytes], bytes | None],
         may_go_on: Callable[[], None],
     ) -> None:
-        """Put the release beside what runs; raises as `write_tree`. Staged already is no work."""
+        """Put the release beside what runs; staged already is no work.
+
+        Raises:
+            NoRoom: unpacked it is more than this disk has left; nothing was written.
+            Unavailable, Untrusted, Halted: as `write_tree` says.
+        """
         folder = self.folder_of(manifest.version, manifest_id)
         if folder.is_dir():
             return
+        self._make_sure_of_room(manifest)
         half = self._versions / f"{_HALF}{manifest_id}"
         if half.exists():
             shutil.rmtree(half)
@@ -159,6 +166,14 @@ class FilesHandler:
         """Remove what a crash left half-staged or half-removed."""
         for path in self._versions.glob(f"{_HALF}*"):
             shutil.rmtree(path)
+
+    def _make_sure_of_room(self, manifest: Manifest) -> None:
+        # Its signed figures: what is packed well may be much more than what was fetched.
+        size = sum(file.size for file in manifest.files)
+        free = shutil.disk_usage(self._versions).free
+        if size + STAGED_LEFT_FREE_BYTES > free:
+            why = f"it takes {size:,} bytes, and {free:,} are free on that disk"
+            raise NoRoom(f"staging {manifest.version} in {self._versions}", why=why)
 
     def _check_switch(self) -> None:
         switch = self._root / "current"

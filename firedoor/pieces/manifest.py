@@ -11,7 +11,7 @@ It does not fetch, cut or write anything.
 import struct
 import unicodedata
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from typing import Annotated
 
@@ -22,12 +22,12 @@ from firedoor.errors import Malformed, TooLarge
 from firedoor.identity import checked_name
 from firedoor.limits import (
     FILES_MAX,
-    MANIFEST_BYTES_MAX,
     PATH_BYTES_MAX,
     PIECE_BYTES_MAX,
     PIECES_MAX,
 )
-from firedoor.wire.codec import decode, encode
+from firedoor.pieces.manifest_reading import LARGE, Bound, read_fields
+from firedoor.wire.codec import encode, record
 
 Digest = Annotated[bytes, Meta(min_length=32, max_length=32)]
 Size = Annotated[int, Meta(ge=0, le=2**50)]
@@ -129,14 +129,16 @@ def encode_manifest(manifest: Manifest) -> bytes:
     return encode(manifest)
 
 
-def decode_manifest(data: bytes) -> Manifest:
+def decode_manifest(data: bytes, bound: Bound = LARGE) -> Manifest:
     """The manifest in `data`, with every rule of this file checked.
 
     Raises:
-        TooLarge: above MANIFEST_BYTES_MAX or PIECES_MAX.
+        TooLarge: above `bound`, or above PIECES_MAX.
         Malformed: anything else that is wrong with it.
     """
-    manifest = decode(Manifest, data, what="manifest", limit=MANIFEST_BYTES_MAX)
+    fields, files = read_fields(data, bound, FileEntry, name="files")
+    bare = record(Manifest, fields | {"files": []}, what="manifest")
+    manifest = replace(bare, files=files)
     for what, name in (
         ("manifest's product", manifest.product),
         ("manifest's version", manifest.version),

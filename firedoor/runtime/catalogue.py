@@ -15,10 +15,11 @@ from hashlib import sha256
 from pathlib import Path
 from urllib.parse import unquote
 
-from firedoor.errors import FiredoorError, Unavailable, Untrusted
+from firedoor.errors import FiredoorError, TooLarge, Unavailable, Untrusted
 from firedoor.identity import FleetId
 from firedoor.limits import MANIFEST_BYTES_MAX, METADATA_BYTES_MAX
 from firedoor.pieces.manifest import Manifest, decode_manifest
+from firedoor.pieces.manifest_reading import LARGE, Bound
 from firedoor.runtime.clocks import Clock
 from firedoor.runtime.files import durable_write
 from firedoor.runtime.folders import read_regular
@@ -41,8 +42,12 @@ _NAME_BYTES_MAX = 255
 class Catalogue:
     """Metadata, releases and manifests under one state folder."""
 
-    def __init__(self, folder: Path, *, root: bytes, fleet: FleetId, clock: Clock) -> None:
+    def __init__(
+        self, folder: Path, *, root: bytes, fleet: FleetId, clock: Clock, bound: Bound = LARGE
+    ) -> None:
+        """`bound`: of manifests that are taken in; those that are held are read whatever it is."""
         self._clock = clock
+        self._bound = bound
         self._served = folder / "served"
         self._manifests = folder / "manifests"
         self._get: Get | None = None
@@ -165,7 +170,7 @@ class Catalogue:
         digest = sha256(data).hexdigest()
         if digest != manifest:
             raise Untrusted("manifest", wanted=manifest[:12], got=digest[:12])
-        read = decode_manifest(data)
+        read = decode_manifest(data, self._bound)
         durable_write(self._manifests / manifest, data)
         return read
 
@@ -179,7 +184,11 @@ class Catalogue:
         if held is not None:
             return held
         path = f"/v1/targets/releases/{entry.product}/{entry.manifest}.{entry.version}"
-        data = await get(path, min(entry.length, MANIFEST_BYTES_MAX))
+        if entry.length > self._bound.size:
+            raise TooLarge(
+                f"manifest of {entry.version}", limit=self._bound.size, size=entry.length
+            )
+        data = await get(path, entry.length)
         return await asyncio.to_thread(self.keep_manifest, entry.manifest, data)
 
     def _refresh(self) -> list[ReleaseEntry]:

@@ -27,6 +27,7 @@ from firedoor.limits import (
     REQUESTS_PER_PEER_MAX,
 )
 from firedoor.node_settings import NodeSettings
+from firedoor.pieces.manifest_reading import LARGE, NORMAL
 from firedoor.runtime.catalogue import Catalogue
 from firedoor.runtime.clocks import Clock
 from firedoor.runtime.folders import read_named, require_regular
@@ -177,7 +178,8 @@ def make_host(
     if person.peer.site != site:
         # Who a peer is stands in its certificate; a settings file that says otherwise is a mistake.
         raise Malformed("site in the settings", wanted=f"{person.peer.site}, as enrolled", got=site)
-    catalogue = Catalogue(state / "metadata", root=root, fleet=fleet, clock=clock)
+    bound = LARGE if limits.large_manifests else NORMAL
+    catalogue = Catalogue(state / "metadata", root=root, fleet=fleet, clock=clock, bound=bound)
     budget = Budget(limits.receive_bytes_per_s)
     client = PeerClient(person.credentials, clock, budget, is_thin=lease is THIN_WAN)
     settings = NodeSettings(

@@ -30,10 +30,11 @@ Rate = Annotated[int, Meta(ge=0)]
 
 @dataclass(frozen=True, slots=True)
 class LimitSettings:
-    """Budgets in bytes a second; 0 is none."""
+    """Budgets in bytes a second; 0 is none. `large_manifests`: pieces/manifest_reading.py."""
 
     send_bytes_per_s: Rate = 0
     receive_bytes_per_s: Rate = 0
+    large_manifests: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -62,6 +62,23 @@ def unpack(data: bytes, *, what: str, limit: int) -> object:
         raise Malformed(what, wanted="one msgpack value", got=_brief(error)) from error
 
 
+def reader_of(data: bytes) -> msgpack.Unpacker:
+    """Reads the value in `data` a part at a time, by the rules of `unpack`.
+
+    Its errors are those of msgpack: ValueError and UnpackException.
+    """
+    count = _Containers(_CONTAINERS_FREE + len(data) // _BYTES_PER_CONTAINER)
+    reader = msgpack.Unpacker(
+        raw=False,
+        strict_map_key=True,
+        object_pairs_hook=count.once,
+        list_hook=count.counted,
+        max_buffer_size=len(data),
+    )
+    reader.feed(data)
+    return reader
+
+
 def digests_of(data: bytes, *, what: str) -> list[bytes]:
     """The list of 32-byte digests that `data` holds; nothing else in it is ever made an object.
 

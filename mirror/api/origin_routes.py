@@ -12,7 +12,6 @@ from firedoor.errors import Malformed
 from firedoor.identity import PeerId, Role
 from firedoor.limits import (
     ENROLMENT_BYTES_MAX,
-    MANIFEST_BYTES_MAX,
     METADATA_BYTES_MAX,
     PIECE_BYTES_MAX,
     PIECES_MAX,
@@ -27,8 +26,8 @@ from mirror.rotation import ROTATION_BYTES_MAX
 
 T = TypeVar("T")
 
-# The largest body is a release: a publisher's metadata and a manifest.
-_BODY_BYTES_MAX = METADATA_BYTES_MAX + MANIFEST_BYTES_MAX + 1024
+# The largest body is a release: a publisher's metadata, a manifest, and their names.
+_NAMES_BYTES = 1024
 
 _TOKEN_SPAN_S_MAX = 7 * 86400
 
@@ -94,9 +93,8 @@ class OriginApi:
     async def release(self, request: web.Request) -> web.Response:
         """Add one signed release; it is announced when the answer goes out."""
         require(request, Role.OPERATOR)
-        body = unpack(
-            await read_body(request, _BODY_BYTES_MAX), what="release", limit=_BODY_BYTES_MAX
-        )
+        most = METADATA_BYTES_MAX + self._origin.bound.size + _NAMES_BYTES
+        body = unpack(await read_body(request, most), what="release", limit=most)
         if not isinstance(body, dict) or set(body) != {"role", "metadata", "manifest"}:
             raise Malformed("release", wanted="role, metadata, manifest", got=type(body).__name__)
         role, metadata, manifest = body["role"], body["metadata"], body["manifest"]

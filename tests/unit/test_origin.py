@@ -32,6 +32,7 @@ from firedoor.pieces.manifest import (
     encode_manifest,
     manifest_id,
 )
+from firedoor.pieces.manifest_reading import Bound
 from firedoor.runtime.certificates import (
     has_identifiers,
     id_of_request,
@@ -196,7 +197,7 @@ def test_oversized_input_is_refused_before_it_is_parsed(
     monkeypatch.setattr(mirror.release_lists, "METADATA_BYTES_MAX", 10)
     with pytest.raises(TooLarge):
         bench.origin.accept_release(ROLE, bytes(11), b"")
-    monkeypatch.setattr(mirror.metadata, "MANIFEST_BYTES_MAX", 10)
+    bench.origin.bound = Bound(10, 10)
     with pytest.raises(TooLarge):
         bench.origin.accept_release(ROLE, b"", bytes(11))
 

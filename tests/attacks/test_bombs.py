@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from firedoor.errors import Unavailable
+from firedoor.limits import FILES_NORMAL_MAX
+from tests.attacks.bombs import PIECE_RAW, PRODUCT, STORED_ZEROS, many_files, publish, zeros
 from tests.attacks.burdens import forget_peak, free_bytes, peak_mb_of, pid_of, resident_mb_of
-from tests.attacks.open.bombs import PIECE_RAW, PRODUCT, STORED_ZEROS, many_files, publish, zeros
 from tests.attacks.test_full_disk import on_a_small_disk
 from tests.live.lab import MIB, LabSite, product_of, tell
 from tests.live.test_bad_days import small_disk
@@ -40,11 +41,12 @@ pytestmark = pytest.mark.filterwarnings("ignore:Sending a large body")
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(("files", "end"), [(FILES, "TooLarge"), (FILES_NORMAL_MAX, "read")])
 def test_a_manifest_of_very_many_files_costs_little_memory_to_refuse_or_to_read(
-    new_fleet: Path, tmp_path: Path
+    new_fleet: Path, tmp_path: Path, files: int, end: str
 ) -> None:
-    (tmp_path / "manifest").write_bytes(many_files(FILES)[1])
-    words = (sys.executable, "-m", "tests.attacks.open.decode_once")
+    (tmp_path / "manifest").write_bytes(many_files(files)[1])
+    words = (sys.executable, "-m", "tests.attacks.decode_once")
     done = subprocess.run(
         [*words, new_fleet / "root.json", tmp_path / "state", tmp_path / "manifest"],
         check=True,
@@ -53,6 +55,7 @@ def test_a_manifest_of_very_many_files_costs_little_memory_to_refuse_or_to_read(
     )
     said = json.loads(done.stdout)
     print(said)
+    assert said["end"] == end
     assert said["most"] - said["before"] < MOST_MB
     assert said["most_of_children"] < MOST_OF_CHILD_MB
 

@@ -18,6 +18,7 @@ from pathlib import Path
 import uvloop
 
 from firedoor.errors import FiredoorError
+from firedoor.pieces.manifest_reading import NORMAL
 from firedoor.runtime.catalogue import Catalogue
 from firedoor.runtime.clocks import Clock
 from firedoor.runtime.release_entries import ReleaseEntry
@@ -49,7 +50,8 @@ async def main(root: bytes, folder: Path, file: Path) -> None:
     async def get(path: str, limit: int) -> bytes:
         return data
 
-    catalogue = Catalogue(folder, root=root, fleet=fleet_of(root), clock=Clock())
+    fleet = fleet_of(root)
+    catalogue = Catalogue(folder, root=root, fleet=fleet, clock=Clock(), bound=NORMAL)
     silences: list[float] = [0.0]
     looking = asyncio.ensure_future(look(silences))
     before = resident_mb_of(os.getpid())
