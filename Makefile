@@ -21,7 +21,7 @@ test: lint types
 
 # What a thief, a stick and a crowd can do: each attack of tests/attacks/README.md, with real programs.
 test-attacks: $(READY)
-	$(BIN)/python -m pytest tests/attacks --ignore=tests/attacks/open
+	$(BIN)/python -m pytest tests/attacks
 
 # The units of the agent and the helper as they are deployed, under a real systemd on a fresh Debian.
 test-systemd: $(READY)

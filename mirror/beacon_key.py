@@ -4,6 +4,7 @@ The origin has one; so may a mirror, in `beacon.key` of its state folder. It cou
 metadata names it: by itself it is a second origin's, with others it is a witness's.
 """
 
+import os
 from pathlib import Path
 
 from firedoor.errors import Malformed
@@ -13,7 +14,7 @@ from firedoor.halt.merkle import root_of
 from firedoor.halt.order import BeaconPayload
 from firedoor.identity import FleetId
 from firedoor.runtime.key_files import BEACON_KEY, KeyFile, read_key_file
-from firedoor.trust.keys import Authority
+from firedoor.trust.keys import Authority, key_of
 
 
 class BeaconSigner:
@@ -48,6 +49,15 @@ class BeaconSigner:
     def vouch(self, record: bytes) -> bytes:
         """The origin's record, by this key; the node has judged that it may be signed."""
         return countersigned(record, fleet=self._fleet, keys=self._keys)
+
+
+def nobody(fleet: FleetId) -> BeaconSigner:
+    """A signer that no metadata names, where the key is lost: what it signs counts nowhere."""
+    secret = os.urandom(64)
+    public = key_of(secret[:32])
+    return BeaconSigner(
+        KeyFile("beacon", "lost", fleet, public.keyid, public.keyval["public"], secret.hex())
+    )
 
 
 def own_signer(state: Path, fleet: FleetId) -> BeaconSigner | None:

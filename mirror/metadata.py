@@ -67,11 +67,11 @@ class MetadataFolder:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._snapshot: NaclSigner
-        self._timestamp: NaclSigner
+        self._snapshot: NaclSigner | None = None
+        self._timestamp: NaclSigner | None = None
 
-    def sign_with(self, *, snapshot: NaclSigner, timestamp: NaclSigner) -> None:
-        """Sign freshness by these keys from now on."""
+    def sign_with(self, *, snapshot: NaclSigner | None, timestamp: NaclSigner | None) -> None:
+        """Sign freshness by these keys from now on; None: that one is lost, and nothing is."""
         self._snapshot = snapshot
         self._timestamp = timestamp
 
@@ -288,7 +288,11 @@ def file_name(version: int, role: str) -> str:
     return f"{version}.{quote(role, safe='')}.json"
 
 
-def _sign(metadata: Metadata[Any], signer: NaclSigner) -> bytes:
+def _sign(metadata: Metadata[Any], signer: NaclSigner | None) -> bytes:
+    if signer is None:
+        role = str(metadata.signed.type)
+        why = f"the key is lost here; firedoor keys rotate {role} names another"
+        raise Unavailable(f"signing {role}", why=why)
     metadata.sign(signer)
     return metadata.to_bytes()
 

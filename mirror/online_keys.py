@@ -34,11 +34,21 @@ class OnlineKeys:
         """
         if role not in ONLINE_ROLES:
             raise Malformed("role", wanted=" or ".join(ONLINE_ROLES), got=repr(role[:80]))
-        old = read_key_file(self._path(role), self._passphrase)
+        # A file that is lost is made again; another of this origin says of which fleet.
+        path = self._path(role)
+        pattern = path if path.exists() else self._folder / "identity.key"
+        old = replace(read_key_file(pattern, self._passphrase), certificate="", ca="", origin="")
         secret = os.urandom(64)
         public = key_of(secret[:32])
-        key = replace(old, keyid=public.keyid, public=public.keyval["public"], secret=secret.hex())
-        seal = self._passphrase() if is_sealed(self._path(role)) else None
+        key = replace(
+            old,
+            role=role,
+            name=role,
+            keyid=public.keyid,
+            public=public.keyval["public"],
+            secret=secret.hex(),
+        )
+        seal = self._passphrase() if is_sealed(pattern) else None
         write_key_file(self._waiting(role), key, seal)
         return key
 
@@ -48,15 +58,14 @@ class OnlineKeys:
         Raises:
             Unavailable: neither file has it.
         """
-        current = read_key_file(self._path(role), self._passphrase)
-        if current.keyid in keyids:
-            return current
-        if self._waiting(role).exists():
-            waiting = read_key_file(self._waiting(role), self._passphrase)
-            if waiting.keyid in keyids:
-                self._waiting(role).replace(self._path(role))
+        for path in (self._path(role), self._waiting(role)):
+            key = read_key_file(path, self._passphrase) if path.exists() else None
+            if key is None or key.keyid not in keyids:
+                continue
+            if path == self._waiting(role):
+                path.replace(self._path(role))
                 sync_folder(self._folder)
-                return waiting
+            return key
         why = f"signed metadata names {', '.join(each[:12] for each in keyids)}, not the key here"
         raise Unavailable(str(self._path(role)), why=why)
 

@@ -34,7 +34,7 @@ from firedoor.runtime.certificates import (
     make_request,
 )
 from firedoor.runtime.files import durable_write, sync_folder
-from firedoor.runtime.key_files import read_key_file, replace_certificate
+from firedoor.runtime.key_files import KeyFile, read_key_file, replace_certificate
 from firedoor.runtime.logs import log
 from firedoor.runtime.operator_proof import Request, check_proof, read_operators
 from firedoor.runtime.piece_store import PieceStore
@@ -46,7 +46,7 @@ from firedoor.units import UnixTime
 from firedoor.wire.codec import decode, record
 from firedoor.wire.json_text import json_map
 from firedoor.wire.messages import Report
-from mirror.beacon_key import BeaconSigner
+from mirror.beacon_key import BeaconSigner, nobody
 from mirror.enrolments import Enrolments, Grant
 from mirror.incoming import Incoming
 from mirror.metadata import MetadataFolder, Offer, Repository, check_offer, parse
@@ -244,14 +244,21 @@ class Origin:
         self._use_keys(repository.root, repository.targets)
 
     def _use_keys(self, root: Metadata[Root], targets: Metadata[Targets]) -> None:
-        keys = {
-            role: self._keys.of(role, keyids)
-            for role, keyids in online_keyids(root, targets).items()
-        }
-        self.signer = BeaconSigner(keys["beacon"])
+        """Sign by the keys that count; where one is lost nothing is signed in its place."""
+        keys: dict[str, KeyFile] = {}
+        for role, keyids in online_keyids(root, targets).items():
+            try:
+                keys[role] = self._keys.of(role, keyids)
+            except Unavailable as error:
+                # Root can name another only while this origin runs.
+                do = f"firedoor keys rotate {role}"
+                log("online-key-lost", level="error", role=role, why=str(error), do=do)
+        self.signer = BeaconSigner(keys["beacon"]) if "beacon" in keys else nobody(self._fleet)
         self._metadata.sign_with(
-            snapshot=NaclSigner(keys["snapshot"].signing_seed),
-            timestamp=NaclSigner(keys["timestamp"].signing_seed),
+            **{
+                role: NaclSigner(keys[role].signing_seed) if role in keys else None
+                for role in ("snapshot", "timestamp")
+            }
         )
 
     def missing(self, digests: list[bytes]) -> list[bytes]:
@@ -331,6 +338,14 @@ class Origin:
             self.enrolments.put_back(leaf.peer, now)
         grant = self.enrolments.renew(peer, now)
         return self._issue(body, grant, now)
+
+    async def certify(self, request: bytes) -> bytes:
+        """The first certificate of a key file that an operator has made: of a publisher, for one.
+
+        Raises:
+            Malformed: no such request.
+        """
+        return await asyncio.to_thread(self._issue_operator, request, self._unix())
 
     def _issue_operator(self, request: bytes, now: UnixTime) -> bytes:
         return issue(

@@ -3,7 +3,8 @@
 * Believed as an endpoint will believe it: root by the old root's keys and its own, targets by
   root's, each exactly the next version and within its dates; so nothing is published that a fleet
   could not follow.
-* A rotation adds or removes no role and no release.
+* A rotation adds or removes no role of the brake and no release. A publisher that it adds comes
+  with an empty list; one that it removes lists nothing any more.
 * Every publisher's list must still be signed by the keys that the new targets name.
 
 Pure; origin.py keeps and applies what was checked here. Source: TUF specification 5.3.
@@ -16,7 +17,7 @@ from typing import Annotated
 
 from msgspec import Meta
 from tuf.api.exceptions import UnsignedMetadataError
-from tuf.api.metadata import Metadata, Root, Targets
+from tuf.api.metadata import Metadata, Root, TargetFile, Targets
 
 from firedoor.errors import Malformed, Stale, Untrusted
 from firedoor.limits import METADATA_BYTES_MAX
@@ -69,21 +70,30 @@ def check_rotation(
     if change.targets:
         targets = _next_targets(targets, parse(change.targets, Targets, what="targets"), now)
     _verify(root.signed, "targets", targets)
-    offered = change.lists or {}
-    if set(offered) - set(lists):
+    offered, named = change.lists or {}, publishers(targets.signed)
+    if set(offered) - set(named):
         raise Malformed("lists", wanted="publishers of this fleet", got=str(sorted(offered))[:120])
+    # Of a publisher that was removed the snapshot still names the last list.
+    known = {name: meta.version for name, meta in repository.snapshot.signed.meta.items()}
     fresh = {
-        role: _next_list(role, lists[role], parse(data, Targets, what=role), now)
+        role: _next_list(
+            role,
+            (known.get(f"{role}.json", 0), lists[role].signed.targets if role in lists else {}),
+            parse(data, Targets, what=role),
+            now,
+        )
         for role, data in offered.items()
     }
-    after = {**lists, **fresh}
+    after = {role: metadata for role, metadata in lists.items() if role in named} | fresh
+    if missing := sorted(set(named) - set(after)):
+        raise Malformed("lists", wanted=f"one of {missing[0]}", got="none")
     for role, metadata in after.items():
         _verify(targets.signed, role, metadata)
     return Checked(root, targets, after)
 
 
 def _next_root(old: Metadata[Root], new: Metadata[Root], now: UnixTime) -> Metadata[Root]:
-    _check_next("root", old.signed, new.signed, now)
+    _check_next("root", old.signed.version, new.signed, now)
     if set(new.signed.roles) != set(old.signed.roles) or not new.signed.consistent_snapshot:
         raise Malformed("root", wanted="the same roles and consistent snapshots", got="others")
     for judge in (old.signed, new.signed):
@@ -94,26 +104,35 @@ def _next_root(old: Metadata[Root], new: Metadata[Root], now: UnixTime) -> Metad
 def _next_targets(
     old: Metadata[Targets], new: Metadata[Targets], now: UnixTime
 ) -> Metadata[Targets]:
-    _check_next("targets", old.signed, new.signed, now)
-    if _role_names(new.signed) != _role_names(old.signed) or new.signed.targets:
-        raise Malformed("targets", wanted="the same delegations and nothing else", got="others")
+    _check_next("targets", old.signed.version, new.signed, now)
+    brake = [
+        [name for name in _role_names(each.signed) if not is_publisher(name)] for each in (old, new)
+    ]
+    if brake[0] != brake[1] or new.signed.targets or not publishers(new.signed):
+        wanted = "the same roles of the brake, and at least one publisher"
+        raise Malformed("targets", wanted=wanted, got="others")
     return new
 
 
 def _next_list(
-    role: str, old: Metadata[Targets], new: Metadata[Targets], now: UnixTime
+    role: str,
+    old: tuple[int, Mapping[str, TargetFile]],
+    new: Metadata[Targets],
+    now: UnixTime,
 ) -> Metadata[Targets]:
-    _check_next(role, old.signed, new.signed, now)
-    before = {path: target.to_dict() for path, target in old.signed.targets.items()}
+    """The next list of a publisher; `old`: the version and the rows of the one before it."""
+    version, rows = old
+    _check_next(role, version, new.signed, now)
+    before = {path: target.to_dict() for path, target in rows.items()}
     after = {path: target.to_dict() for path, target in new.signed.targets.items()}
     if before != after or new.signed.delegations is not None:
         raise Malformed(role, wanted="the same releases", got="others")
     return new
 
 
-def _check_next(what: str, old: Root | Targets, new: Root | Targets, now: UnixTime) -> None:
-    if new.version != old.version + 1:
-        raise Stale(what, trusted=old.version + 1, offered=new.version)
+def _check_next(what: str, old: int, new: Root | Targets, now: UnixTime) -> None:
+    if new.version != old + 1:
+        raise Stale(what, trusted=old + 1, offered=new.version)
     if new.is_expired(dt.datetime.fromtimestamp(now, dt.UTC)):
         raise Untrusted(what, wanted="a date to come", got=str(new.expires))
 
@@ -128,6 +147,10 @@ def _verify(judge: Root | Targets, role: str, new: Metadata[Root] | Metadata[Tar
 def _role_names(targets: Targets) -> list[str]:
     roles = targets.delegations.roles if targets.delegations is not None else None
     return sorted(roles or {})
+
+
+def _brake_names(targets: Targets) -> list[str]:
+    return [name for name in _role_names(targets) if not is_publisher(name)]
 
 
 def files_of(change: Rotation) -> tuple[dict[str, bytes], dict[str, int]]:

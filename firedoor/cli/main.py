@@ -10,6 +10,7 @@ from typing import Annotated, Optional
 import typer
 
 from firedoor import __version__
+from firedoor.cli import authority as authority_commands
 from firedoor.cli import brake
 from firedoor.cli.common import fail
 from firedoor.cli.options import AnyFleet, AnyKey, Fleet, Key, PassphraseFile, To
@@ -25,6 +26,7 @@ app = typer.Typer(
 )
 keys_app = typer.Typer(no_args_is_help=True, help="Show, rotate and renew a fleet's keys.")
 app.add_typer(keys_app, name="keys")
+authority_commands.register(keys_app)
 brake.register(app)
 
 _OPERATOR = "operator.key"

@@ -7,7 +7,7 @@
   over.
 * Orders that a turned key had signed are signed anew, so that machines which never knew the old key
   obey them too. Machines that have them recorded obey them anyway.
-* A key file keeps the TLS identity of the file whose place it takes.
+* A new key file has a TLS identity of its own: the one in a stolen file can be banned.
 """
 
 import os
@@ -25,16 +25,19 @@ from firedoor.cli.common import checked_public, new_passphrase, open_key, say, w
 from firedoor.cli.evidence import lines_of
 from firedoor.cli.handing import give
 from firedoor.cli.origin import Origin, origin_of, verified
-from firedoor.errors import Malformed, Refused
+from firedoor.errors import Absent, Malformed, Refused
 from firedoor.halt.envelope import Envelope, Signature, id_of, only_by, role_of, threshold_of
 from firedoor.halt.order import Order, Revoke, read_order
 from firedoor.identity import FleetId
 from firedoor.limits import LIST_ITEMS_MAX, ORDER_BYTES_MAX, ORDERS_MAX, SIGNATURES_MAX
 from firedoor.runtime.catalogue import Catalogue
+from firedoor.runtime.certificates import make_request
+from firedoor.runtime.clocks import Clock
 from firedoor.runtime.files import durable_write, sync_folder
 from firedoor.runtime.fleet_folder import OFFLINE_DAYS, RELEASES_DAYS
 from firedoor.runtime.key_files import KeyFile, is_sealed, write_key_file
 from firedoor.runtime.peer_client import PeerClient
+from firedoor.runtime.renewal import checked_renewal
 from firedoor.trust.keys import key_of, public_key, register
 from firedoor.trust.repository import (
     RolePublic,
@@ -87,15 +90,11 @@ def rotate(fleet: Path, turn: Turn, passphrase_file: Path | None) -> None:
             all the same the next run finds out; until then the old files are in place.
     """
     register()
-    paths = list(turn.signers) or sorted((fleet / "keys").glob("root-*.key"))
-    paths = [path for path in paths if not path.name.endswith(".new.key")]
-    roots = [open_key(path, passphrase_file) for path in paths]
-    if not roots or any(key.role != "root" for key in roots):
-        got = "none" if not roots else "another role's"
-        raise Malformed("--signer", wanted="enough root keys, keys/root-*.key", got=got)
-    operator = open_key(fleet / "keys" / "operator.key", passphrase_file)
+    roots = roots_of(fleet, turn.signers, passphrase_file)
+    operator = operator_of(fleet, passphrase_file)
     address = origin_of(operator)
-    files = KeyFiles(fleet / "keys", turn.role, passphrase_file, is_closed=is_sealed(paths[0]))
+    is_closed = is_sealed((turn.signers or _root_paths(fleet))[0])
+    files = KeyFiles(fleet / "keys", turn.role, passphrase_file, is_closed=is_closed)
 
     async def work(client: PeerClient) -> None:
         origin = Origin(client, address, operator)
@@ -117,6 +116,41 @@ def rotate(fleet: Path, turn: Turn, passphrase_file: Path | None) -> None:
             say(f"{len(anew)} order(s) signed anew by it")
 
     with_client(operator, work)
+
+
+def roots_of(fleet: Path, signers: Sequence[Path], passphrase_file: Path | None) -> list[KeyFile]:
+    """Root's keys: those named, or all that lie in the fleet's folder.
+
+    Raises:
+        Malformed: there are none, or one is another role's.
+    """
+    paths = list(signers) or _root_paths(fleet)
+    roots = [open_key(path, passphrase_file) for path in paths]
+    if not roots or any(key.role != "root" for key in roots):
+        got = "none" if not roots else "another role's"
+        raise Malformed("--signer", wanted="enough root keys, keys/root-*.key", got=got)
+    return roots
+
+
+def _root_paths(fleet: Path) -> list[Path]:
+    found = sorted((fleet / "keys").glob("root-*.key"))
+    return [path for path in found if not path.name.endswith(".new.key")]
+
+
+def operator_of(fleet: Path, passphrase_file: Path | None) -> KeyFile:
+    """The operator's key in a fleet's folder, the one that was made last; raises as `open_key`."""
+    return open_key(path_of_operator(fleet), passphrase_file)
+
+
+def path_of_operator(fleet: Path) -> Path:
+    """Where it lies: `keys operators --new` makes `operator-2.key` in place of one that is lost."""
+    keys = fleet / "keys"
+    numbered = [
+        (int(found[1]), path)
+        for path in keys.glob("operator-*.key")
+        if (found := re.fullmatch(r"operator-(\d+)\.key", path.name))
+    ]
+    return max(numbered)[1] if numbered else keys / "operator.key"
 
 
 async def _alive(origin: Origin, fleet: FleetId, role: str) -> list[bytes]:
@@ -172,6 +206,7 @@ async def _turn(origin: Origin, turn: Turn, roots: Sequence[KeyFile], files: "Ke
             new: RoleSeeds | RolePublic = RolePublic(tuple(map(public_key, publics)), threshold)
         else:
             keys = files.make(count, roots[0])
+            await files.certify(origin, roots[0])
             new = RoleSeeds(tuple(key.signing_seed for key in keys), threshold)
         signers = [key.signing_seed for key in roots]
         change = _change(turn, (root, targets), new, signers, catalogue)
@@ -188,7 +223,7 @@ def _change(
     catalogue: Catalogue,
 ) -> dict[str, Any]:
     """The files of the rotation, as mirror/rotation.py takes them."""
-    (root, targets), later, role = today, _in_days(OFFLINE_DAYS), turn.role
+    (root, targets), later, role = today, in_days(OFFLINE_DAYS), turn.role
     if role in _TOP:
         turned = rotate_root(root, role, new, signers=signers, expires=later)
         change: dict[str, Any] = {"root": turned.to_bytes()}
@@ -201,7 +236,7 @@ def _change(
     change = {"targets": delegated.to_bytes()}
     if is_publisher(role) and isinstance(new, RoleSeeds):
         listed = Metadata[Targets].from_bytes(catalogue.role_file(role))
-        expires = _in_days(RELEASES_DAYS)
+        expires = in_days(RELEASES_DAYS)
         change["lists"] = {role: signed_anew(listed, new.seeds, expires).to_bytes()}
     return change
 
@@ -218,6 +253,7 @@ class KeyFiles:
         self._role = role
         self._stem = role.replace("/", "-")
         self._passphrase_file = passphrase_file
+        self._passphrase = ""
 
     def waiting(self) -> list[KeyFile]:
         """The new keys that an earlier run left, in order of number."""
@@ -235,12 +271,23 @@ class KeyFiles:
         if waiting:
             names = ", ".join(path.name for path in self._paths(".new"))
             raise Malformed("waiting keys", wanted=f"{count}, or none", got=names)
-        seal = new_passphrase(self._passphrase_file) if self._is_closed else None
         places = [open_key(path, self._passphrase_file) for path in self._paths("")]
         for number in range(1, count + 1):
             identity = places[number - 1] if number <= len(places) else pattern
-            self._write(number, identity, seal)
+            self._write(number, identity)
         return self.waiting()
+
+    async def certify(self, origin: Origin, pattern: KeyFile) -> None:
+        """Give each waiting key a certificate of its own: the one of a stolen file can be banned.
+
+        Raises:
+            Unavailable, Refused: the origin does not answer, or says no.
+        """
+        places = [open_key(path, self._passphrase_file) for path in self._paths("")]
+        shared = {each.tls_seed for each in (*places, pattern)}
+        for path, key in zip(self._paths(".new"), self.waiting(), strict=True):
+            if key.tls_seed in shared:
+                write_key_file(path, await with_own_identity(origin, key), self._seal())
 
     def put_in_place(self) -> list[KeyFile]:
         """Let the waiting keys take the place of the old ones, which retire; the keys."""
@@ -287,19 +334,47 @@ class KeyFiles:
         numbered = [(int(match[1]), path) for match, path in found if match is not None]
         return [path for _, path in sorted(numbered)]
 
-    def _write(self, number: int, identity: KeyFile, seal: str | None) -> None:
-        signing = os.urandom(32)
-        public = key_of(signing)
+    def _write(self, number: int, identity: KeyFile) -> None:
         name = f"{self._stem}-{number}"
-        key = replace(
-            identity,
-            role=self._role,
-            name=name,
-            keyid=public.keyid,
-            public=public.keyval["public"],
-            secret=(signing + identity.tls_seed).hex(),
-        )
-        write_key_file(self._folder / f"{name}.new.key", key, seal)
+        key = new_key(identity, self._role, name)
+        write_key_file(self._folder / f"{name}.new.key", key, self._seal())
+
+    def _seal(self) -> str | None:
+        """The passphrase of new files, asked for once."""
+        if self._is_closed and not self._passphrase:
+            self._passphrase = new_passphrase(self._passphrase_file)
+        return self._passphrase or None
+
+
+def new_key(identity: KeyFile, role: str, name: str) -> KeyFile:
+    """A signing key that nobody has had before, with the TLS identity of another file."""
+    signing = os.urandom(32)
+    public = key_of(signing)
+    return replace(
+        identity,
+        role=role,
+        name=name,
+        keyid=public.keyid,
+        public=public.keyval["public"],
+        secret=(signing + identity.tls_seed).hex(),
+    )
+
+
+async def with_own_identity(origin: Origin, key: KeyFile) -> KeyFile:
+    """The same signing key with a TLS identity that nobody has had before.
+
+    An origin of version 0.1 makes no certificates: there it stays as it is.
+
+    Raises:
+        Unavailable, Refused: the origin does not answer, or says no.
+    """
+    fresh = replace(key, secret=(key.signing_seed + os.urandom(32)).hex())
+    try:
+        answer = await origin.post("/v1/keys/certificate", make_request(fresh.tls_seed))
+    except Absent:
+        return key
+    offered = replace(fresh, certificate=answer.decode(errors="replace"))
+    return replace(offered, certificate=checked_renewal(offered, answer, Clock().unix()))
 
 
 def _by_new_keys(
@@ -339,5 +414,6 @@ def _standing(role: str, root: Root, targets: Targets) -> Standing:
     return Standing(tuple(found.keyids), found.threshold)
 
 
-def _in_days(days: int) -> datetime:
+def in_days(days: int) -> datetime:
+    """A date so many days from now, as metadata has it."""
     return (datetime.now(UTC) + timedelta(days=days)).replace(microsecond=0)

@@ -18,9 +18,6 @@ from firedoor.runtime.folders import read_regular
 from firedoor.runtime.logs import log
 from firedoor.wire.json_text import json_map
 
-GRANTS = "x-firedoor-products"
-"""The field of targets.json, signed by root's keys."""
-
 # Products of a fleet, by name of 64 characters.
 _FILE_BYTES_MAX = 16 << 20
 

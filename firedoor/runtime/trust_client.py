@@ -41,10 +41,10 @@ from firedoor.errors import FiredoorError, Malformed, Refused, Stale, Unavailabl
 from firedoor.identity import FleetId
 from firedoor.limits import METADATA_BYTES_MAX
 from firedoor.runtime.files import durable_write, sync_folder
-from firedoor.runtime.owners import GRANTS, Owners
+from firedoor.runtime.owners import Owners
 from firedoor.runtime.release_entries import ReleaseEntry, entries_of
 from firedoor.trust.keys import Authority, authority_of, register
-from firedoor.trust.repository import is_publisher, own_path
+from firedoor.trust.repository import GRANTS, is_publisher, own_path
 from firedoor.units import UnixTime
 
 Fetch = Callable[[str, int], bytes]

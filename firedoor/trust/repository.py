@@ -4,10 +4,11 @@ Top-level targets has root's keys and threshold, stays offline, and holds nothin
 so whoever signs releases cannot touch the brake (halt.md, Authority). Pure: dates are given.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from hashlib import sha256
+from types import MappingProxyType
 from typing import Any
 
 from securesystemslib.signer import Key
@@ -30,6 +31,9 @@ from firedoor.trust.keys import SURVIVORS, NaclSigner, key_of
 
 # The brake's roles sign records, not targets; a pattern of their own never meets a release.
 BRAKE_ROLES = ("halt", "resume", "promote", "beacon")
+
+GRANTS = "x-firedoor-products"
+"""The field of the signed targets that says whose a product is; version 0.1 passes it over."""
 
 _PUBLISHER = "releases/"
 _RELEASE_PATHS = "releases/*/*"
@@ -100,9 +104,9 @@ def new_targets(
     return signed_by(Metadata(signed), root.seeds)
 
 
-def new_releases(seeds: RoleSeeds, expires: datetime) -> Metadata[Targets]:
-    """A publisher's empty list, version 1, signed."""
-    return signed_by(Metadata(Targets(version=1, expires=expires)), seeds.seeds)
+def new_releases(seeds: RoleSeeds, expires: datetime, version: int = 1) -> Metadata[Targets]:
+    """A publisher's empty list, signed; of a name that was used before its next version."""
+    return signed_by(Metadata(Targets(version=version, expires=expires)), seeds.seeds)
 
 
 def new_snapshot(files: Mapping[str, bytes], seed: bytes, expires: datetime) -> Metadata[Snapshot]:
@@ -214,6 +218,85 @@ def rotate_delegation(
     signed.unrecognized_fields.pop(SURVIVORS, None)
     if survivors is not None:
         signed.unrecognized_fields[SURVIVORS] = {"role": role, "ids": list(survivors)}
+    signed.version += 1
+    signed.expires = expires
+    result: Metadata[Targets] = signed_by(Metadata(signed), signers)
+    return result
+
+
+def with_publisher(
+    targets: Metadata[Targets],
+    role: str,
+    new: RoleSeeds,
+    *,
+    signers: Sequence[bytes],
+    expires: datetime,
+) -> Metadata[Targets]:
+    """The next targets, with one more publisher, the last in order; signed by `signers`.
+
+    Raises:
+        Malformed: that role is there, or its threshold is above its distinct keys.
+    """
+    _check(role, new)
+
+    def add(delegations: Delegations, roles: dict[str, DelegatedRole]) -> None:
+        if role in roles:
+            raise Malformed("publisher", wanted="a new name", got=repr(role[:80]))
+        delegations.keys |= {key.keyid: key for key in new.keys}
+        roles[role] = _delegated(role, new)
+
+    return _changed(targets, add, signers, expires)
+
+
+def without_publisher(
+    targets: Metadata[Targets], role: str, *, signers: Sequence[bytes], expires: datetime
+) -> Metadata[Targets]:
+    """The next targets, in which this publisher signs no more; signed by `signers`.
+
+    Raises:
+        Malformed: there is no such publisher, or no other.
+    """
+
+    def remove(delegations: Delegations, roles: dict[str, DelegatedRole]) -> None:
+        known = [name for name in roles if is_publisher(name)]
+        if role not in known or len(known) == 1:
+            raise Malformed(
+                "publisher", wanted=f"one of several: {', '.join(known)}", got=role[:80]
+            )
+        del roles[role]
+        used = {keyid for each in roles.values() for keyid in each.keyids}
+        delegations.keys = {keyid: key for keyid, key in delegations.keys.items() if keyid in used}
+
+    return _changed(targets, remove, signers, expires)
+
+
+def with_grants(
+    targets: Metadata[Targets],
+    grants: Mapping[str, str],
+    *,
+    signers: Sequence[bytes],
+    expires: datetime,
+) -> Metadata[Targets]:
+    """The next targets, in which these products are these publishers' too; signed by `signers`."""
+    held = targets.signed.unrecognized_fields.get(GRANTS)
+    fresh = (dict(held) if isinstance(held, dict) else {}) | dict(grants)
+    return _changed(targets, lambda _, __: None, signers, expires, {GRANTS: fresh})
+
+
+def _changed(
+    targets: Metadata[Targets],
+    change: Callable[[Delegations, dict[str, DelegatedRole]], None],
+    signers: Sequence[bytes],
+    expires: datetime,
+    fields: Mapping[str, object] = MappingProxyType({}),
+) -> Metadata[Targets]:
+    signed = Targets.from_dict(targets.signed.to_dict())
+    delegations = signed.delegations
+    if delegations is None or delegations.roles is None:
+        raise Malformed("targets", wanted="delegations", got="none")
+    change(delegations, delegations.roles)
+    signed.unrecognized_fields.update(fields)
+    signed.unrecognized_fields.pop(SURVIVORS, None)
     signed.version += 1
     signed.expires = expires
     result: Metadata[Targets] = signed_by(Metadata(signed), signers)

@@ -67,6 +67,7 @@ class OriginApi:
             web.post("/v1/publish/release", self.release),
             web.post("/v1/keys/fresh", self.fresh_key),
             web.post("/v1/keys/rotate", self.rotate),
+            web.post("/v1/keys/certificate", self.certify),
             web.post("/v1/tokens", self.token),
             web.get("/v1/certificate/{order:[0-9a-f]{64}}", self.certificate),
         ]
@@ -118,6 +119,11 @@ class OriginApi:
         role = body.decode(errors="replace")
         public = await asyncio.to_thread(self._origin.fresh_key, role)
         return web.json_response({"public": public})
+
+    async def certify(self, request: web.Request) -> web.Response:
+        """A certificate for a new key file of people."""
+        body = await self._operators_body(request, ENROLMENT_BYTES_MAX)
+        return web.Response(body=await self._origin.certify(body))
 
     async def rotate(self, request: web.Request) -> web.Response:
         """Take in keys that root has turned; it is announced when the answer goes out."""

@@ -352,3 +352,45 @@ async def is_taken(site: LabSite, name: str, path: str, body: bytes) -> bool:
 
 
 # --- whose product it is ------------------------------------------------------------------------
+
+
+@pytest.mark.live
+@pytest.mark.slow
+def test_a_publisher_is_added_publishes_and_is_removed(tmp_path: Path) -> None:
+    async def story(site: LabSite) -> None:
+        await site.begin_origin()
+        fleet = ("--fleet", str(site.fleet))
+        await site.firedoor("keys", "publisher", "add", "third", *fleet)
+        await publish(site, "third", "posters", "1.0")
+        await site.firedoor("keys", "publisher", "remove", "third", *fleet)
+        with pytest.raises(Unavailable):
+            await publish(site, "third", "posters", "2.0")
+        # The others go on.
+        await publish(site, "main", "kiosk", "1.0")
+
+    tell(tmp_path, story, kind=TwoPublishers)
+
+
+@pytest.mark.live
+@pytest.mark.slow
+def test_grants_are_proposed_from_the_lists_and_then_hold_for_machines_that_come_new(
+    tmp_path: Path,
+) -> None:
+    async def story(site: LabSite) -> None:
+        await site.begin_origin()
+        fleet = ("--fleet", str(site.fleet))
+        [name] = await site.enrol(1, ["manuals"], mirrors=[site.programs["origin"].address])
+        # By the order of delegation it would be main's.
+        await publish(site, "other", "manuals", "1.0")
+        await publish(site, "other", "posters", "1.0")
+        said = await site.firedoor("keys", "grant", "--from-lists", *fleet)
+        assert {"manuals", "posters", "other"} <= set(said.replace("=", " ").split())
+        await site.firedoor("keys", "grant", "manuals", "other", *fleet)
+        with suppress(Unavailable):
+            await publish(site, "main", "manuals", "2.0")
+        await site.start(name)
+        await site.until_running("manuals", "1.0", [name])
+        await publish(site, "other", "manuals", "3.0")
+        await site.until_running("manuals", "3.0", [name])
+
+    tell(tmp_path, story, kind=TwoPublishers)

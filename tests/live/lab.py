@@ -51,7 +51,13 @@ class Lab:
         self._tag = f"firedoor-{os.getpid()}"
         self._switch = f"{self._tag}-switch"
         self._hosts = 0
+        self._endpoints = 0
         self._stack = ExitStack()
+
+    def number(self) -> int:
+        """Of the next endpoint, whatever its fleet."""
+        self._endpoints += 1
+        return self._endpoints
 
     def __enter__(self) -> "Lab":
         """Make the switch and the operator's place, and step into it; skip where that cannot be."""
@@ -169,8 +175,7 @@ class LabSite(Site):
 
         `switch`: when their products do; `ring`: of their certificates; `more`: other settings.
         """
-        first = len(self.endpoints) + 1
-        names = [f"endpoint-{number}" for number in range(first, first + count)]
+        names = [f"endpoint-{self._lab.number()}" for _ in range(count)]
         self.endpoints += names
         programs = []
         for name in names:

@@ -253,15 +253,18 @@ def direct(targets: Targets) -> None:
     targets.targets["releases/app/9"] = TargetFile.from_data("releases/app/9", b"bytes")
 
 
-@pytest.mark.parametrize("change", [dropped, added, direct])
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [(dropped, "roles of the brake"), (added, "one of releases/other"), (direct, "of the brake")],
+)
 def test_a_rotation_that_changes_more_than_keys_is_refused(
-    bench: Bench, change: Callable[[Targets], None]
+    bench: Bench, change: Callable[[Targets], None], why: str
 ) -> None:
     targets = top(bench, Targets)
     change(targets.signed)
     targets.signed.version += 1
     targets.signatures.clear()
-    with pytest.raises(Malformed, match="same delegations"):
+    with pytest.raises(Malformed, match=why):
         bench.origin.accept_rotation(
             pack({"targets": signed_by(targets, [bench.seed("root-1")]).to_bytes()})
         )
