@@ -58,10 +58,13 @@ async def flooding(
                 await socket.send_bytes(encode_message(each))
             writer = socket._writer
             try:
-                while not socket.closed:
+                while not writer.transport.is_closing():
+                    if writer.transport.get_write_buffer_size() > len(blob):
+                        await asyncio.sleep(0.005)
+                        continue
                     writer.transport.write(blob)
                     sent[0] += 1
-                    await writer.protocol._drain_helper()
+                    await asyncio.sleep(0)
             finally:
                 writer.transport.abort()
 
