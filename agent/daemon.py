@@ -407,8 +407,8 @@ class AgentDaemon:
         for mirror in self._mirrors():
             is_known = mirror in self._introduced_to
             certificate = b"" if is_known else self.renewal.certificate()
-            self._introduced_to.add(mirror)
-            self.host.send(mirror, Health((replace(report, certificate=certificate),)))
+            if self.host.send(mirror, Health((replace(report, certificate=certificate),))):
+                self._introduced_to.add(mirror)
 
     def report(self) -> Report:
         """What this endpoint claims of itself."""

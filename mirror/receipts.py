@@ -111,7 +111,7 @@ class ReceiptDesk:
         self._waiting.pop(upstream, None)
 
     async def keep_passing(
-        self, is_idle: Callable[[PeerId], bool], send: Callable[[PeerId, object], None]
+        self, is_idle: Callable[[PeerId], bool], send: Callable[[PeerId, object], object]
     ) -> None:
         """Pass on what is new, and write it down, for ever.
 
@@ -134,7 +134,7 @@ class ReceiptDesk:
         peer: PeerId,
         waiting: deque[Receipt],
         is_idle: Callable[[PeerId], bool],
-        send: Callable[[PeerId, object], None],
+        send: Callable[[PeerId, object], object],
     ) -> None:
         while waiting and is_idle(peer):
             share = [waiting.popleft() for _ in range(min(len(waiting), PASSED_AT_ONCE))]

@@ -83,7 +83,10 @@ class Reporting:
             reports.append(report)
             room -= size_of(report)
         for part in in_parts(reports):
-            self._host.send(upstream, Health(part))
+            if not self._host.send(upstream, Health(part)):
+                # There was no room: they are said again, and introduced again.
+                waiting.update(dict.fromkeys(PeerId(each.id) for each in part))
+                introduced -= {PeerId(each.id) for each in part}
 
 
 def in_parts(reports: Iterable[Report]) -> list[tuple[Report, ...]]:

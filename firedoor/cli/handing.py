@@ -38,6 +38,9 @@ _WAIT_S_MAX = 600.0
 _OTHERS_S = 2.0
 
 
+# Pauses between tries to reach one peer; where nobody listens a command still ends within seconds.
+_DIAL_AGAIN_S = (0.1, 0.2, 0.4, 0.8)
+
 # Whoever can be handed an order.
 ANY_ROLE = (Role.MIRROR, Role.AGENT)
 
@@ -226,7 +229,7 @@ class _Hand:
     async def give(self, client: PeerClient, order: tuple[bytes, bytes]) -> None:
         """Hand it over, and hear until there is nothing more to hear."""
         try:
-            socket = await _dial(client, *self._address)
+            socket = await self._dialled(client)
             try:
                 for message in (Hello(bytes(32), 0), Orders((order[1],)), OrdersDone()):
                     socket.say(message)
@@ -235,6 +238,14 @@ class _Hand:
                 socket.close()
         finally:
             self.settled.set()
+
+    async def _dialled(self, client: PeerClient) -> Conversation:
+        """A conversation, at last: a port under attack takes some tries."""
+        for pause_s in _DIAL_AGAIN_S:
+            with suppress(Unavailable):
+                return await _dial(client, *self._address)
+            await asyncio.sleep(pause_s)
+        return await _dial(client, *self._address)
 
     async def _hear(self, socket: Conversation, order_id: bytes) -> None:
         progress, address = self._progress, f"{self._address[0]}:{self._address[1]}"

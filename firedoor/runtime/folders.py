@@ -230,8 +230,22 @@ class Folder:
         Raises:
             OSError: it cannot be removed.
         """
-        with suppress(FileNotFoundError, IsADirectoryError, PermissionError):
-            self._unlink(name)
+        with suppress(FileNotFoundError, IsADirectoryError):
+            try:
+                self._unlink(name)
+            except PermissionError:
+                # What some systems say of a folder.
+                if not self._is_folder(name):
+                    raise
+
+    def _is_folder(self, name: str) -> bool:
+        try:
+            found = self.folder(name)
+        except OSError:
+            return False
+        if found is not None:
+            found.close()
+        return found is not None
 
     def remove_halves(self) -> None:
         """Remove what an earlier run of ours has left half-written."""

@@ -310,14 +310,17 @@ class Host:
             self.program.on_synced(PeerId(str(dict(what.facts)["peer"])))
         return what.event in {"reconciled", "leased", "lease-lapsed", "order-logged"}
 
-    def send(self, peer: PeerId, message: object) -> None:
-        """Queue one message for `peer`; a peer too slow to take it is dropped and comes back."""
+    def send(self, peer: PeerId, message: object) -> bool:
+        """Queue one message for `peer`; whether it was.
+
+        A peer too slow to take it is dropped and comes back.
+        """
         line = self.lines.open.get(peer)
         if line is None or line.socket.is_closing:
-            return
+            return False
         speaks = line.socket.speaks
         if not is_known_to(message, speaks):
-            return
+            return False
         if message is not self._encoded[0]:
             self._encoded = (message, {})
         # A roster or an order goes to many; it is put into bytes once for each version spoken.
@@ -325,8 +328,10 @@ class Host:
         if speaks not in frames:
             frames[speaks] = encode_message(message, speaks)
         is_bulk = isinstance(message, BULK)
-        if not line.socket.send(frames[speaks], is_bulk=is_bulk) and not is_bulk:
+        is_queued = line.socket.send(frames[speaks], is_bulk=is_bulk)
+        if not is_queued and not is_bulk:
             log("peer-too-slow", peer=peer)
+        return is_queued
 
     def is_idle(self, peer: PeerId) -> bool:
         """Whether no bulk waits for `peer`, so that the newest may be sent; no one: not."""

@@ -3,8 +3,8 @@
 * A TLS handshake and the head of a request have seconds, and a body has seconds for each portion
   (peer_server.py). A site is one address behind NAT, so connections are not counted by address: of
   those on which no request is under way there are so many in all and by each certificate, and one
-  more ends the oldest. Of handshakes under way there are so many in all; one more ends one that has
-  not said a word, or the oldest of the address that has the most.
+  more ends the oldest. Of handshakes under way there are so many in all; one more ends one whose
+  first words are not here, or else the oldest of the address that has the most.
 * Descriptors are kept back for operators, for this program's own connections and for its disk.
 * What a client has packed is refused by its header (`refuse_packed`), never unpacked.
 
@@ -71,6 +71,11 @@ _DESCRIPTORS_MIN = 1024
 _TCP_INFO_BYTES = 192
 _BYTES_ACKED_AT = 120
 
+# A record of TLS: type and version, and two bytes that say how long the rest is.
+_RECORD_HEAD = 5
+_HANDSHAKE_RECORD = 22
+_RECORD_BYTES_MAX = 1 << 14
+
 # After the system had no descriptor left, before the next connection is looked at.
 _PAUSE_S = 0.05
 
@@ -97,7 +102,7 @@ class Entry:
 
 @dataclass(slots=True)
 class Handshake:
-    """One under way. `has_spoken`: a byte of it has come, which an honest machine sends at once."""
+    """One under way. `has_spoken`: its first words are here whole, as an honest machine's are."""
 
     task: asyncio.Task[None]
     address: str
@@ -159,7 +164,7 @@ class Server:
             accepted.setblocking(False)  # noqa: FBT003  # the standard library's signature
             _bound_untaken(accepted)
             async with asyncio.timeout(HANDSHAKE_S):
-                await _first_byte(accepted)
+                await _first_words(accepted)
             self.handshakes[number].has_spoken = True
             assert self.runner.server is not None
             transport, _ = await loop.connect_accepted_socket(
@@ -315,13 +320,31 @@ async def serve(app: web.Application, listen: str, context: ssl.SSLContext) -> S
     return server
 
 
-async def _first_byte(accepted: socket.socket) -> None:
-    """Wait until something has come that can be read; it stays unread."""
+async def _first_words(accepted: socket.socket) -> None:
+    """Wait until a whole record of TLS has come, which stays unread.
+
+    Raises:
+        OSError: what comes is none, or it has hung up.
+    """
+    if not hasattr(socket, "MSG_DONTWAIT"):
+        return  # Windows; there a handshake begins at once (untested there).
+    await _readable(accepted)
+    while True:
+        head = accepted.recv(_RECORD_HEAD, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+        size = int.from_bytes(head[3:_RECORD_HEAD])
+        if not head or head[0] != _HANDSHAKE_RECORD or size > _RECORD_BYTES_MAX:
+            raise ConnectionAbortedError("wanted a handshake")
+        wanted = _RECORD_HEAD + size
+        peeked = accepted.recv(wanted, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+        if len(head) == _RECORD_HEAD and len(peeked) == wanted:
+            return
+        # It comes in several segments, or by somebody who has time.
+        await asyncio.sleep(_PAUSE_S)
+
+
+async def _readable(accepted: socket.socket) -> None:
     loop, came = asyncio.get_running_loop(), asyncio.Event()
-    try:
-        loop.add_reader(accepted.fileno(), came.set)
-    except NotImplementedError:
-        return  # Windows' own loop; there a handshake begins at once (untested there).
+    loop.add_reader(accepted.fileno(), came.set)
     try:
         await came.wait()
     finally:

@@ -232,7 +232,7 @@ def read_frames(data: bytes) -> tuple[list[bytes], int, bool]:
             bodies.append(body)
             at += _HEAD.size + len(body)
             good_end = good_end if is_damaged else at
-        elif not is_damaged and _is_torn(data, at, written):
+        elif not is_damaged and (_is_torn(data, at, written) or _is_unfinished(data, at, written)):
             break
         else:
             # What follows the damage may be whole: an order that is lost here could be missed.
@@ -261,6 +261,16 @@ def _length_at(data: bytes, at: int) -> int | None:
         return None
     length, _, crc = _HEAD.unpack_from(data, at)
     return length if crc == zlib.crc32(data[at : at + _SIZES.size]) else None
+
+
+def _is_unfinished(data: bytes, at: int, written: int) -> bool:
+    """Whether this can be one write of several records whose blocks reached the disk out of order.
+
+    It was acknowledged to nobody. Nothing whole follows, and it is no longer than such a write.
+    """
+    if written - at > RESERVE_BYTES:
+        return False
+    return not any(_body_at(data, later) is not None for later in range(at + 1, written))
 
 
 def _is_torn(data: bytes, at: int, written: int) -> bool:

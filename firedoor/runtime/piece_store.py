@@ -96,7 +96,17 @@ class PieceStore:
         return shutil.disk_usage(self._path).free
 
     def sync(self, digests: Sequence[bytes]) -> None:
-        """Make these pieces durable, before something signed says that they are here."""
+        """Make these pieces durable, before something signed says that they are here.
+
+        Raises:
+            Unavailable: one is gone, or the disk refuses.
+        """
+        try:
+            self._sync(digests)
+        except OSError as error:
+            raise Unavailable(str(self._path), why=error.strerror or str(error)) from error
+
+    def _sync(self, digests: Sequence[bytes]) -> None:
         shelves: dict[str, list[str]] = {}
         for digest in digests:
             shelf, rest = _names(digest)

@@ -19,7 +19,8 @@ a site with a mirror and N endpoints (8) where nothing happens. Needs root, ip, 
 
 `python -m tests.bench flood [--agents N] [--per-s R] [--seconds S] [--batch B] [--mirror]`: an
 honest halt while R forged records a second (10,000), B in a frame, come in from enrolled machines,
-at the origin or at a mirror below it. Needs root, ip and nft.
+at the origin or at a mirror below it. Needs root, ip and nft. `--attack KIND,...`, or `all`: beside
+other attacks on the origin (tests/bench/attacks.py), each with the halts of a quiet moment before.
 
 `python -m tests.bench partition [--agents N] [--rounds K] [--freeze S]`: the last activation of a
 halted product at N endpoints (20) that were cut off from the origin just before, some with wrong
@@ -50,6 +51,7 @@ from firedoor.identity import Role
 from firedoor.runtime.key_files import read_key_file
 from firedoor.runtime.tls import credentials_of
 from tests.bench import cut, flood, halt, idle, partition, thin
+from tests.bench.attacks import ATTACKS
 from tests.bench.nginx import children_of, find_nginx, nginx_serving
 
 IDLE_S = 10.0
@@ -216,6 +218,9 @@ def measure_idle(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
 
 def measure_flood(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
     seconds = arguments.seconds or 20.0
+    if arguments.attack:
+        kinds = [*ATTACKS] if arguments.attack == "all" else arguments.attack.split(",")
+        return flood.measure_attacks(folder, agents=arguments.agents or 16, kinds=kinds)
     what = flood.Flood(arguments.per_s, seconds, arguments.batch, at_mirror=arguments.mirror)
     return flood.measure(folder, agents=arguments.agents or 16, flood=what)
 
@@ -261,6 +266,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float)
     parser.add_argument("--per-s", type=int, default=10_000)
     parser.add_argument("--batch", type=int, default=1000)
+    parser.add_argument("--attack", default="")
     parser.add_argument("--mirror", action="store_true")
     parser.add_argument("--rounds", type=int)
     parser.add_argument("--freeze", type=float, default=0.0)

@@ -9,16 +9,22 @@
 
 Times are as in halt.py, pooled over all halts of a kind. The endpoints' mirror, which is flooded,
 is the origin, or one below it; halts are handed to the origin.
+
+With `attack` it is one of attacks.py instead, or each of them in turn, of one fleet; the memory and
+the descriptors are the most of the flooded program and of the first endpoint, beyond what each had.
 """
 
 import asyncio
 import subprocess
 import time
+import traceback
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from firedoor.cli.site import Site
+from firedoor.cli.site import Program, Site
+from firedoor.identity import Role
 from tests.bench import halt
 from tests.bench.distribution import row_of, since
 from tests.bench.fork_server import ForkServer
@@ -30,6 +36,9 @@ ATTACKERS = 2
 # Halts of each kind; one alone gives no more than `agents` times.
 HALTS = 5
 PAUSE_S = 1.0
+
+# How long an attack goes on after it has got going: five halts and their pauses.
+ATTACK_S = 12.0
 
 # For the attackers to get going, and their conversations to be ended for the first time.
 WARM_S = 3.0
@@ -101,6 +110,88 @@ async def _flooded(fleet: halt.Fleet, flood: Flood) -> dict[str, Any]:
         "rss_mb_before": before,
         "rss_mb_after": rss_mb(fleet.mirror_pid),
     }
+
+
+def measure_attacks(folder: Path, *, agents: int, kinds: Sequence[str]) -> dict[str, Any]:
+    """The same beside each of these attacks in turn; no process and no namespace is left."""
+    place = enter_namespace(0)
+    subprocess.run(["ip", "route", "add", "224.0.0.0/4", "dev", "lo"], check=True)
+    mailbox = Mailbox(folder / "mailbox")
+    site = Site(folder / "site", mdns=("127.0.0.1",))
+    site.folder.mkdir()
+    plan = halt.Plan(agents, HALTS, 0, (), spare=1)
+    with ForkServer(folder / "log") as fork:
+
+        async def story() -> dict[str, Any]:
+            try:
+                fleet = await halt._begin(site, plan, place, fork=fork, mailbox=mailbox)
+                # Of another site: an origin takes a certificate of any.
+                thief = Program("thief", Role.MIRROR, "127.0.0.1:7443", site.folder / "thief")
+                await site.add(thief, site="elsewhere")
+                await halt._round(fleet, f"{halt.PRODUCT}==1")  # The first is cold.
+                return {
+                    kind: await _beside(fleet, kind, number) for number, kind in enumerate(kinds)
+                }
+            except BaseException:
+                traceback.print_exc()
+                mailbox.close()
+                halt._show_log(folder / "log")
+                raise
+            finally:
+                fork.end_all()
+                await site.close()
+
+        return asyncio.run(story())
+
+
+async def _beside(fleet: halt.Fleet, kind: str, number: int) -> dict[str, Any]:
+    await halt._steady(fleet)
+    quiet = await _halts(fleet)
+    pids = [fleet.mirror_pid, fleet.pids[0]]
+    before = [(rss_mb(pid), _descriptors(pid)) for pid in pids]
+    for pid in pids:
+        Path(f"/proc/{pid}/clear_refs").write_text("5", "utf-8")
+    home = halt._home(fleet.site.folder.parent, len(fleet.pids))
+    programs = [fleet.site.programs[halt._name(index)] for index in range(len(fleet.pids))]
+    facts = {
+        "mailbox": str(fleet.mailbox.path),
+        "attack": kind,
+        "seconds": WARM_S + ATTACK_S,
+        "port": fleet.mirror_port,
+        "enrol_port": int(fleet.site._enrol.rpartition(":")[2]),
+        "agent": str(home / "identity.key"),
+        "mirror": str(fleet.site.folder / "thief" / "state" / "identity.key"),
+        "release": str(fleet.site.fleet / "keys" / "releases-main-1.key"),
+        "endpoints": [int(each.address.rpartition(":")[2]) for each in programs],
+    }
+    fleet.fork.fork("attack", 1000 + number, **facts)
+    await asyncio.sleep(WARM_S)
+    beside = await _halts(fleet)
+    most = [_descriptors(pid) for pid in pids]
+    said = await asyncio.to_thread(
+        fleet.mailbox.wait, "attacked", kind, 1, WARM_S + ATTACK_S + halt.STEP_S
+    )
+    calm, storm = row_of(quiet), row_of(beside)
+    return {
+        "sent": int(sum(times[0] for times in said.values())),
+        "recorded": {"wanted": HALTS * len(fleet.pids), "quiet": len(quiet), "beside": len(beside)},
+        "quiet_ms": calm,
+        "beside_ms": storm,
+        "ratio_p99": round(storm["p99"] / calm["p99"], 2) if calm and storm else None,
+        "rss_mb_more": [
+            round(_peak_mb(pid) - rss, 1) for pid, (rss, _) in zip(pids, before, strict=True)
+        ],
+        "descriptors_more": [now - count for now, (_, count) in zip(most, before, strict=True)],
+    }
+
+
+def _descriptors(pid: int) -> int:
+    return len(list(Path(f"/proc/{pid}/fd").iterdir()))
+
+
+def _peak_mb(pid: int) -> float:
+    lines = Path(f"/proc/{pid}/status").read_text("utf-8").splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 1024
 
 
 def _start_attacker(fleet: halt.Fleet, number: int, flood: Flood) -> None:

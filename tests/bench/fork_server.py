@@ -33,7 +33,7 @@ from firedoor.halt.order import Halt
 from firedoor.identity import PeerId
 from firedoor.trust.keys import register
 from firedoor.wire.messages import Message, Recorded, decode_message, encode_message
-from tests.bench import attacker, nats, star
+from tests.bench import attacker, attacks, nats, star
 from tests.bench.mailbox import Voice
 from tests.bench.restless import be_restless
 
@@ -113,6 +113,7 @@ KINDS: dict[str, Callable[[Order], None]] = {
     "star-client": star.run_client,
     "nats": nats.run_subscriber,
     "attacker": attacker.run_attacker,
+    "attack": attacks.run_attack,
 }
 
 
