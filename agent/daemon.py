@@ -22,8 +22,10 @@ from firedoor.runtime.asking import FirstContact, Place, answering
 from firedoor.runtime.dialling import Neighbours, keep_dialling
 from firedoor.runtime.discovery import Discovery
 from firedoor.runtime.folders import read_regular
+from firedoor.runtime.hints import STRANGER_S
 from firedoor.runtime.host import Host
 from firedoor.runtime.logs import log
+from firedoor.runtime.peer_client import CONNECT_S
 from firedoor.runtime.renewal import Renewal
 from firedoor.runtime.settings import AgentSettings, split_address
 from firedoor.trust.report_signing import signed_report
@@ -233,15 +235,14 @@ class AgentDaemon:
             installer.stir()
 
     def _mirrors(self) -> list[PeerId]:
-        lines = self.host.lines.open.values()
-        return [line.peer.id for line in lines if line.peer.role is Role.MIRROR]
+        """Those that give to this endpoint; one of another site that has dialled in does not."""
+        return [line.peer.id for line in self.host.lines.open.values() if line.is_upstream]
 
     def _news(self) -> list[PeerId]:
         """Who has newer metadata, the newest first; endpoints only while no mirror answers."""
         lines, mine = self.host.lines.open, self.host.catalogue.timestamp
         self._announced = {peer: each for peer, each in self._announced.items() if peer in lines}
-        # A mirror of another site that has dialled in is nobody's source.
-        sources = [peer for peer, line in lines.items() if line.is_upstream]
+        sources = self._mirrors()
         able = [
             peer
             for peer in self._announced
@@ -295,9 +296,9 @@ class AgentDaemon:
                 return
             self._guarded_at = changed_at
             table = json.loads(read_regular(path, GUARD_BYTES_MAX))
-            steps = [row["last"] for row in table.values() if "last" in row]
-            contents = [journal.content_of(str(each["from"])) for each in steps]
-            crashed = [not each["is_halted"] for each in steps]
+            steps = {name: row["last"] for name, row in table.items() if "last" in row}
+            contents = [journal.content_of(str(each["from"])) for each in steps.values()]
+            crashed = [not each["is_halted"] for each in steps.values()]
         except FileNotFoundError:
             return
         # Deep brackets make json raise RecursionError.
@@ -307,9 +308,9 @@ class AgentDaemon:
         ) as error:
             log("guard-unreadable", level="warning", why=str(error))
             return
-        for content, is_crash in zip(contents, crashed, strict=True):
+        for product, content, is_crash in zip(steps, contents, crashed, strict=True):
             if content is not None and is_crash:
-                journal.add_failed(content)
+                journal.add_failed(str(product), content)
 
     async def _refresh(self) -> None:
         pause = REFRESH_AGAIN_S
@@ -363,21 +364,25 @@ class AgentDaemon:
 
     async def _first_contact(self) -> None:
         """Metadata before the first conversation: without keys no order can be checked."""
+        span_s = STRANGER_S
         while not self.host.trusted.is_set():
             # Who is slow, or does not exist, holds up nobody: they are asked side by side.
-            async for place in answering(self.host.client, self._known_places()):
+            async for place in answering(self.host.client, self._known_places(span_s)):
                 await self._contact(place)
                 if self.host.trusted.is_set():
                     return
-            await asyncio.sleep(FIRST_CONTACT_S * (0.5 + self._dice.fraction()))
+            span_s = min(CONNECT_S, 2 * span_s)
+            await asyncio.sleep(FIRST_CONTACT_S * self._jitter())
 
-    def _known_places(self) -> list[Place]:
+    def _known_places(self, span_s: float) -> list[Place]:
+        """Those of the settings, and of the LAN, which have `span_s` to prove themselves."""
         named = {Role.MIRROR: self._settings.mirrors, Role.AGENT: self._settings.peers}
         places = []
         for role, texts in named.items():
             addresses = [split_address(text) for text in texts]
-            addresses += self.neighbours.addresses(role)
-            places += [Place(host, port, role) for host, port in dict.fromkeys(addresses)]
+            places += [Place(*address, role) for address in addresses]
+            found = [each for each in self.neighbours.addresses(role) if each not in addresses]
+            places += [Place(*address, role, span_s) for address in found]
         return places
 
     async def _contact(self, place: Place) -> None:

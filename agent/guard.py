@@ -183,6 +183,10 @@ def read_product(
         "SELECT good, earlier FROM phases WHERE product = ?", (name,)
     ).fetchone()
     failed = journal.execute("SELECT content FROM failed").fetchall()
+    # A journal of version 0.1 has no such table.
+    if journal.execute("SELECT 1 FROM sqlite_master WHERE name = 'failed_of'").fetchall():
+        own = "SELECT content FROM failed_of WHERE product = ?"
+        failed += journal.execute(own, (name,)).fetchall()
     there = {
         manifest: release
         for manifest, release in releases.items()

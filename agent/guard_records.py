@@ -152,6 +152,8 @@ def _step(log: Bytes, at: int) -> int:
 
 def _take(orders: Orders, fleet: str, record: bytes, *, is_verified: bool = True) -> None:
     """Read one order. `is_verified`: before it was recorded, as those in the log were."""
+    # Of what cannot be read at all there is nothing else to know it by.
+    order_id, keyids = sha256(record).digest(), frozenset({"?"})
     try:
         envelope = unpack(record)
         kind, payload = envelope["kind"], envelope["payload"]
@@ -161,7 +163,7 @@ def _take(orders: Orders, fleet: str, record: bytes, *, is_verified: bool = True
         # A controller's halt names one release and no contents, so it is read as any other.
         if kind in {"halt", "controller-halt"}:
             _check_halt(said)
-            facts = (said["scope"], int(said["level"]), frozenset(said["contents"]))
+            facts = (said["scope"], int(said["level"]), frozenset(said.get("contents", ())))
             is_by_controller = kind == "controller-halt"
             halt = Halt(order_id, *facts, keyids, is_by_controller=is_by_controller)
             orders.halts[order_id] = halt
@@ -173,9 +175,8 @@ def _take(orders: Orders, fleet: str, record: bytes, *, is_verified: bool = True
         if not is_verified:
             return  # Junk that lies beside a product means nothing.
         # It was verified before it was recorded: like the agent, take it as a halt of everything.
-        doubt_id = sha256(record).digest()
-        facts = ("everything", LEVEL_IN_DOUBT, frozenset[bytes]())
-        orders.halts[doubt_id] = Halt(doubt_id, *facts, frozenset({"?"}))
+        doubt = Halt(order_id, "everything", LEVEL_IN_DOUBT, frozenset(), keyids)
+        orders.halts[order_id] = doubt
 
 
 def _take_decision(orders: Orders, record: bytes) -> None:
@@ -208,7 +209,7 @@ _SCOPE = re.compile(
 
 def _check_halt(said: Any) -> None:  # noqa: ANN401  # whatever was signed
     """Nothing, if this version understands all of it, as halt/order.py asks."""
-    is_known = set(said) == _HALT_FIELDS and said["version"] == 1
+    is_known = set(said) | {"contents"} == _HALT_FIELDS and said["version"] == 1
     if not is_known or not 1 <= said["level"] <= LEVEL_MAX:
         raise DoubtError("a halt of another version")
     if _SCOPE.fullmatch(said["scope"]) is None:

@@ -324,7 +324,7 @@ class Installer:
         # What fails goes back even when the disk can take no note of it.
         try:
             if manifest is not None:
-                self._journal.add_failed(manifest.content)
+                self._journal.add_failed(self.product, manifest.content)
         except Unavailable as error:
             log("journal-full", level="error", why=str(error), do="free disk space")
         is_back = self._step_back(manifest_id)
@@ -351,7 +351,9 @@ class Installer:
         subject = self._host.node.gates.subjects.get(manifest)
         if subject is None:
             return False  # Nobody can say which orders cover it.
-        is_failed = subject.content in self._journal.failed() or subject.counter < self._floor()
+        is_failed = (
+            subject.content in self._journal.failed(self.product) or subject.counter < self._floor()
+        )
         return not is_failed and self._host.node.gates.brake.permits(Gate.ACTIVATE, subject)
 
     def _floor(self) -> int:

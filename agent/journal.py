@@ -19,7 +19,10 @@ from firedoor.runtime.folders import require_regular
 _SCHEMA = (
     """CREATE TABLE IF NOT EXISTS phases (product TEXT PRIMARY KEY, phase TEXT NOT NULL,
     manifest TEXT NOT NULL, good TEXT NOT NULL, earlier TEXT NOT NULL)""",
+    # Of version 0.1, which told no product from another.
     "CREATE TABLE IF NOT EXISTS failed (content BLOB PRIMARY KEY)",
+    """CREATE TABLE IF NOT EXISTS failed_of (product TEXT NOT NULL, content BLOB NOT NULL,
+    PRIMARY KEY (product, content)) WITHOUT ROWID""",
     # For the boot guard, which reads no manifest: `files` is one digest of 32 bytes after another.
     """CREATE TABLE IF NOT EXISTS releases (manifest TEXT PRIMARY KEY, product TEXT NOT NULL,
     version TEXT NOT NULL, content BLOB NOT NULL, files BLOB NOT NULL, counter INTEGER NOT NULL,
@@ -91,13 +94,17 @@ class Journal:
         row = (product, entry.phase.value, entry.manifest, entry.good, entry.earlier)
         self._rows("INSERT OR REPLACE INTO phases VALUES (?, ?, ?, ?, ?)", row)
 
-    def add_failed(self, content: bytes) -> None:
-        """Remember a content digest that is never installed again here; raises as `write`."""
-        self._rows("INSERT OR IGNORE INTO failed VALUES (?)", (content,))
+    def add_failed(self, product: str, content: bytes) -> None:
+        """Remember a content digest of which this product is never made again; raises as `write`.
 
-    def failed(self) -> frozenset[bytes]:
-        """The content digests that failed here; raises as `read`."""
-        return frozenset(bytes(row[0]) for row in self._rows("SELECT content FROM failed"))
+        Whose bytes failed as one product says nothing of another: its checks are its publisher's.
+        """
+        self._rows("INSERT OR IGNORE INTO failed_of VALUES (?, ?)", (product, content))
+
+    def failed(self, product: str) -> frozenset[bytes]:
+        """The content digests that failed as this product; raises as `read`."""
+        query = "SELECT content FROM failed UNION SELECT content FROM failed_of WHERE product = ?"
+        return frozenset(bytes(row[0]) for row in self._rows(query, (product,)))
 
     def know_release(self, manifest: str, subject: Subject, *, newest: int, floor: int) -> None:
         """Note what a release on the disk is, for the guard; raises as `write`.

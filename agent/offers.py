@@ -40,7 +40,7 @@ class Offers:
             self._wanted,
             offers,
             running=self._running(),
-            failed=self._journal.failed(),
+            failed=self._journal.failed(self._product),
             permits=self._permits,
         )
 

@@ -4,6 +4,7 @@ systemd ends all that is in the unit once the check has ended, whatever its exit
 time is over. The asker's end ends it too.
 """
 
+import fcntl
 import os
 import re
 import selectors
@@ -14,16 +15,19 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from helper.configuration import Configuration, Product, Refusal
+from helper.configuration import CONFIGURATION, Configuration, Product, Refusal
 
 SAID_BYTES = 300
 
-# What the check must not see: the agent's state, and the sockets of Firedoor.
+# What the check must not see: the agent's state, the sockets of Firedoor, and those by which others
+# would run something for it outside of its unit.
 _HIDDEN = (
     "-/var/lib/firedoor-agent",
     "-/var/lib/firedoor-mirror",
     "-/etc/firedoor",
     "-/run/firedoor",
+    "-/run/dbus",
+    "-/run/user",
 )
 
 _PROPERTIES = (
@@ -40,6 +44,9 @@ _PROPERTIES = (
     "ProtectKernelModules=yes",
     "ProtectControlGroups=yes",
     "PrivateTmp=yes",
+    # Shared memory outlives its processes.
+    "PrivateIPC=yes",
+    "RemoveIPC=yes",
     "PrivateDevices=yes",
     "RestrictNamespaces=yes",
     "RestrictSUIDSGID=yes",
@@ -67,6 +74,7 @@ def check(
     Raises:
         Refusal: nothing of the product is current, or systemd does not run it.
     """
+    _wait_for_turn()
     folder = current_folder(product.root)
     unit = f"firedoor-check-{os.getpid()}-{time.monotonic_ns()}.service"
     words = [*_words(configuration, product, folder, unit), *argv]
@@ -87,6 +95,15 @@ def check(
     if time.monotonic() - began >= product.check_s:
         raise Refusal(f"did not end within {product.check_s:g} s")
     return {"code": code, "said": said.decode(errors="replace")}
+
+
+def _wait_for_turn() -> None:
+    """One check at a time, for all run as one user and could end each other.
+
+    The turn is over when this process is.
+    """
+    descriptor = os.open(CONFIGURATION, os.O_RDONLY | os.O_CLOEXEC)
+    fcntl.flock(descriptor, fcntl.LOCK_EX)
 
 
 def current_folder(root: Path) -> Path:

@@ -37,11 +37,13 @@ from firedoor.runtime.files import durable_write, sync_folder
 from firedoor.runtime.key_files import KeyFile, read_key_file, replace_certificate
 from firedoor.runtime.logs import log
 from firedoor.runtime.operator_proof import Request, check_proof, read_operators
+from firedoor.runtime.owners import Owners
 from firedoor.runtime.piece_store import PieceStore
 from firedoor.runtime.renewal import is_past_half
 from firedoor.runtime.tls import leaf_of
 from firedoor.runtime.trust_client import fleet_of
 from firedoor.trust.keys import NaclSigner
+from firedoor.trust.repository import GRANTS
 from firedoor.units import UnixTime
 from firedoor.wire.codec import decode, record
 from firedoor.wire.json_text import json_map
@@ -117,6 +119,7 @@ class Origin:
         self.root = _read(folder / "root.json")
         self._fleet = fleet_of(self.root)
         self._metadata = MetadataFolder(folder / "metadata")
+        self._owners = Owners(folder / "owners.json")
         self._finish_rotation()
         self.enrolments = Enrolments(state / "origin.sqlite")
         # One writer of the repository at a time; requests come in threads.
@@ -158,7 +161,7 @@ class Origin:
                 now=now,
                 bound=self.bound,
             )
-            self._check_owner(repository, old, offer)
+            self._check_owner(repository, role, old, offer)
             pieces = [piece.digest for file in offer.manifest.files for piece in file.pieces]
             missing = self.missing(pieces)
             lacking = [each for each in missing if not self.incoming.holds(publisher, each)]
@@ -171,17 +174,26 @@ class Origin:
             self.incoming.finish(publisher, pieces)
         return Published(offer.manifest.product, offer.manifest.version, offer.digest)
 
-    def _check_owner(self, repository: Repository, old: Metadata[Targets], offer: Offer) -> None:
-        """Nothing, unless another publisher lists this product and this one never did."""
-        product = offer.manifest.product
-        prefix = f"releases/{product}/"
-        if any(path.startswith(prefix) for path in old.signed.targets):
-            return
-        for role in publishers(repository.targets.signed):
-            listed = self._metadata.current(repository, role).signed.targets
-            if any(path.startswith(prefix) for path in listed):
-                wanted, got = f"its publisher's key, {role}", "another publisher's"
-                raise Untrusted(f"product {product}", wanted=wanted, got=got)
+    def _check_owner(
+        self, repository: Repository, role: str, old: Metadata[Targets], offer: Offer
+    ) -> None:
+        """Nothing, unless the product is another publisher's: by root's word, or by its list.
+
+        A grant counts even where somebody else's list had the product first, and a product whose
+        publisher was removed is nobody's until it is granted.
+        """
+        product, targets = offer.manifest.product, repository.targets.signed
+        found = targets.unrecognized_fields.get(GRANTS)
+        grants = found if isinstance(found, dict) else {}
+        lists = []
+        for each in publishers(targets):
+            rows = old if each == role else self._metadata.current(repository, each)
+            lists.append((each, {path.split("/")[1] for path in rows.signed.targets}))
+        self._owners.settle(lists, grants)
+        owner = self._owners.of(product, grants)
+        if owner not in {None, role}:
+            raise Untrusted(f"product {product}", wanted=f"its publisher's key, {owner}", got=role)
+        self._owners.settle([(role, {product})], grants)
 
     # --- keys ----------------------------------------------------------------------------------
 

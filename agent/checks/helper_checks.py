@@ -38,6 +38,8 @@ class HelperChecks:
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        # The helper runs one at a time; the span of each begins with its turn.
+        self._turn = asyncio.Lock()
 
     async def run(
         self,
@@ -54,7 +56,7 @@ class HelperChecks:
             line = json.dumps(request).encode() + b"\n"
             if len(line) > _REQUEST_BYTES_MAX:
                 return CheckResult(is_well=False, detail="cannot start: the command is too long")
-            async with asyncio.timeout(span):
+            async with self._turn, asyncio.timeout(span):
                 answer = await self._ask(line)
             said: dict[str, Any] = json.loads(answer)
             if said.get("error"):

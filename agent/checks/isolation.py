@@ -52,6 +52,7 @@ class Checks:
             except FiredoorError as error:
                 self._reason = str(error)
         self._as_agent = LocalChecks(None)
+        self._by_helper = HelperChecks(helper)
 
     def hindrance(self, checks: Sequence[str]) -> str:
         """Why releases with these checks are held back; empty: they are not."""
@@ -76,7 +77,7 @@ class Checks:
             return self._local
         # The helper may be installed, and taken away, while the agent runs.
         if self._uid != 0 and is_there(self._helper):
-            return HelperChecks(self._helper)
+            return self._by_helper
         return self._as_agent if self._settings.checks_run_as_agent else None
 
     def _wanting(self) -> str:

@@ -6,7 +6,9 @@ USER is `UID:GID` of the user that checks have to themselves, or `-` for the age
 that it is started in is the check's. It ends early when its standard input closes, and answers one
 line of JSON: `code` (null: it did not end in time), `said` (the end of its output), `error`.
 
-* With a user of its own nothing of that user is left: kill(-1) reaches what setsid has let go.
+* With a user of its own a check runs in namespaces of its own (processes, shared memory, temporary
+  folders), which end with it, whatever it has let go or stopped. Where there can be none, all that
+  this user still runs is ended by kill(-1), and what it left in temporary folders is removed.
 * Without one what is left of the check's descendants is ended, on Linux; elsewhere its group (on
   Windows: itself). What runs as the agent's user can do whatever that user can, and end this, too.
 
@@ -17,11 +19,12 @@ import ctypes
 import json
 import os
 import selectors
+import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -39,9 +42,20 @@ _PROCESSES_MAX = 512
 
 _READ_BYTES = 65_536
 
-# prctl(2).
+# prctl(2), unshare(2), mount(2).
 _PR_SET_CHILD_SUBREAPER = 36
 _PR_SET_NO_NEW_PRIVS = 38
+_CLONE_NEWNS = 0x00020000
+_CLONE_NEWIPC = 0x08000000
+_CLONE_NEWPID = 0x20000000
+_MS_NOSUID, _MS_NODEV, _MS_REC, _MS_PRIVATE = 2, 4, 16_384, 1 << 18
+
+# Where whoever runs may leave files, and how much of each a check may have for a while.
+_SHARED_FOLDERS = ("/tmp", "/var/tmp", "/dev/shm")  # noqa: S108  # they are hidden, not used
+_SHARED_BYTES = 64 << 20
+
+# Where those listen who would run something for a check outside of it.
+_HIDDEN_FOLDERS = ("/run/dbus", "/run/systemd", "/run/user", "/run/firedoor")
 
 
 def main(words: list[str]) -> int:
@@ -49,12 +63,76 @@ def main(words: list[str]) -> int:
     user, seconds, *command = words
     account = None if user == "-" else tuple(int(each) for each in user.split(":"))
     _confine(has_user=account is not None)
+    if account is not None and _has_own_namespaces():
+        _run_inside(command, float(seconds), account)
+        return 0
     # What an earlier agent was killed over may still be there.
     _end_all(account)
     answer = _run(command, float(seconds), account)
     _end_all(account)
+    if account is not None:
+        _sweep(account[0], _SHARED_FOLDERS)
     print(json.dumps(answer), flush=True)  # noqa: T201  # the answer
     return 0
+
+
+def _has_own_namespaces() -> bool:
+    """Whether what is started from here on has processes, shared memory and mounts of its own."""
+    if sys.platform != "linux":
+        return False
+    libc = ctypes.CDLL(None, use_errno=True)
+    return bool(libc.unshare(_CLONE_NEWNS | _CLONE_NEWIPC | _CLONE_NEWPID) == 0)
+
+
+def _run_inside(command: list[str], seconds: float, account: tuple[int, ...]) -> None:
+    """Run it below a first process of its own, with whose end the system ends all of it."""
+    first = os.fork()
+    if not first:
+        code = 1
+        try:
+            shared = _hide_shared_folders()
+            print(json.dumps(_run(command, seconds, account)), flush=True)  # noqa: T201  # the answer
+            code = 0
+        finally:
+            _sweep(account[0], shared)
+            os._exit(code)
+    deadline = time.monotonic() + seconds + OUTPUT_S + _GONE_S
+    while os.waitpid(first, os.WNOHANG)[0] == 0:
+        if time.monotonic() >= deadline:
+            os.kill(first, signal.SIGKILL)
+        time.sleep(_LOOK_S)
+
+
+def _hide_shared_folders() -> list[str]:
+    """Put empty ones in their place, of a bounded size; those that stay as they are."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.mount(b"none", b"/", None, _MS_REC | _MS_PRIVATE, None)
+    libc.mount(b"proc", b"/proc", b"proc", _MS_NOSUID | _MS_NODEV, None)
+    for name in _HIDDEN_FOLDERS:
+        libc.mount(b"tmpfs", name.encode(), b"tmpfs", _MS_NOSUID | _MS_NODEV, b"mode=0755,size=4k")
+    here, left = os.getcwd(), []  # noqa: PTH109  # as a text, without a look at it
+    for name in _SHARED_FOLDERS:
+        # The release itself may lie there.
+        is_ours = here == name or here.startswith(f"{name}/")
+        options = _MS_NOSUID | _MS_NODEV
+        size = f"mode=1777,size={_SHARED_BYTES}".encode()
+        if is_ours or libc.mount(b"tmpfs", name.encode(), b"tmpfs", options, size) != 0:
+            left.append(name)
+    return left
+
+
+def _sweep(uid: int, names: Iterable[str]) -> None:
+    """Remove what this user has in folders that all share; none of its processes is left."""
+    for name in names:
+        with suppress(OSError):
+            for entry in list(os.scandir(name)):
+                with suppress(OSError):
+                    if entry.stat(follow_symlinks=False).st_uid != uid:
+                        continue
+                    if entry.is_dir(follow_symlinks=False):
+                        shutil.rmtree(entry.path, ignore_errors=True)
+                    else:
+                        os.unlink(entry.path)  # noqa: PTH108  # an entry of scandir
 
 
 def _confine(*, has_user: bool) -> None:
@@ -147,10 +225,21 @@ def _end_all(account: tuple[int, ...] | None) -> None:
 
 
 def _kill_as(account: tuple[int, ...]) -> None:
-    """SIGKILL to all that this user runs, by a process of that user: none can be between."""
+    """SIGKILL to all that this user runs, by a process of that user: none can be between.
+
+    What this user runs may stop it before it has, so it is not waited for: another one comes.
+    """
     pid = os.fork()
     if pid:
-        os.waitpid(pid, 0)
+        deadline = time.monotonic() + _LOOK_S * 5
+        while os.waitpid(pid, os.WNOHANG)[0] == 0:
+            if time.monotonic() >= deadline:
+                for each in [*_processes_of(account[0])]:
+                    with suppress(OSError):
+                        os.kill(each, signal.SIGKILL)
+                with suppress(OSError):
+                    os.kill(pid, signal.SIGKILL)
+            time.sleep(0.001)
         return
     try:
         os.setgroups([])

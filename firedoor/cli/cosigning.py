@@ -10,7 +10,7 @@ from pathlib import Path
 
 from firedoor.cli.common import open_key, peers_to_try, say, with_client
 from firedoor.cli.evidence import Evidence
-from firedoor.cli.handing import check_wait, hand_over
+from firedoor.cli.handing import check_wait, each_of, hand_over
 from firedoor.errors import Malformed
 from firedoor.halt.envelope import Envelope, Signature, id_of, role_of
 from firedoor.identity import FleetId
@@ -85,7 +85,7 @@ def cosign(draft: Draft, gathering: Gathering, *, to: list[str], wait_s: float) 
             say(f"part-signed {order[0].hex()} with {count} key(s)")
             return
         say(f"signed {order[0].hex()} with {count} key(s)")
-        await hand_over(client, addresses, order, wait_s)
+        await hand_over(client, each_of(addresses), order, wait_s)
 
     with_client(keys[0], work)
 

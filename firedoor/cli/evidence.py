@@ -109,8 +109,11 @@ def lines_of(order: Order) -> list[str]:
         case Pass():
             what = f"pass of content {order.content.hex()}"
     signers = ", ".join(sorted(each[:12] for each in order.keyids))
+    # A scope may be the lesser part of what a halt stops.
+    named = sorted(order.contents) if isinstance(order, Halt) else []
     return [
         f"  {what}",
+        *(f"  and of whatever has content {each.hex()}" for each in named),
         f"  because: {plain(order.reason) or 'no reason given'}",
         f"  by {signers}",
     ]

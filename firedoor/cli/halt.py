@@ -7,7 +7,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from firedoor.cli.common import first_status, open_key, peers_to_try, say, with_client
+from firedoor.cli.common import first_status, open_key, peers_as_found, say, with_client
 from firedoor.cli.handing import check_wait, hand_over
 from firedoor.errors import FiredoorError, Malformed
 from firedoor.halt.brake import SIGNERS_NARROW
@@ -26,7 +26,6 @@ _RESOLVE_S = 3.0
 _LOWERED_SHOWN = 5
 
 # How long to listen for mirrors when no peer is named.
-_FIND_S = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,12 +64,13 @@ def halt_scope(
             raise Malformed(key.name, wanted="a key of role halt", got=key.role)
 
     async def work(client: PeerClient) -> None:
-        addresses = await peers_to_try(client, keys[0], to, _FIND_S)
         order = _sign(keys, stop)
         word = "drill, " if stop.is_drill else ""
         say(f"signed {order[0].hex()}: {word}{stop.scope} at level {stop.level}")
         is_controllers = keys[0].role == CONTROLLER
-        await hand_over(client, addresses, order, wait_s, until_logged=not is_controllers)
+        # What a crowd of the LAN hides is looked for all the while; the origin has it meanwhile.
+        peers = peers_as_found(client, keys[0], to, wait_s)
+        addresses = await hand_over(client, peers, order, wait_s, until_logged=not is_controllers)
         is_narrow = stop.level >= LEVEL_NARROW and not stop.is_drill
         is_by_one = is_narrow and len(keys) < SIGNERS_NARROW
         await _say_what_it_covers(client, addresses, scope, level=stop.level if is_by_one else 0)

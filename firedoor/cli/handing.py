@@ -6,8 +6,8 @@ back on the same connection: obeyed, recorded, logged by the origin; or refused,
 
 import asyncio
 import math
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 
 from firedoor.cli.common import say
@@ -40,6 +40,9 @@ _OTHERS_S = 2.0
 
 # Pauses between tries to reach one peer; where nobody listens a command still ends within seconds.
 _DIAL_AGAIN_S = (0.1, 0.2, 0.4, 0.8)
+
+# How often it is looked whether all have answered.
+_LOOK_S = 0.02
 
 # Whoever can be handed an order.
 ANY_ROLE = (Role.MIRROR, Role.AGENT)
@@ -81,45 +84,61 @@ class Progress:
 
 async def hand_over(
     client: PeerClient,
-    addresses: list[tuple[str, int]],
+    peers: AsyncGenerator[tuple[tuple[str, int], bool], None],
     order: tuple[bytes, bytes],
     wait_s: float,
     *,
     until_logged: bool = True,
-) -> None:
-    """Give `order` (id and record) to all of `addresses` at once; say what becomes of it.
+) -> list[tuple[str, int]]:
+    """Give `order` (id and record) to all of `peers` as they are found; to whom it was.
 
-    At once, for a dead first address must not cost the seconds that this is about. `until_logged`:
-    no for what no lease is over, a controller's halt.
+    Says what becomes of it. At once, for neither a dead first address nor a crowd of mDNS's must
+    cost the seconds that this is about. `until_logged`: no for what no lease is over, a
+    controller's halt.
 
     Raises:
         Malformed: `wait_s` is no span.
         Denied: every peer that answered refused it.
-        Unavailable: no peer has recorded it within `wait_s`.
+        Unavailable: no peer has recorded it within `wait_s`, or none is known.
     """
     check_wait(wait_s)
     progress = Progress(until_logged=until_logged)
-    hands = [_Hand(each, progress) for each in addresses]
-    tasks = [asyncio.ensure_future(hand.give(client, order)) for hand in hands]
-    pending = set(tasks)
+    hands: dict[asyncio.Task[None], _Hand] = {}
+
+    async def feed() -> None:
+        async with aclosing(peers):
+            async for address, _ in peers:
+                hand = _Hand(address, progress)
+                hands[asyncio.ensure_future(hand.give(client, order))] = hand
+
+    feeding = asyncio.ensure_future(feed())
     with suppress(TimeoutError):
         async with asyncio.timeout(wait_s):
-            while pending and not progress.is_done:
-                _, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
+            while not progress.is_done and not all(each.done() for each in (feeding, *hands)):
+                await asyncio.sleep(_LOOK_S)
     if progress.is_done:
         with suppress(TimeoutError):
             async with asyncio.timeout(_OTHERS_S):
-                for hand in hands:
+                for hand in [*hands.values()]:
                     await hand.settled.wait()
-    for task in pending:
+    for task in (feeding, *hands):
         task.cancel()
-    ends = await asyncio.gather(*tasks, return_exceptions=True)
+    ends = await asyncio.gather(feeding, *hands, return_exceptions=True)
     if not progress.recorded_by:
         raise _failure(progress, [end for end in ends if isinstance(end, FiredoorError)])
     if not until_logged:
         say("every peer that hears it obeys; no lease waits for it: a person's halt has that bound")
     elif not progress.is_logged:
         say("not yet logged by the origin: every peer that hears it obeys all the same")
+    return [hand.address for hand in hands.values()]
+
+
+async def each_of(
+    addresses: list[tuple[str, int]],
+) -> AsyncGenerator[tuple[tuple[str, int], bool], None]:
+    """These, for `hand_over`."""
+    for address in addresses:
+        yield address, False
 
 
 def check_wait(wait_s: float) -> None:
@@ -222,7 +241,7 @@ class _Hand:
     """One peer that an order is handed to. `settled`: it has recorded it, or it will not."""
 
     def __init__(self, address: tuple[str, int], progress: Progress) -> None:
-        self._address = address
+        self.address = address
         self._progress = progress
         self.settled = asyncio.Event()
 
@@ -243,12 +262,12 @@ class _Hand:
         """A conversation, at last: a port under attack takes some tries."""
         for pause_s in _DIAL_AGAIN_S:
             with suppress(Unavailable):
-                return await _dial(client, *self._address)
+                return await _dial(client, *self.address)
             await asyncio.sleep(pause_s)
-        return await _dial(client, *self._address)
+        return await _dial(client, *self.address)
 
     async def _hear(self, socket: Conversation, order_id: bytes) -> None:
-        progress, address = self._progress, f"{self._address[0]}:{self._address[1]}"
+        progress, address = self._progress, f"{self.address[0]}:{self.address[1]}"
         is_logged = recorded = False
         async for frame in socket.frames():
             match decode_message(frame):

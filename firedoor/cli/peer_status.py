@@ -64,6 +64,7 @@ class Order(msgspec.Struct, frozen=True):
     level: Level = 0
     peer: Annotated[str, Meta(pattern=r"^[0-9a-f]{0,32}\Z")] = ""
     halts: Annotated[tuple[Id, ...], Meta(max_length=ORDERS_MAX)] = ()
+    contents: Annotated[tuple[Id, ...], Meta(max_length=ORDERS_MAX)] = ()
 
 
 class Product(msgspec.Struct, frozen=True):

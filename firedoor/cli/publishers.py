@@ -17,6 +17,7 @@ from firedoor.cli.rotation import (
     operator_of,
     path_of_operator,
     roots_of,
+    stamp,
     with_own_identity,
 )
 from firedoor.errors import Malformed
@@ -60,6 +61,9 @@ def add_publisher(
         raise Malformed(role, wanted=wanted, got=f"{threshold} of {count}")
 
     async def work(origin: Origin, targets: Metadata[Targets], signers: Sequence[bytes]) -> None:
+        roles = (targets.signed.delegations.roles if targets.signed.delegations else None) or {}
+        if role in roles:
+            raise Malformed("publisher", wanted="a new name", got=name)
         files = [fleet / "keys" / f"releases-{name}-{each + 1}.key" for each in range(count)]
         made = [await _key_file(origin, path, role, fleet, passphrase_file) for path in files]
         new = RoleSeeds(tuple(each.signing_seed for each in made), threshold)
@@ -87,7 +91,12 @@ def remove_publisher(fleet: Path, name: str, passphrase_file: Path | None) -> No
         passphrase_file,
         lambda targets, seeds: without_publisher(targets, role, signers=seeds, expires=expires),
     )
-    say(f"{role} signs no more; what runs goes on, and nothing of it is listed")
+    keys = fleet / "keys"
+    for path in sorted(keys.glob(f"releases-{name}-*.key")):
+        # One that is added under this name again must not be whoever has a copy of these.
+        (keys / "retired").mkdir(mode=0o700, exist_ok=True)
+        path.rename(keys / "retired" / f"{path.stem}.{stamp()}.key")
+    say(f"{role} signs no more; what runs goes on, and its products are nobody's until granted")
 
 
 def grant(fleet: Path, product: str, publisher: str, passphrase_file: Path | None) -> None:

@@ -297,8 +297,7 @@ class KeyFiles:
         is_begun = bool(fresh) and not fresh[0].name.endswith("-1.new.key")
         for path in self._paths("") if fresh and not is_begun else ():
             retired.mkdir(mode=0o700, exist_ok=True)
-            stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S")
-            path.rename(retired / f"{path.stem}.{stamp}.key")
+            path.rename(retired / f"{path.stem}.{stamp()}.key")
         for path in fresh:
             path.rename(path.with_name(path.name.replace(".new.key", ".key")))
         sync_folder(self._folder)
@@ -412,6 +411,11 @@ def _standing(role: str, root: Root, targets: Targets) -> Standing:
         known = ", ".join([*_TOP, *sorted(delegated)])
         raise Malformed("role", wanted=f"one of {known}", got=repr(role[:80]))
     return Standing(tuple(found.keyids), found.threshold)
+
+
+def stamp() -> str:
+    """The moment, for the name of a file that retires."""
+    return datetime.now(UTC).strftime("%Y%m%dT%H%M%S")
 
 
 def in_days(days: int) -> datetime:

@@ -24,6 +24,9 @@ from firedoor.runtime.peer_client import PeerClient
 # What an agent says of a release that it could run and may not; the rest is for that machine alone.
 _HELD_BACK = re.compile(r"(\S+) is held back: ([^(;]*[^(; ])")
 
+# Contents of one halt that are shown; people name none.
+_SHOWN_MAX = 8
+
 _FIND_S = 2.0
 
 # What was not drilled within this is not known to work (halt.md, Proof).
@@ -106,6 +109,7 @@ def _halt_lines(row: Order, status: PeerStatus) -> list[str]:
         f"HALTED {row.scope} at level {row.level}: {row.reason}",
         f"  {row.id[:16]}, {named}, recorded by {holders} of {total} endpoint(s)",
     ]
+    lines += [f"  and of whatever has content {each[:16]}" for each in row.contents[:_SHOWN_MAX]]
     return [*lines, *_lowered_lines(row, status)]
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from firedoor.errors import Absent, FiredoorError, Unavailable
 from firedoor.identity import Peer, PeerId, Role
 from firedoor.limits import METADATA_BYTES_MAX, STRANGERS_DIALLED_MAX
-from firedoor.runtime.peer_client import PeerClient
+from firedoor.runtime.peer_client import CONNECT_S, PeerClient
 from firedoor.units import Instant
 
 if TYPE_CHECKING:
@@ -78,11 +78,12 @@ class Getter:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a peer of a role listens, says somebody."""
+    """Where a peer of a role listens, says somebody. `span_s`: how long it has to prove itself."""
 
     host: str
     port: int
     role: Role
+    span_s: float = CONNECT_S
 
 
 class FirstContact:
@@ -120,7 +121,7 @@ async def answering(client: PeerClient, places: Iterable[Place]) -> AsyncIterato
     try:
         while True:
             for place in islice(waiting, STRANGERS_DIALLED_MAX - len(trying)):
-                proof = client.prove(place.host, place.port, place.role)
+                proof = client.prove(place.host, place.port, place.role, span_s=place.span_s)
                 trying[asyncio.ensure_future(proof)] = place
             if not trying:
                 return

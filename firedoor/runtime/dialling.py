@@ -168,6 +168,9 @@ class Neighbours:
 
         chosen: list[Hint] = []
         strangers = STRANGERS_DIALLED_MAX - sum(hint.is_stranger for hint in dialling)
+        told = STRANGERS_DIALLED_MAX - sum(
+            hint.is_told and hint.proved is None for hint in dialling
+        )
         for role, most in ((Role.MIRROR, MIRRORS_DIALLED_MAX), (Role.AGENT, self._max)):
             room = most - self._held(role)
             for hint in self._hints.in_turn(role, is_due):
@@ -175,9 +178,13 @@ class Neighbours:
                     break
                 if hint.is_stranger and (strangers <= 0 or not self._rate.take(now)):
                     continue
+                if hint.is_told and hint.proved is None:
+                    if told <= 0:
+                        continue
+                    told -= 1
                 strangers -= hint.is_stranger
-                # Strangers that hang have places of their own.
-                room -= not hint.is_stranger or role is Role.AGENT
+                # Whoever has not proved itself has places of its own: it may hang.
+                room -= hint.proved is not None
                 chosen.append(hint)
         return chosen
 
@@ -188,8 +195,8 @@ class Neighbours:
         waiting = [
             hint
             for hint in self._hints
-            if hint.is_dialling and hint.role is role and not hint.is_stranger
-            if hint.proved not in lines and hint.claimed not in lines
+            if hint.is_dialling and hint.role is role and hint.proved is not None
+            if hint.proved not in lines
         ]
         return len(held) + len(waiting)
 
@@ -197,7 +204,9 @@ class Neighbours:
         began = hint.tried_at = self._host.clock.now()
         try:
             on_open = partial(self._proved, hint)
-            await self._host.lines.dial(hint.host, hint.port, hint.role, on_open=on_open)
+            await self._host.lines.dial(
+                hint.host, hint.port, hint.role, on_open=on_open, span_s=hint.span_s
+            )
         except (FiredoorError, OSError) as error:
             where = f"{hint.host}:{hint.port}"
             log("dial-failed", peer=hint.proved or hint.claimed, address=where, why=str(error))

@@ -17,6 +17,8 @@ from zeroconf.asyncio import AsyncServiceBrowser, AsyncServiceInfo, AsyncZerocon
 from firedoor.dice import Dice
 from firedoor.errors import Unavailable
 from firedoor.identity import PEER_ID, FleetId, PeerId, Role
+from firedoor.runtime.pacing import Rate
+from firedoor.units import Instant, Span
 
 TYPE = "_firedoor._tcp.local."
 MIRROR_TYPE = "_mirror._sub._firedoor._tcp.local."
@@ -30,6 +32,10 @@ ORDERS_DIGITS = 16
 # as a site has; of those that nobody has asked for any may be given up.
 _RESOLVED_MAX = 16
 _UNRESOLVED_MAX = 1024
+_RESOLVED_PAUSE_S = 0.05
+
+# Services that are heard of in a second: a site of a thousand comes up within some.
+HEARD_PER_S = 200
 
 Found = Callable[[PeerId, Role, tuple[str, int]], None]
 
@@ -62,6 +68,7 @@ class Discovery:
         self._browser: AsyncServiceBrowser | None = None
         self._wide_browser: AsyncServiceBrowser | None = None
         self._dice = Dice(id(self))
+        self._rate = Rate(HEARD_PER_S, Span(1.0), Instant(0.0))
         self._unresolved: dict[tuple[str, str], None] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -137,7 +144,9 @@ class Discovery:
             # Anybody can say good-bye for anybody; a peer that is gone does not answer.
             return
         info = AsyncServiceInfo(service_type, name)
-        if info.load_from_cache(zeroconf):
+        # Beyond its rate it waits with those whose records are asked for.
+        is_in_time = self._rate.take(Instant(asyncio.get_running_loop().time()))
+        if is_in_time and info.load_from_cache(zeroconf):
             self._heard(info)
             return
         self._unresolved[service_type, name] = None
@@ -155,6 +164,8 @@ class Discovery:
             info = AsyncServiceInfo(service_type, name)
             if await info.async_request(zeroconf, _RESOLVE_MS):
                 self._heard(info)
+            # However many there are, others come between.
+            await asyncio.sleep(_RESOLVED_PAUSE_S)
 
     def _heard(self, info: AsyncServiceInfo) -> None:
         found = read_service(info, self._fleet)

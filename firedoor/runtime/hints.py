@@ -8,7 +8,6 @@
 """
 
 import json
-from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,13 +18,20 @@ from firedoor.identity import PEER_ID, PeerId, Role
 from firedoor.limits import HINTS_MAX, HINTS_OF_HOST_MAX, PROVED_MAX, PROVED_OF_PEER_MAX
 from firedoor.runtime.folders import read_regular
 from firedoor.runtime.logs import log
+from firedoor.runtime.peer_client import CONNECT_S
 from firedoor.units import Instant
 
 # A hundred addresses of 150 bytes each.
 _FILE_BYTES_MAX = 1 << 16
 
+# Of those that a roster has named, so many of the oldest may give way.
+_LOOKED_AT_MAX = 64
+
 _HOST_LETTERS_MAX = 255
 _PORT_MAX = 65_535
+
+# A handshake on a LAN takes milliseconds, and a busy machine a second.
+STRANGER_S = 1.5
 
 # Before anything that happens.
 NEVER = Instant(0.0)
@@ -54,6 +60,12 @@ class Hint:
         """Whether nothing but a datagram speaks for it."""
         return self.proved is None and not self.is_told
 
+    @property
+    def span_s(self) -> float:
+        """How long it has to prove itself: a stranger of this LAN little, and more each time."""
+        longer = STRANGER_S * 2 ** min(self.failures, 8)
+        return min(CONNECT_S, longer) if self.is_stranger else CONNECT_S
+
 
 class Hints:
     """All addresses that one node knows of, in the order in which they came."""
@@ -61,6 +73,10 @@ class Hints:
     def __init__(self, dice: Dice) -> None:
         self._dice = dice
         self._known: dict[tuple[str, int, Role], Hint] = {}
+        # The same by what bounds them, so that one more costs the same however many there are.
+        self._told: dict[tuple[str, int, Role], Hint] = {}
+        self._strangers: dict[str, dict[tuple[str, int, Role], Hint]] = {}
+        self._stranger_count = 0
 
     def __iter__(self) -> Iterator[Hint]:
         return iter([*self._known.values()])
@@ -74,28 +90,50 @@ class Hints:
         key = (*address, role)
         known = self._known.get(key)
         if known is None:
-            known = self._known[key] = Hint(*address, role, peer, is_told)
+            known = Hint(*address, role, peer, is_told)
+            self._hold(known)
             self._make_room(known)
+        elif is_told and not known.is_told:
+            self.drop(known)
+            known.is_told = True
+            self._hold(known)
         known.claimed = peer
-        known.is_told |= is_told
         return known
+
+    def _hold(self, hint: Hint) -> None:
+        key = (hint.host, hint.port, hint.role)
+        self._known[key] = hint
+        if hint.is_told:
+            self._told[key] = hint
+        elif hint.proved is None:
+            self._strangers.setdefault(hint.host, {})[key] = hint
+            self._stranger_count += 1
 
     def drop(self, hint: Hint) -> None:
         """This address is of no use."""
-        self._known.pop((hint.host, hint.port, hint.role), None)
+        key = (hint.host, hint.port, hint.role)
+        self._known.pop(key, None)
+        self._told.pop(key, None)
+        there = self._strangers.get(hint.host, {})
+        if there.pop(key, None) is not None:
+            self._stranger_count -= 1
+        if not there:
+            self._strangers.pop(hint.host, None)
 
     def prove(self, hint: Hint, peer: PeerId) -> bool:
         """`peer` has proved that it listens there; whether that is news."""
         is_news = hint.proved != peer
-        hint.proved = peer
         # The latest last: the oldest are given up first.
         self.drop(hint)
-        self._known[(hint.host, hint.port, hint.role)] = hint
+        hint.proved = peer
+        self._hold(hint)
         proved = [each for each in self._known.values() if each.proved is not None]
         of_peer = [each for each in proved if each.proved == peer]
         excess = [*of_peer[:-PROVED_OF_PEER_MAX], *proved[:-PROVED_MAX]]
         for each in excess:
+            self.drop(each)
             each.proved = None
+            self._hold(each)
         return is_news
 
     def in_turn(self, role: Role, is_wanted: Callable[[Hint], bool]) -> list[Hint]:
@@ -112,25 +150,25 @@ class Hints:
         )
 
     def _make_room(self, new: Hint) -> None:
-        """Forget one where the new one is one too many."""
-        able = [each for each in self._known.values() if not each.is_dialling and each is not new]
-        told = [each for each in able if each.is_told]
+        """Forget one where the new one is one too many; never one that has proved itself."""
         if new.is_told:
-            if len(told) >= HINTS_MAX:
-                self.drop(told[0])
+            if len(self._told) > HINTS_MAX:
+                self._give_up([*self._told.values()][:_LOOKED_AT_MAX])
             return
-        strangers = [each for each in able if each.is_stranger]
-        hosts = Counter(each.host for each in strangers)
-        if hosts[new.host] >= HINTS_OF_HOST_MAX:
-            crowded = new.host
-        elif len(strangers) >= HINTS_MAX:
-            crowded = hosts.most_common(1)[0][0]
-        else:
-            return
-        there = [each for each in strangers if each.host == crowded]
-        tried = [each for each in there if each.tried_at is not None]
+        there = self._strangers[new.host]
+        if len(there) > HINTS_OF_HOST_MAX:
+            self._give_up([each for each in there.values() if each is not new])
+        elif self._stranger_count > HINTS_MAX:
+            # Some host's, drawn by lot: whoever has many addresses has most of the lots.
+            host = self._dice.pick([*self._strangers])
+            self._give_up([each for each in self._strangers[host].values() if each is not new])
+
+    def _give_up(self, able: list[Hint]) -> None:
+        free = [each for each in able if not each.is_dialling and each.proved is None]
+        tried = [each for each in free if each.tried_at is not None]
         # Of those that nobody has tried any may be the real one: not even the oldest is foreseen.
-        self.drop(tried[0] if tried else there[self._dice.below(len(there))])
+        if tried or free:
+            self.drop(tried[0] if tried else self._dice.pick(free))
 
     # --- the file ------------------------------------------------------------------------------
 

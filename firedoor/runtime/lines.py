@@ -14,6 +14,7 @@ from firedoor.errors import Refused, Unavailable, Untrusted
 from firedoor.identity import Peer, PeerId, Role
 from firedoor.limits import (
     FRAMES_AT_ONCE,
+    FRAMES_OF_MIRROR,
     FRAMES_PER_S,
     INTAKE_BYTES_PER_S,
     INTAKE_BYTES_PER_S_OF_MIRROR,
@@ -21,6 +22,7 @@ from firedoor.limits import (
 from firedoor.runtime.conversation import Conversation
 from firedoor.runtime.logs import log
 from firedoor.runtime.pacing import Budget, Turns
+from firedoor.runtime.peer_client import CONNECT_S
 from firedoor.runtime.pulse import MIRROR_BEAT, STOOD_STILL, Pulse, bound_silence, pulse_of
 from firedoor.units import Span
 from firedoor.wire.messages import (
@@ -142,9 +144,11 @@ class Lines:
         return is_mine or peer.site == settings.site or self.is_shown(peer.id)
 
     async def _listen(self, line: Line) -> None:
-        turns = Turns(FRAMES_PER_S, FRAMES_AT_ONCE, self._host.clock)
+        # A mirror brings whole sets of orders, and speaks for a site.
+        share = FRAMES_OF_MIRROR if line.peer.role is Role.MIRROR else 1
+        turns = Turns(share * FRAMES_PER_S, share * FRAMES_AT_ONCE, self._host.clock)
         async for frame in line.socket.frames():
-            await turns.take()
+            await turns.take(len(frame))
             if self.open.get(line.peer.id) is not line:
                 return
             line.pulse.heard_at = self._host.clock.now()
@@ -173,8 +177,9 @@ class Lines:
         *,
         is_upstream: bool = False,
         on_open: Callable[[Peer], bool] = lambda _: True,
+        span_s: float = CONNECT_S,
     ) -> None:
-        """Open a standing connection and talk on it until it ends.
+        """Open a standing connection within `span_s` and talk on it until it ends.
 
         `on_open`: told who has proved to listen there, whether to talk at all.
 
@@ -182,7 +187,7 @@ class Lines:
             Unavailable, Refused: it could not be opened.
         """
         began = self._host.clock.now()
-        peer, socket = await self._host.client.dial(host, port, role=role)
+        peer, socket = await self._host.client.dial(host, port, role=role, span_s=span_s)
         # The handshakes of TCP, TLS and WebSocket take three.
         round_trip = Span((self._host.clock.now() - began) / 3)
         if peer.role is not role:

@@ -5,7 +5,8 @@
 * Else the publisher whose list had the product first here, which is kept durably.
 * Else the first in order of delegation.
 
-So a stolen release key takes over no product, and stops none by listing it. Its rows are said.
+A product whose publisher was removed is nobody's, until root grants it. So a stolen release key
+takes over no product, and stops none by listing it. Its rows are said.
 """
 
 import json
@@ -34,6 +35,11 @@ class Owners:
         except (FileNotFoundError, FiredoorError):
             pass  # A new folder; or a damaged file, and the order of delegation decides anew.
 
+    def of(self, product: str, grants: Mapping[str, object]) -> str | None:
+        """The role that a product belongs to, whoever lists it now; None: nobody's yet."""
+        granted = grants.get(product)
+        return f"releases/{granted}" if isinstance(granted, str) else self._first.get(product)
+
     def settle(
         self, lists: Sequence[tuple[str, Iterable[str]]], grants: Mapping[str, object]
     ) -> dict[str, str]:
@@ -41,18 +47,16 @@ class Owners:
 
         `lists`: each publisher's role, in order of delegation, and the products in its list.
         """
-        roles = {role for role, _ in lists}
         owners: dict[str, str] = {}
         for role, products in lists:
             for product in products:
                 owners.setdefault(product, role)
-        for product in owners:
-            first = self._first.get(product)
+        for product, listed in [*owners.items()]:
             granted = grants.get(product)
-            if isinstance(granted, str) and f"releases/{granted}" in roles:
-                owners[product] = f"releases/{granted}"
-            elif first in roles:
-                owners[product] = str(first)
+            is_granted = isinstance(granted, str)
+            owners[product] = (
+                f"releases/{granted}" if is_granted else self._first.get(product, listed)
+            )
         fresh = self._first | owners
         if fresh != self._first:
             self._first = fresh

@@ -13,6 +13,9 @@ _BURST_S = 0.25
 # Turns without a look at what others wait for.
 _IN_A_ROW = 16
 
+# What is read of a message in the time that a short one takes, near enough.
+TURN_BYTES = 256
+
 
 class Budget:
     """A token bucket; 0 bytes a second means no limit."""
@@ -45,7 +48,8 @@ class Budget:
 class Turns:
     """So many turns a second and at once; whoever has had its share waits, and others come between.
 
-    What lies ready is else taken in one turn of the event loop, and all others wait for its end.
+    What lies ready is else taken in one turn of the event loop, and all others wait for its end. A
+    long message takes as many turns as it has TURN_BYTES.
     """
 
     def __init__(self, per_s: int, at_once: int, clock: Clock) -> None:
@@ -56,13 +60,14 @@ class Turns:
         self._at = clock.now()
         self._since = 0
 
-    async def take(self) -> None:
-        """Wait until it is this one's turn again."""
-        self._since += 1
+    async def take(self, size: int) -> None:
+        """Wait until a message of `size` bytes has its turn."""
+        count = 1 + size // TURN_BYTES
+        self._since += count
         if self._since >= _IN_A_ROW:
             self._since = 0
             await asyncio.sleep(0)
-        self._left -= 1
+        self._left -= count
         if self._left < 0:
             now = self._clock.now()
             self._left = min(self._at_once, self._left + (now - self._at) * self._per_s)

@@ -78,16 +78,22 @@ class PeerClient:
                 await session.close()
 
     async def dial(
-        self, host: str, port: int, *, expect: PeerId | None = None, role: Role | None = None
+        self,
+        host: str,
+        port: int,
+        *,
+        expect: PeerId | None = None,
+        role: Role | None = None,
+        span_s: float = CONNECT_S,
     ) -> tuple[Peer, Conversation]:
-        """Open the standing connection; the peer is the one in the server's certificate.
+        """Open the standing connection within `span_s`; the peer is the one in its certificate.
 
         Raises:
             Unavailable: nobody answers, or one side's certificate was not accepted.
         """
         name = _name(expect, role)
         try:
-            async with asyncio.timeout(CONNECT_S):
+            async with asyncio.timeout(span_s):
                 ws = await self._talking().ws_connect(
                     _url(host, port, "/v1/peer"),
                     ssl=self.context,
@@ -102,14 +108,14 @@ class PeerClient:
         peer = peer_of(ws.get_extra_info("peercert"), self._clock.unix())
         return peer, Conversation(ws, spoken_by(ws.header))
 
-    async def prove(self, host: str, port: int, role: Role) -> Peer:
+    async def prove(self, host: str, port: int, role: Role, *, span_s: float = CONNECT_S) -> Peer:
         """The peer that listens there, by its certificate; nothing is asked of it.
 
         Raises:
             Unavailable: nobody answers, or nobody of this role.
         """
         try:
-            async with asyncio.timeout(CONNECT_S):
+            async with asyncio.timeout(span_s):
                 _, writer = await asyncio.open_connection(
                     host, port, ssl=self.context, server_hostname=role_name(role)
                 )

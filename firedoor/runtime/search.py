@@ -1,7 +1,7 @@
 """Finding somebody of the fleet by mDNS for a command: an address counts once TLS has proved it."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import suppress
 
 from firedoor.dice import Dice
@@ -9,15 +9,12 @@ from firedoor.errors import FiredoorError
 from firedoor.identity import FleetId, PeerId, Role
 from firedoor.limits import STRANGERS_DIALLED_MAX
 from firedoor.runtime.discovery import Browse
-from firedoor.runtime.hints import Hint, Hints
+from firedoor.runtime.hints import STRANGER_S, Hint, Hints
 from firedoor.runtime.peer_client import PeerClient
 from firedoor.units import Instant
 
-# After the first mirror others of the site have this long: one that answers may still be hostile,
-# and an order goes to all that are found.
-_MORE_S = 0.3
-
-# Where no mirror answers, an order is handed to so many endpoints; they spread it.
+# Where no mirror has answered by then, an order is handed to so many endpoints; they spread it.
+_PATIENCE_S = 2.0
 _ENDPOINTS_TRIED_MAX = 4
 
 
@@ -28,28 +25,41 @@ class Search:
         self._client = client
         self._hints = Hints(dice)
         self._trying: set[asyncio.Task[None]] = set()
-        self._proved: dict[Role, list[tuple[str, int]]] = {Role.MIRROR: [], Role.AGENT: []}
-        self._has_mirror = asyncio.Event()
+        self._proved: asyncio.Queue[Hint] = asyncio.Queue()
 
     async def find(
-        self, fleet: FleetId, interfaces: Sequence[str], wait_s: float
-    ) -> list[tuple[str, int]]:
-        """Mirrors that have proved themselves, or endpoints where none has within `wait_s`.
+        self, fleet: FleetId, interfaces: Sequence[str], span_s: float
+    ) -> AsyncGenerator[tuple[Role, tuple[str, int]], None]:
+        """Who proves itself within `span_s`, as it does: mirrors, and endpoints where none is.
 
         Raises:
             Unavailable: the interfaces are not this machine's.
         """
+        waiting: list[Hint] = []
+        has_mirror, loop = False, asyncio.get_running_loop()
+        began = loop.time()
         try:
             async with Browse(fleet, interfaces, self._found):
-                with suppress(TimeoutError):
-                    async with asyncio.timeout(wait_s):
-                        await self._has_mirror.wait()
-                        await asyncio.sleep(_MORE_S)
+                while (left := began + span_s - loop.time()) > 0:
+                    is_patient = loop.time() - began < _PATIENCE_S
+                    while waiting and not has_mirror and not is_patient:
+                        hint = waiting.pop(0)
+                        yield hint.role, (hint.host, hint.port)
+                    look_s = min(left, _PATIENCE_S) if is_patient else left
+                    with suppress(TimeoutError):
+                        async with asyncio.timeout(look_s):
+                            hint = await self._proved.get()
+                            if hint.role is Role.MIRROR:
+                                has_mirror = True
+                                yield hint.role, (hint.host, hint.port)
+                            elif len(waiting) < _ENDPOINTS_TRIED_MAX:
+                                waiting.append(hint)
+                for hint in waiting if not has_mirror else ():
+                    yield hint.role, (hint.host, hint.port)
         finally:
             for task in self._trying:
                 task.cancel()
             await asyncio.gather(*self._trying, return_exceptions=True)
-        return self._proved[Role.MIRROR] or self._proved[Role.AGENT][:_ENDPOINTS_TRIED_MAX]
 
     def _found(self, peer: PeerId, role: Role, address: tuple[str, int]) -> None:
         self._hints.add(peer, address, role, is_told=False)
@@ -61,13 +71,10 @@ class Search:
     async def _try_all(self) -> None:
         """Ask one address after the other who it is; mirrors first."""
         while (hint := self._next()) is not None:
-            hint.is_dialling = True
             hint.tried_at = Instant(asyncio.get_running_loop().time())
             with suppress(FiredoorError):
-                await self._client.prove(hint.host, hint.port, hint.role)
-                self._proved[hint.role].append((hint.host, hint.port))
-                if hint.role is Role.MIRROR:
-                    self._has_mirror.set()
+                await self._client.prove(hint.host, hint.port, hint.role, span_s=STRANGER_S)
+                self._proved.put_nowait(hint)
 
     def _next(self) -> Hint | None:
         for role in (Role.MIRROR, Role.AGENT):

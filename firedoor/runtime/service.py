@@ -147,7 +147,9 @@ def _order(host: Host, order_id: bytes) -> Table:
     if isinstance(order, Halt):
         text = order.scope.text
         in_force = any(halt.id == order_id for halt in node.orders.in_force())
-        return table | {"scope": text, "level": order.level, "is_in_force": in_force}
+        contents = sorted(each.hex() for each in order.contents)
+        said = {"scope": text, "level": order.level, "contents": contents}
+        return table | said | {"is_in_force": in_force}
     match order:
         case Resume():
             return table | {"halts": sorted(halt.hex() for halt in order.halts)}

@@ -35,7 +35,8 @@ BRAKE_ROLES = ("halt", "resume", "promote", "beacon")
 GRANTS = "x-firedoor-products"
 """The field of the signed targets that says whose a product is; version 0.1 passes it over."""
 
-_PUBLISHER = "releases/"
+PUBLISHER = "releases/"
+"""What the name of each publisher's role begins with."""
 _RELEASE_PATHS = "releases/*/*"
 
 
@@ -62,7 +63,7 @@ class RolePublic:
 
 def is_publisher(role: str) -> bool:
     """Whether this role signs releases."""
-    return role.startswith(_PUBLISHER)
+    return role.startswith(PUBLISHER)
 
 
 def own_path(role: str) -> str:
@@ -71,7 +72,7 @@ def own_path(role: str) -> str:
     A client that asks for it walks to that role's file alone: one publisher's expired list must
     not hide the releases of all the others.
     """
-    return f"publishers/{role.removeprefix(_PUBLISHER)}"
+    return f"publishers/{role.removeprefix(PUBLISHER)}"
 
 
 def new_root(

@@ -152,12 +152,17 @@ def _unknown(read: object, value: object) -> list[str]:
             if name in names:
                 found += _unknown(getattr(read, name), value[name])
     elif isinstance(read, tuple) and isinstance(value, list | tuple):
-        for inner, each in zip(read, value, strict=True):
+        # A list is of one type: where the first is no record and no list, none is.
+        for inner, each in zip(read, value, strict=True) if _may_hold(read) else ():
             found += _unknown(inner, each)
     elif isinstance(read, dict) and isinstance(value, dict):
         for name in value:
             found += _unknown(read[name], value[name])
     return found
+
+
+def _may_hold(items: tuple[object, ...]) -> bool:
+    return bool(items) and not isinstance(items[0], str | bytes | int | float | None)
 
 
 class _Containers:

@@ -5,12 +5,13 @@ enrolments take a mirror's. Enrolment itself has a listener of its own (facts.md
 optional client certificates leaves every route one forgotten check from open).
 """
 
+import asyncio
 from collections.abc import Callable
 from typing import Protocol
 
 from aiohttp import web
 
-from firedoor.errors import FiredoorError, Unavailable, Untrusted
+from firedoor.errors import FiredoorError, TooLarge, Unavailable, Untrusted
 from firedoor.identity import Peer, PeerId, Role
 from firedoor.limits import (
     CERTIFICATE_DER_BYTES_MAX,
@@ -22,11 +23,19 @@ from firedoor.runtime.peer_client import PeerClient
 from firedoor.runtime.peer_server import read_body, say_errors
 from firedoor.runtime.settings import split_address
 from firedoor.runtime.tls import certificate_of_peer
+from firedoor.units import KIB
 from mirror.api.requests import asker, require
 
 # In hex and DER, with a renewal that a mirror passes on: an origin that was restored from a backup
 # may not know this machine any more, and its certificate says that it did.
 SHOWN = "Firedoor-Certificate"
+
+
+# A request for a certificate is 300 bytes, and a token as many.
+_PASSED_UP_BYTES_MAX = 2 * KIB
+
+# A site's machines renew once in days; a new site enrols a few hundred within minutes.
+_PASSED_UP_EVERY_S = 0.2
 
 
 class Enroller(Protocol):
@@ -47,6 +56,8 @@ class Forwarder:
     def __init__(self, client: PeerClient, upstream: tuple[str, ...], ca: bytes) -> None:
         self._client = client
         self._upstream = upstream
+        # Orders come by the same line: what anybody can ask for takes a small part of it.
+        self._turn = asyncio.Lock()
         self.ca = ca
 
     async def enrol(self, body: bytes) -> bytes:
@@ -59,6 +70,14 @@ class Forwarder:
         return await self._post("/v1/renew", body, {SHOWN: shown.hex()} if shown else None)
 
     async def _post(self, path: str, body: bytes, headers: dict[str, str] | None = None) -> bytes:
+        if len(body) > _PASSED_UP_BYTES_MAX:
+            raise TooLarge("request", limit=_PASSED_UP_BYTES_MAX, size=len(body))
+        async with self._turn:
+            answer = await self._ask(path, body, headers)
+            await asyncio.sleep(_PASSED_UP_EVERY_S)
+            return answer
+
+    async def _ask(self, path: str, body: bytes, headers: dict[str, str] | None) -> bytes:
         last: FiredoorError = Unavailable(path, why="no upstream is configured")
         for text in self._upstream:
             host, port = split_address(text)

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from typing import Any
 
 import pytest
@@ -119,8 +119,13 @@ async def listening(seed: bytes, role: Role) -> AsyncIterator[int]:
 async def searched(fleet: FleetId, interfaces: Sequence[str], wait_s: float) -> list[int]:
     """The ports that an operator finds."""
     client = PeerClient(credentials(b"\5" * 32, Role.OPERATOR), StillClock(), Budget(0))
-    found = await Search(client, Dice(1)).find(fleet, interfaces, wait_s)
-    return [port for _, port in found]
+    found: list[int] = []
+    async with aclosing(Search(client, Dice(1)).find(fleet, interfaces, wait_s)) as search:
+        async for role, (_, port) in search:
+            found.append(port)
+            if role is Role.MIRROR:
+                break
+    return found
 
 
 def test_an_operator_finds_endpoints_where_no_mirror_answers() -> None:

@@ -273,7 +273,7 @@ def test_the_agent_does_not_install_again_what_the_guard_took_back(
     daemon = AgentDaemon(host, settings, Dice(1), bytes(32), FleetId("f" * 32))  # type: ignore[arg-type]  # only heeds
     daemon._heed_guard(journal)
     bad = read_manifest_content(bench, "2.0")
-    assert bad in journal.failed()
+    assert bad in journal.failed("app")
     journal.close()
 
 

@@ -98,12 +98,13 @@ def test_an_entry_outlives_the_process(tmp_path: Path) -> None:
     journal.write("app", Entry(Phase.STAGING, "b" * 64))
     journal.write("app", entry)
     journal.write("other", Entry(Phase.FETCHING))
-    journal.add_failed(b"1" * 32)
-    journal.add_failed(b"1" * 32)
+    journal.add_failed("app", b"1" * 32)
+    journal.add_failed("app", b"1" * 32)
     journal.close()
     journal = Journal(tmp_path / "journal.db")
     assert journal.read("app") == entry
-    assert journal.failed() == {b"1" * 32}
+    assert journal.failed("app") == {b"1" * 32}
+    assert not journal.failed("other")
     journal.close()
 
 
@@ -130,7 +131,7 @@ def test_a_damaged_page_is_found_on_opening(tmp_path: Path) -> None:
     path = tmp_path / "journal.db"
     journal = Journal(path)
     for number in range(200):
-        journal.add_failed(number.to_bytes(32, "big"))
+        journal.add_failed("app", number.to_bytes(32, "big"))
     journal.close()
     data = bytearray(path.read_bytes())
     data[-2000:-1000] = b"\xff" * 1000
@@ -157,7 +158,7 @@ def test_a_disk_that_refuses_is_unavailable(tmp_path: Path) -> None:
     with pytest.raises(Unavailable):
         journal.write("app", Entry())
     with pytest.raises(Unavailable):
-        journal.add_failed(b"1" * 32)
+        journal.add_failed("app", b"1" * 32)
     journal.close()
 
 
@@ -219,7 +220,7 @@ def test_a_journal_that_is_closed_says_so_to_a_thread_that_comes_late(tmp_path: 
 def test_a_journal_waits_for_threads_that_are_at_it_before_it_closes(tmp_path: Path) -> None:
     journal = Journal(tmp_path / "journal.db")
     with ThreadPoolExecutor(8) as pool:
-        works = [pool.submit(journal.add_failed, bytes([number])) for number in range(200)]
+        works = [pool.submit(journal.add_failed, "app", bytes([number])) for number in range(200)]
         works[20].result()
         # Without a wait the interpreter itself crashes here, most times.
         journal.close()
