@@ -81,8 +81,9 @@ MANIFEST_BYTES_MAX = 64 * MIB
 MANIFEST_NORMAL_BYTES_MAX = 8 * MIB
 FILES_NORMAL_MAX = 100_000
 
-# What a release leaves free on the disk that it is staged on.
+# What a release leaves free on the disk that it is staged on, which may be a small one.
 STAGED_LEFT_FREE_BYTES = 32 * MIB
+STAGED_LEFT_FREE_PART = 1 / 16
 
 # Files in one release. A Linux distribution's root holds some 300,000.
 FILES_MAX = 500_000

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from firedoor.errors import Malformed, NoRoom, Unavailable
 from firedoor.identity import NAME
-from firedoor.limits import STAGED_LEFT_FREE_BYTES
+from firedoor.limits import STAGED_LEFT_FREE_BYTES, STAGED_LEFT_FREE_PART
 from firedoor.pieces.manifest import Manifest
 from firedoor.runtime.files import PUBLIC_MODE, durable_write, sync_folder
 from firedoor.runtime.tree import write_tree
@@ -170,9 +170,13 @@ class FilesHandler:
     def _make_sure_of_room(self, manifest: Manifest) -> None:
         # Its signed figures: what is packed well may be much more than what was fetched.
         size = sum(file.size for file in manifest.files)
-        free = shutil.disk_usage(self._versions).free
-        if size + STAGED_LEFT_FREE_BYTES > free:
-            why = f"it takes {size:,} bytes, and {free:,} are free on that disk"
+        disk = shutil.disk_usage(self._versions)
+        kept = min(STAGED_LEFT_FREE_BYTES, int(disk.total * STAGED_LEFT_FREE_PART))
+        if size > disk.free - kept:
+            why = (
+                f"it takes {size:,} bytes and leaves {kept:,}, "
+                f"and {disk.free:,} are free on that disk"
+            )
             raise NoRoom(f"staging {manifest.version} in {self._versions}", why=why)
 
     def _check_switch(self) -> None:
