@@ -203,7 +203,7 @@ def _take_known(orders: Orders, record: bytes) -> None:
 
 _HALT_FIELDS = {"version", "nonce", "scope", "level", "issued_at", "reason", "contents"}
 _SCOPE = re.compile(
-    r"everything|digest:[0-9a-f]{64}|(?:publisher|site|ring):[^:#=]+|[^:#=]+(?:#[0-9]+\.\.[0-9]+|==.+)?"
+    r"everything|digest:[0-9a-f]{64}|(?:publisher|site|ring):[^:#=]+|[^:#=]+(?:#([0-9]+)\.\.([0-9]+)|==.+)?"
 )
 
 
@@ -212,7 +212,8 @@ def _check_halt(said: Any) -> None:  # noqa: ANN401  # whatever was signed
     is_known = set(said) | {"contents"} == _HALT_FIELDS and said["version"] == 1
     if not is_known or not 1 <= said["level"] <= LEVEL_MAX:
         raise DoubtError("a halt of another version")
-    if _SCOPE.fullmatch(said["scope"]) is None:
+    found = _SCOPE.fullmatch(said["scope"])
+    if found is None or (found[1] and not 1 <= int(found[1]) <= int(found[2])):
         raise DoubtError("a halt of an unknown scope")
 
 

@@ -130,14 +130,9 @@ def id_of_request(request_pem: bytes) -> PeerId:
 
     Raises:
         Malformed: no Ed25519 request.
+        Untrusted: whoever made it does not hold that key.
     """
-    try:
-        public = x509.load_pem_x509_csr(request_pem).public_key()
-    except ValueError as error:
-        raise Malformed("certificate request", wanted="PEM", got=str(error)[:80]) from error
-    if not isinstance(public, Ed25519PublicKey):
-        raise Malformed("certificate request", wanted="an Ed25519 key", got="another kind")
-    return peer_id(public.public_bytes_raw())
+    return peer_id(_requested_key(request_pem).public_bytes_raw())
 
 
 def peer_id(public: bytes) -> PeerId:

@@ -9,11 +9,11 @@ class InMemory:
     """A log's bytes."""
 
     def __init__(self, data: bytes) -> None:
-        self._data = data
+        self.data = data
         self.size = len(data)
 
     def read(self, at: int, count: int) -> bytes:
-        return self._data[at : at + count]
+        return self.data[at : at + count]
 
 
 def read_orders(fleet: str, data: bytes, tombstones: Iterable[bytes]) -> Orders:

@@ -6,6 +6,7 @@ import shutil
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from hashlib import sha256
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,7 +20,7 @@ from hypothesis import strategies as st
 from agent import __main__ as program
 from agent import guard, guard_records
 from agent.daemon import AgentDaemon
-from agent.guard_records import DoubtError, unpack
+from agent.guard_records import DoubtError, read_log, unpack
 from agent.journal import Journal
 from firedoor.dice import Dice
 from firedoor.halt.envelope import seal
@@ -31,7 +32,7 @@ from firedoor.runtime.order_log import ACTED, FORGOTTEN, ORDER, OrderLog
 from firedoor.runtime.settings import read_agent
 from firedoor.trust.keys import key_of
 from tests.unit.endpoint import PRODUCT, Endpoint
-from tests.unit.guard_reading import read_orders
+from tests.unit.guard_reading import InMemory, read_orders
 from tests.unit.origin_bench import Bench, release
 
 pytestmark = pytest.mark.slow
@@ -81,6 +82,19 @@ def test_junk_is_doubt_and_nothing_worse(data: bytes) -> None:
         unpack(data)
     except (DoubtError, UnicodeDecodeError, TypeError, ValueError):
         return
+
+
+def test_a_record_with_a_tail_is_doubted() -> None:
+    assert unpack(b"\x81\xa1a\x01") == {"a": 1}
+    with pytest.raises(DoubtError, match="tail"):
+        unpack(b"\x81\xa1a\x01\x00")
+
+
+def test_a_log_that_has_become_shorter_meanwhile_ends_where_it_ends(tmp_path: Path) -> None:
+    log = InMemory(log_of(tmp_path, a_halt()))
+    whole = len(log.data.rstrip(b"\0"))
+    log.data = log.data[: whole - 1]
+    assert read_log(FLEET, log).in_force() == []
 
 
 def sealed(kind: str, payload: object, *seeds: bytes) -> tuple[bytes, bytes]:
@@ -323,7 +337,22 @@ def test_what_a_compaction_has_left_out_counts_no_more(bench: Bench, home: Path)
     assert current(home) == "2.0"
 
 
-@pytest.mark.parametrize("scope", ["digest:zz", "app#1..y", "planet:mars"])
+@pytest.mark.parametrize("level", [0, 8])
+def test_a_halt_of_a_level_that_there_is_not_is_one_of_everything_at_level_4(
+    level: int, tmp_path: Path
+) -> None:
+    said = asdict(HaltPayload(1, bytes(16), "app==2", 7, 0, "")) | {"level": level}
+    record = {
+        "kind": "halt",
+        "payload": msgpack.packb(said),
+        "signatures": [{"keyid": "a", "sig": b""}],
+    }
+    data = log_of(tmp_path, (ORDER, msgpack.packb(record)))
+    [halt] = read_orders(FLEET, data, ()).in_force()
+    assert (halt.scope, halt.level) == ("everything", 4)
+
+
+@pytest.mark.parametrize("scope", ["digest:zz", "app#1..y", "app#0..3", "app#3..2", "planet:mars"])
 def test_a_halt_that_is_not_understood_is_one_of_everything_at_level_4(
     scope: str, tmp_path: Path
 ) -> None:

@@ -310,6 +310,8 @@ NOT_UNDERSTOOD: dict[str, bytes] = {
     "a version to come": pack({**GOOD, "version": 2}),
     "version 0": pack({**GOOD, "version": 0}),
     "an unknown scope": pack({**GOOD, "scope": "planet:mars"}),
+    "a range from 0 on": pack({**GOOD, "scope": "app#0..3"}),
+    "a range that ends before it begins": pack({**GOOD, "scope": "app#3..2"}),
     "an empty scope": pack({**GOOD, "scope": ""}),
     "a scope too long": pack({**GOOD, "scope": "s" * 161}),
     "an unknown field": pack({**GOOD, "sites": ["hq"]}),

@@ -20,7 +20,7 @@ from firedoor.halt.certificate import (
     statement_of,
 )
 from firedoor.halt.envelope import CONTROLLER_HALT, seal
-from firedoor.halt.order import HaltPayload
+from firedoor.halt.order import HaltPayload, ResumePayload
 from firedoor.halt.receipt import (
     Had,
     ReceiptBook,
@@ -142,6 +142,17 @@ def test_what_is_not_in_force_any_more_is_forgotten() -> None:
     assert book.all() == []
 
 
+def test_an_order_has_so_many_receipts_and_then_only_those_of_whoever_brings_its_own(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("firedoor.halt.receipt.ENDPOINTS_MAX", 2)
+    book = ReceiptBook()
+    takes = [book.take(read_receipt(receipt(seed), FLEET)) for seed in SEEDS[:3]]
+    assert takes == [True, True, False]
+    assert book.take(read_receipt(receipt(SEEDS[3]), FLEET), is_own=True)
+    assert book.take(read_receipt(receipt(SEEDS[0], enforced_at=NOW), FLEET))
+
+
 # --- the certificate ----------------------------------------------------------------------------
 
 EXPECTED = (
@@ -153,15 +164,18 @@ EXPECTED = (
 )
 
 
-def file_of(bench: Bench, kind: str = "halt") -> CertificateFile:
-    """A certificate by a real fleet's keys: one enforced, one recorded, three silent."""
+def file_of(bench: Bench, kind: str = "halt", of: bytes = b"") -> CertificateFile:
+    """A certificate by a real fleet's keys: one enforced, one recorded, three silent.
+
+    `of`: the order that its receipts are of, if not its own.
+    """
     origin: Origin = bench.origin
     key = read_key_file(bench.fleet / "keys" / "halt-1.key", str)
     fleet = FleetId(key.fleet)
     halt = HaltPayload(1, bytes(16), "app==2", 6, NOW, "crashes")
     order, record = seal(kind, halt, fleet=fleet, keys={key.keyid: key.signing_seed})
     receipts = tuple(
-        seal_receipt(payload(order=order, enforced_at=at), fleet=fleet, seed=seed)
+        seal_receipt(payload(order=of or order, enforced_at=at), fleet=fleet, seed=seed)
         for seed, at in ((SEEDS[0], NOW), (SEEDS[1], 0))
     )
     clones = (id_of(SEEDS[1]),)
@@ -225,6 +239,23 @@ def test_a_controllers_halt_stands_by_the_origins_word(bench: Bench) -> None:
     forged = seal(CONTROLLER_HALT, other, fleet=fleet, keys={"0f" * 32: bytes(32)})[1]
     with pytest.raises(Untrusted):
         checked(encode(replace(file, order=forged)), root)
+
+
+def test_receipts_of_another_order_prove_nothing_though_the_origin_has_signed_them(
+    bench: Bench,
+) -> None:
+    with pytest.raises(Untrusted, match="receipts of this halt"):
+        checked(encode(file_of(bench, of=ORDER)), root_of_fleet(bench.fleet))
+
+
+def test_an_order_that_stops_nothing_has_no_certificate(bench: Bench) -> None:
+    root = root_of_fleet(bench.fleet)
+    keys = [read_key_file(bench.fleet / "keys" / f"resume-{number}.key", str) for number in (1, 2)]
+    resume = ResumePayload(1, bytes(16), (bytes(32),), NOW, "mended")
+    seeds = {key.keyid: key.signing_seed for key in keys}
+    record = seal("resume", resume, fleet=fleet_of(root), keys=seeds)[1]
+    with pytest.raises(Untrusted, match="a halt or a drill"):
+        checked(encode(replace(file_of(bench), order=record)), root)
 
 
 def test_another_fleet_s_root_verifies_nothing(bench: Bench) -> None:

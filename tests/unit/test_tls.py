@@ -1,5 +1,6 @@
 """Certificates, and real TLS 1.3 handshakes in memory."""
 
+import base64
 import json
 import ssl
 from collections.abc import Callable, Mapping
@@ -18,6 +19,7 @@ from firedoor.identity import RING_DEFAULT, Peer, PeerId, Role
 from firedoor.runtime.certificates import (
     fingerprint,
     has_identifiers,
+    id_of_request,
     issue,
     make_authority,
     make_request,
@@ -360,3 +362,27 @@ def test_a_request_for_another_kind_of_key_is_refused() -> None:
 def test_no_request_at_all_is_refused(request_pem: bytes) -> None:
     with pytest.raises(Malformed):
         issue_for(request_pem)
+
+
+def request_with(old: bytes, new: bytes) -> bytes:
+    """An endpoint's request in which the first `old` of its DER is `new`."""
+    read = x509.load_pem_x509_csr(make_request(AGENT_SEED))
+    der = read.public_bytes(serialization.Encoding.DER)
+    assert old in der
+    text = base64.encodebytes(der.replace(old, new, 1))
+    kind = b"CERTIFICATE REQUEST-----\n"
+    return b"-----BEGIN " + kind + text + b"-----END " + kind
+
+
+def test_a_request_for_a_key_of_an_unknown_kind_is_refused() -> None:
+    with pytest.raises(Malformed, match="certificate request"):
+        id_of_request(request_with(b"\x06\x03\x2b\x65\x70", b"\x06\x03\x2b\x65\x7f"))
+
+
+def test_a_request_that_its_key_has_not_signed_names_nobody() -> None:
+    mine, other = (
+        Ed25519PrivateKey.from_private_bytes(seed).public_key().public_bytes_raw()
+        for seed in (AGENT_SEED, MIRROR_SEED)
+    )
+    with pytest.raises(Untrusted, match="certificate request"):
+        id_of_request(request_with(mine, other))

@@ -20,6 +20,7 @@ from firedoor.limits import SIGNATURES_MAX
 from firedoor.runtime.trust_client import TrustClient, fleet_of
 from firedoor.trust import repository
 from firedoor.trust.keys import (
+    SURVIVORS,
     Authority,
     NaclKey,
     NaclSigner,
@@ -223,6 +224,25 @@ def test_a_root_threshold_of_zero_is_refused(server: Server) -> None:
     server.root.signed.roles["targets"].threshold = 0
     server.targets.signatures.clear()
     with pytest.raises(Malformed, match="threshold"):
+        authority(server)
+
+
+@pytest.mark.parametrize(
+    "field",
+    [
+        ["halt", []],
+        {"role": "halt"},
+        {"role": "halt", "ids": [], "more": 1},
+        {"role": 1, "ids": []},
+        {"role": "halt", "ids": "ab"},
+    ],
+)
+def test_survivors_that_are_no_role_and_ids_are_refused(server: Server, field: object) -> None:
+    def name(signed: Targets) -> None:
+        signed.unrecognized_fields[SURVIVORS] = field
+
+    server.delegate(name)
+    with pytest.raises(Malformed, match=SURVIVORS):
         authority(server)
 
 
