@@ -68,6 +68,15 @@ class Incoming:
                 self._forget(max(self._uploads, key=lambda peer: len(self._uploads[peer].wanted)))
             return [each for each in missing if each not in upload.brought]
 
+    def require_announced(self, publisher: PeerId, digest: bytes) -> None:
+        """Nothing, if this publisher has announced the piece; known before its bytes are read.
+
+        Raises:
+            Untrusted: it has not.
+        """
+        with self._lock:
+            self._announced(publisher, digest)
+
     def put(self, publisher: PeerId, digest: bytes, stored: bytes, now: Instant) -> None:
         """Take one announced piece in.
 
@@ -76,10 +85,7 @@ class Incoming:
             NoRoom: this publisher's waiting pieces have their share.
         """
         with self._lock:
-            upload = self._uploads.get(publisher)
-            if upload is None or digest not in upload.wanted:
-                got = digest.hex()[:12]
-                raise Untrusted("piece", wanted="one that was announced first", got=got)
+            upload = self._announced(publisher, digest)
             if digest in upload.brought:
                 return
             share = (self._waiting.free() + upload.size - LEFT_FREE_BYTES) // 2
@@ -130,6 +136,13 @@ class Incoming:
             for peer in gone:
                 self._forget(peer)
             return len(gone)
+
+    def _announced(self, publisher: PeerId, digest: bytes) -> Upload:
+        upload = self._uploads.get(publisher)
+        if upload is None or digest not in upload.wanted:
+            got = digest.hex()[:12]
+            raise Untrusted("piece", wanted="one that was announced first", got=got)
+        return upload
 
     def _forget(self, publisher: PeerId) -> None:
         upload = self._uploads.pop(publisher, None)

@@ -85,10 +85,10 @@ class OriginApi:
     async def piece(self, request: web.Request) -> web.Response:
         """Take in one piece under its digest."""
         require(request, Role.OPERATOR)
+        publisher, digest, incoming = asker(request).id, piece_of(request), self._origin.incoming
+        await asyncio.to_thread(incoming.require_announced, publisher, digest)
         stored = await read_body(request, PIECE_BYTES_MAX)
-        digest = piece_of(request)
-        publisher, now = asker(request).id, request.app[CLOCK].now()
-        await asyncio.to_thread(self._origin.incoming.put, publisher, digest, stored, now)
+        await asyncio.to_thread(incoming.put, publisher, digest, stored, request.app[CLOCK].now())
         return web.Response()
 
     async def release(self, request: web.Request) -> web.Response:

@@ -11,10 +11,11 @@ from blake3 import blake3
 
 from firedoor.errors import FiredoorError
 from firedoor.runtime.order_log import ORDER, OrderLog
+from firedoor.runtime.tls import client_context
 from firedoor.wire.codec import pack
 from mirror.api.origin_routes import OriginApi
-from tests.attacks.burdens import client_of, post
-from tests.attacks.test_encodings import Nobody
+from tests.attacks.burdens import answer_to, client_of, post, request_head, unnamed
+from tests.attacks.test_encodings import Nobody, status_of
 from tests.live.lab import MIB, LabSite, has_recorded, tell
 from tests.live.test_bad_days import fill, small_disk
 from tests.unit.origin_bench import Bench
@@ -63,6 +64,20 @@ def test_a_piece_that_nobody_has_announced_is_not_kept(bench: Bench) -> None:
             with pytest.raises(FiredoorError):
                 await one.client.post("127.0.0.1", one.port, path, stored, limit=100, headers=head)
             assert not bench.store.has(digest)
+
+    run(work())
+
+
+def test_a_piece_that_nobody_has_announced_is_refused_before_any_of_it_has_come(
+    bench: Bench,
+) -> None:
+    api = OriginApi(bench.origin, Nobody())
+    head = request_head("/v1/publish/piece", f"X-Piece: {'ab' * 32}", f"Content-Length: {PIECE}")
+
+    async def work() -> None:
+        async with site(Fake(), agent=OPERATOR, more=api.routes()) as one:
+            context = unnamed(client_context(OPERATOR))
+            assert status_of(await answer_to(one.port, head, context, span_s=5)) == 403
 
     run(work())
 
