@@ -118,7 +118,7 @@ class Installer:
             except (FiredoorError, OSError) as error:
                 pause = TRY_AGAIN_S
                 self._is_settled = False
-                self._resting.after(error)
+                self._resting.on_failure(error)
                 self._say(f"{type(error).__name__}: {error}")
                 log("install-failed", level="warning", product=self.product, why=str(error))
             with suppress(TimeoutError):
@@ -136,7 +136,7 @@ class Installer:
         why = self._host.fetching.no_room.pop(self._life.manifest, None)
         if why is not None:
             self._say(why)
-            self._resting.without_room()
+            self._resting.on_no_room()
         if wait := self._resting.wait_s():
             return wait
         offer = self._offers.best()
@@ -185,7 +185,7 @@ class Installer:
                 await self._stage(entry, manifest)
                 self._tell_guard(entry.manifest)
                 self._life.note(Phase.STAGED)
-                self._resting.over()
+                self._resting.on_success()
             if self._settings.switch == "when-told" and not self.arming.is_told:
                 self._arm(entry)
                 return

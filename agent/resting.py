@@ -1,5 +1,6 @@
-"""When a product that could not be installed is tried again: ever later, if only people can help.
+"""When an installation that has failed is tried again.
 
+The pause doubles, up to five minutes, after what only a person can end: no room, or too large.
 Orders are obeyed all the while; only a new attempt waits.
 """
 
@@ -32,17 +33,17 @@ class Resting:
         """How long it still rests; 0: it does not."""
         return max(0.0, between(self._now(), self._until))
 
-    def after(self, error: Exception) -> None:
+    def on_failure(self, error: Exception) -> None:
         """An attempt ended so."""
         if isinstance(error, NoRoom | TooLarge):
             span = min(TRY_AGAIN_S * 2 ** min(self._count, _DOUBLINGS_MAX), REST_MAX_S)
             self._count += 1
             self._until = after(self._now(), Span(span))
 
-    def without_room(self) -> None:
+    def on_no_room(self) -> None:
         """Its pieces found no room."""
         self._until = after(self._now(), NO_ROOM_SPAN)
 
-    def over(self) -> None:
+    def on_success(self) -> None:
         """An attempt got through."""
         self._count = 0

@@ -4,6 +4,7 @@ import json
 import os
 import pwd
 import socket
+import subprocess
 import sys
 from contextlib import suppress
 
@@ -17,9 +18,9 @@ def main() -> int:
     with socket.socket(fileno=os.dup(0)) as asker:
         try:
             answer = _answer(asker)
-        except Refusal as refusal:
-            answer = {"error": str(refusal)}
-        # Whoever has gone hears nothing.
+        except (Refusal, OSError, subprocess.SubprocessError) as error:
+            answer = {"error": str(error)}
+        # The agent may have closed the connection already.
         with suppress(OSError):
             asker.settimeout(2.0)
             asker.sendall(json.dumps(answer).encode() + b"\n")
@@ -27,15 +28,17 @@ def main() -> int:
 
 
 def _answer(asker: socket.socket) -> dict[str, object]:
-    # Read first: what is left unread would take the answer with it.
+    # Read first: a socket that is closed with unread bytes is reset, and the answer lost.
     request = read_request(asker)
     configuration = read_configuration()
-    if caller_of(asker) != _uid_of(configuration.agent_user):
+    agent = _uid_of(configuration.agent_user)
+    if caller_of(asker) != agent:
         raise Refusal(f"wanted {configuration.agent_user}, the agent's user")
     product = configuration.products.get(request.product)
     if product is None:
         raise Refusal(f"product {request.product[:64]!r} is not in helper.toml")
-    _uid_of(configuration.check_user)
+    if _uid_of(configuration.check_user) in {0, agent}:
+        raise Refusal("check_user: wanted a user that is neither root nor the agent's")
     return check(configuration, product, literal_words(request.argv), asker)
 
 

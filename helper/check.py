@@ -7,6 +7,7 @@ time is over. The asker's end ends it too.
 import fcntl
 import os
 import re
+import select
 import selectors
 import socket
 import stat
@@ -74,7 +75,7 @@ def check(
     Raises:
         Refusal: nothing of the product is current, or systemd does not run it.
     """
-    _wait_for_turn()
+    _wait_for_turn(asker)
     folder = current_folder(product.root)
     unit = f"firedoor-check-{os.getpid()}-{time.monotonic_ns()}.service"
     words = [*_words(configuration, product, folder, unit), *argv]
@@ -89,7 +90,11 @@ def check(
         said, is_wanted = _hear(process, asker, began + product.check_s + _MARGIN_S)
         if process.poll() is None:
             _end(unit)
-        code = process.wait()
+        try:
+            code = process.wait(_MARGIN_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            raise
     if not is_wanted:
         raise Refusal("the asker has gone")
     if time.monotonic() - began >= product.check_s:
@@ -97,13 +102,24 @@ def check(
     return {"code": code, "said": said.decode(errors="replace")}
 
 
-def _wait_for_turn() -> None:
+def _wait_for_turn(asker: socket.socket) -> None:
     """One check at a time, for all run as one user and could end each other.
 
     The turn is over when this process is.
+
+    Raises:
+        Refusal: the asker has gone meanwhile.
     """
     descriptor = os.open(CONFIGURATION, os.O_RDONLY | os.O_CLOEXEC)
-    fcntl.flock(descriptor, fcntl.LOCK_EX)
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            # Whoever asks says nothing more, so what can be read is its end.
+            if select.select([asker], [], [], _LOOK_S)[0]:
+                raise Refusal("the asker has gone") from None
+        else:
+            return
 
 
 def current_folder(root: Path) -> Path:
@@ -120,7 +136,10 @@ def current_folder(root: Path) -> Path:
     if parent != "versions" or not _VERSION.fullmatch(name):
         raise Refusal(f"{root}/current: wanted a link to versions/NAME")
     for path in (root, root / "versions", root / "versions" / name):
-        found = path.lstat()
+        try:
+            found = path.lstat()
+        except OSError as error:
+            raise Refusal(f"{path}: {error.strerror}") from error
         if not stat.S_ISDIR(found.st_mode):
             raise Refusal(f"{path}: wanted a folder")
     return root / "versions" / name

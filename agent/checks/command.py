@@ -70,7 +70,7 @@ class LocalChecks:
 
     def __init__(self, account: Account | None) -> None:
         self._account = account
-        # All that its user runs is ended after a check: another's would go with it.
+        # After a check all processes of its user are ended, those of another check with them.
         self._turn = asyncio.Lock()
 
     async def run(
@@ -114,11 +114,13 @@ class LocalChecks:
         finally:
             # Whoever ends this early has a launcher that still has to end the check.
             process.stdin.close()
-            with suppress(TimeoutError):
-                async with asyncio.timeout(_END_S):
-                    await process.wait()
-            with suppress(ProcessLookupError):
-                process.kill()
+            try:
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(_END_S):
+                        await process.wait()
+            finally:
+                with suppress(ProcessLookupError):
+                    process.kill()
 
     def _environment(self, folder: Path) -> dict[str, str]:
         names = _PASSED_ON if self._account else (*_PASSED_ON, *_PASSED_ON_AS_AGENT)

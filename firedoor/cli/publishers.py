@@ -4,6 +4,7 @@ Root's keys sign both, as they sign a rotation; the origin and every machine fol
 that is added gets key files with a certificate of their own, and an empty list.
 """
 
+import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -85,14 +86,20 @@ def remove_publisher(fleet: Path, name: str, passphrase_file: Path | None) -> No
         Unavailable, Refused: the origin says no, or does not answer.
     """
     role = f"releases/{checked_name('publisher', name)}"
-    expires = in_days(OFFLINE_DAYS)
-    _change(
-        fleet,
-        passphrase_file,
-        lambda targets, seeds: without_publisher(targets, role, signers=seeds, expires=expires),
-    )
     keys = fleet / "keys"
-    for path in sorted(keys.glob(f"releases-{name}-*.key")):
+    shape = re.compile(rf"releases-{re.escape(name)}-[0-9]+\.key")
+    files = [path for path in sorted(keys.iterdir()) if shape.fullmatch(path.name)]
+
+    async def work(origin: Origin, targets: Metadata[Targets], signers: Sequence[bytes]) -> None:
+        roles = (targets.signed.delegations.roles if targets.signed.delegations else None) or {}
+        if role not in roles and files:
+            return  # A run that was cut off has removed it; its files have still to go.
+        expires = in_days(OFFLINE_DAYS)
+        changed = without_publisher(targets, role, signers=signers, expires=expires)
+        await origin.post("/v1/keys/rotate", pack({"targets": changed.to_bytes()}))
+
+    _with_targets(fleet, passphrase_file, work)
+    for path in files:
         # One that is added under this name again must not be whoever has a copy of these.
         (keys / "retired").mkdir(mode=0o700, exist_ok=True)
         path.rename(keys / "retired" / f"{path.stem}.{stamp()}.key")

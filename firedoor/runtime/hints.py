@@ -10,6 +10,7 @@
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 from firedoor.dice import Dice
@@ -73,7 +74,8 @@ class Hints:
     def __init__(self, dice: Dice) -> None:
         self._dice = dice
         self._known: dict[tuple[str, int, Role], Hint] = {}
-        # The same by what bounds them, so that one more costs the same however many there are.
+        # Those that are not proved, by what bounds them, so that one more costs the same however
+        # many there are.
         self._told: dict[tuple[str, int, Role], Hint] = {}
         self._strangers: dict[str, dict[tuple[str, int, Role], Hint]] = {}
         self._stranger_count = 0
@@ -97,15 +99,18 @@ class Hints:
             self.drop(known)
             known.is_told = True
             self._hold(known)
+            self._make_room(known)
         known.claimed = peer
         return known
 
     def _hold(self, hint: Hint) -> None:
         key = (hint.host, hint.port, hint.role)
         self._known[key] = hint
+        if hint.proved is not None:
+            return  # Bounded by PROVED_MAX.
         if hint.is_told:
             self._told[key] = hint
-        elif hint.proved is None:
+        else:
             self._strangers.setdefault(hint.host, {})[key] = hint
             self._stranger_count += 1
 
@@ -134,6 +139,7 @@ class Hints:
             self.drop(each)
             each.proved = None
             self._hold(each)
+            self._make_room(each)
         return is_news
 
     def in_turn(self, role: Role, is_wanted: Callable[[Hint], bool]) -> list[Hint]:
@@ -151,16 +157,20 @@ class Hints:
 
     def _make_room(self, new: Hint) -> None:
         """Forget one where the new one is one too many; never one that has proved itself."""
+        if new.proved is not None:
+            return
         if new.is_told:
             if len(self._told) > HINTS_MAX:
-                self._give_up([*self._told.values()][:_LOOKED_AT_MAX])
+                oldest = islice(self._told.values(), _LOOKED_AT_MAX)
+                self._give_up([each for each in oldest if each is not new])
             return
         there = self._strangers[new.host]
         if len(there) > HINTS_OF_HOST_MAX:
             self._give_up([each for each in there.values() if each is not new])
         elif self._stranger_count > HINTS_MAX:
-            # Some host's, drawn by lot: whoever has many addresses has most of the lots.
-            host = self._dice.pick([*self._strangers])
+            # Each host has one lot, however many ports it has announced.
+            hosts = [host for host in self._strangers if host != new.host or len(there) > 1]
+            host = self._dice.pick(hosts)
             self._give_up([each for each in self._strangers[host].values() if each is not new])
 
     def _give_up(self, able: list[Hint]) -> None:

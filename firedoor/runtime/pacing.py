@@ -48,8 +48,8 @@ class Budget:
 class Turns:
     """So many turns a second and at once; whoever has had its share waits, and others come between.
 
-    What lies ready is else taken in one turn of the event loop, and all others wait for its end. A
-    long message takes as many turns as it has TURN_BYTES.
+    Without this all messages of one peer that have come are read in one turn of the event loop,
+    while the others wait. A long message takes as many turns as it has TURN_BYTES.
     """
 
     def __init__(self, per_s: int, at_once: int, clock: Clock) -> None:

@@ -46,14 +46,17 @@ class Search:
                         hint = waiting.pop(0)
                         yield hint.role, (hint.host, hint.port)
                     look_s = min(left, _PATIENCE_S) if is_patient else left
-                    with suppress(TimeoutError):
+                    try:
+                        # Nothing is handed out in here: it would end whoever took it.
                         async with asyncio.timeout(look_s):
                             hint = await self._proved.get()
-                            if hint.role is Role.MIRROR:
-                                has_mirror = True
-                                yield hint.role, (hint.host, hint.port)
-                            elif len(waiting) < _ENDPOINTS_TRIED_MAX:
-                                waiting.append(hint)
+                    except TimeoutError:
+                        continue
+                    if hint.role is Role.MIRROR:
+                        has_mirror = True
+                        yield hint.role, (hint.host, hint.port)
+                    elif len(waiting) < _ENDPOINTS_TRIED_MAX:
+                        waiting.append(hint)
                 for hint in waiting if not has_mirror else ():
                     yield hint.role, (hint.host, hint.port)
         finally:

@@ -36,6 +36,7 @@ _PASSED_UP_BYTES_MAX = 2 * KIB
 
 # A site's machines renew once in days; a new site enrols a few hundred within minutes.
 _PASSED_UP_EVERY_S = 0.2
+_WAITING_MAX = 256
 
 
 class Enroller(Protocol):
@@ -58,6 +59,7 @@ class Forwarder:
         self._upstream = upstream
         # Orders come by the same line: what anybody can ask for takes a small part of it.
         self._turn = asyncio.Lock()
+        self._waiting = 0
         self.ca = ca
 
     async def enrol(self, body: bytes) -> bytes:
@@ -72,10 +74,20 @@ class Forwarder:
     async def _post(self, path: str, body: bytes, headers: dict[str, str] | None = None) -> bytes:
         if len(body) > _PASSED_UP_BYTES_MAX:
             raise TooLarge("request", limit=_PASSED_UP_BYTES_MAX, size=len(body))
-        async with self._turn:
-            answer = await self._ask(path, body, headers)
-            await asyncio.sleep(_PASSED_UP_EVERY_S)
-            return answer
+        if self._waiting >= _WAITING_MAX:
+            raise Unavailable(
+                path, why=f"{_WAITING_MAX} requests wait here already; ask again later"
+            )
+        self._waiting += 1
+        try:
+            async with self._turn:
+                try:
+                    return await self._ask(path, body, headers)
+                finally:
+                    # What is refused, too: it has taken the same line.
+                    await asyncio.sleep(_PASSED_UP_EVERY_S)
+        finally:
+            self._waiting -= 1
 
     async def _ask(self, path: str, body: bytes, headers: dict[str, str] | None) -> bytes:
         last: FiredoorError = Unavailable(path, why="no upstream is configured")

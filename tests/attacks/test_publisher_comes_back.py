@@ -29,6 +29,26 @@ def test_a_stolen_key_publishes_nothing_after_its_publisher_was_removed_and_adde
         assert said.code != 0, said.text
 
 
+def test_a_removal_that_was_cut_off_retires_the_key_files_when_it_is_run_again(
+    tmp_path: Path,
+) -> None:
+    with ground(tmp_path) as site:
+        fleet = ("--fleet", site.fleet)
+        for name in ("third", "third-9"):
+            added = firedoor("keys", "publisher", "add", name, *fleet)
+            assert added.code == 0, added.err
+        kept = shutil.copy(site.key("releases-third-1"), tmp_path / "kept.key")
+        assert firedoor("keys", "publisher", "remove", "third", *fleet).code == 0
+        # As a run leaves it that has ended between the origin's answer and the file.
+        shutil.copy(kept, site.key("releases-third-1"))
+        again = firedoor("keys", "publisher", "remove", "third", *fleet)
+        assert again.code == 0, again.err
+        assert not site.key("releases-third-1").exists()
+        assert firedoor("keys", "publisher", "remove", "third", *fleet).code != 0
+        # Another's name begins like it.
+        assert site.key("releases-third-9-1").exists()
+
+
 def test_a_publisher_that_is_there_already_gets_no_more_key_files(tmp_path: Path) -> None:
     with ground(tmp_path) as site:
         fleet = ("--fleet", site.fleet)

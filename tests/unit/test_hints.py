@@ -160,6 +160,36 @@ def test_a_roster_is_bounded_too() -> None:
     assert len([*hints]) == HINTS_MAX
 
 
+def test_a_roster_is_bounded_though_the_oldest_that_it_named_have_proved_themselves() -> None:
+    hints = Hints(Dice(1))
+    told = [
+        hints.add(PeerId(f"{number:032x}"), ("10.0.0.1", 1 + number), Role.AGENT, is_told=True)
+        for number in range(100)
+    ]
+    for hint in told:
+        hints.prove(hint, hint.claimed)
+    for number in range(2 * HINTS_MAX):
+        hints.add(PeerId("f" * 32), ("10.0.0.2", 1 + number), Role.AGENT, is_told=True)
+    assert len([*hints]) <= HINTS_MAX + PROVED_MAX
+
+
+def test_strangers_whom_a_roster_names_later_are_bounded_as_its_others() -> None:
+    hints = Hints(Dice(1))
+    for number in range(2 * HINTS_MAX):
+        address = (f"10.0.{number // 250}.{number % 250}", 1)
+        for is_told in (False, True):
+            hints.add(PeerId(f"{number:032x}"), address, Role.AGENT, is_told=is_told)
+    assert len([*hints]) <= HINTS_MAX
+
+
+def test_a_crowd_with_one_address_each_is_bounded() -> None:
+    hints = Hints(Dice(1))
+    for number in range(HINTS_MAX + 500):
+        address = (f"10.{number // 250}.0.{number % 250}", 1)
+        hints.add(PeerId(f"{number:032x}"), address, Role.AGENT, is_told=False)
+    assert len([*hints]) == HINTS_MAX
+
+
 def test_the_proved_come_first_then_the_new_then_the_least_lately_tried() -> None:
     hints = Hints(Dice(1))
     made = [
