@@ -84,6 +84,8 @@ def left_in(place: Path) -> list[Path]:
 def run_check(folder: Path, program: str, *words: str) -> None:
     """One release's check, which ends well."""
     (folder / "attack.py").write_text(program, "utf-8")
+    # Whatever the umask is that a program of ours has set here.
+    (folder / "attack.py").chmod(0o644)
     command = " ".join(["/usr/bin/python3 attack.py", *words])
     checks = LocalChecks(account_of(USER))
     result = asyncio.run(checks.run(command, folder=folder, span=Span(10.0)))

@@ -65,6 +65,8 @@ def folder() -> Iterator[Path]:
     made = Path(tempfile.mkdtemp(prefix="firedoor-check-"))
     made.chmod(0o755)
     (made / "attack.py").write_text(HOSTILE, "utf-8")
+    # Whatever the umask is that a program of ours has set here.
+    (made / "attack.py").chmod(0o644)
     yield made
     for pid in of_the_check_user():
         with suppress(ProcessLookupError):
@@ -89,7 +91,8 @@ def test_a_check_that_stops_what_would_end_it_is_ended_and_other_checks_go_on(
     async def story() -> None:
         checks = LocalChecks(account_of(USER))
         for _ in range(ROUNDS):
-            await checks.run("/usr/bin/python3 attack.py", folder=folder, span=Span(2.0))
+            hostile = await checks.run("/usr/bin/python3 attack.py", folder=folder, span=Span(2.0))
+            assert "can't open" not in hostile.detail
             left = of_the_check_user()
             # A check of another product, of an honest publisher.
             honest = await checks.run("true", folder=folder, span=Span(2.0))
