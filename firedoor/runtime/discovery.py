@@ -22,6 +22,8 @@ from firedoor.units import Instant, Span
 
 TYPE = "_firedoor._tcp.local."
 MIRROR_TYPE = "_mirror._sub._firedoor._tcp.local."
+TYPES = (TYPE, MIRROR_TYPE)
+"""All that a peer may be registered under: a mirror is announced under both, and answers to one."""
 
 _RESOLVE_MS = 3000
 
@@ -193,9 +195,8 @@ class Browse(Discovery):
     async def __aenter__(self) -> "Browse":
         """Begin to look."""
         self._zeroconf = make_zeroconf(self._interfaces)
-        # Mirrors, registered under the subtype alone, are seen under the type as well.
         self._browser = AsyncServiceBrowser(
-            self._zeroconf.zeroconf, [TYPE], handlers=[self._changed]
+            self._zeroconf.zeroconf, [*TYPES], handlers=[self._changed]
         )
         return self
 

@@ -1,16 +1,20 @@
 """DNS-SD between real zeroconf instances, on loopback only."""
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from typing import Any
 
 import pytest
+from zeroconf._dns import DNSQuestion
+from zeroconf._protocol.outgoing import DNSOutgoing
+from zeroconf.const import _CLASS_IN, _FLAGS_QR_QUERY, _TYPE_PTR
 
 from firedoor.dice import Dice
 from firedoor.errors import Unavailable
 from firedoor.identity import FleetId, PeerId, Role
-from firedoor.runtime.discovery import Discovery
+from firedoor.runtime.discovery import TYPES, Discovery
 from firedoor.runtime.pacing import Budget
 from firedoor.runtime.peer_client import PeerClient
 from firedoor.runtime.search import Search
@@ -20,6 +24,7 @@ from tests.unit.test_transfers import AGENT_SEED, MIRROR_SEED, StillClock, crede
 FLEET, OTHER_FLEET = FleetId("a1" * 16), FleetId("b2" * 16)
 MIRROR, SECOND_MIRROR, AGENT = PeerId("c3" * 16), PeerId("d4" * 16), PeerId("e5" * 16)
 LOOPBACK = ("127.0.0.1",)
+GROUP = ("224.0.0.251", 5353)
 
 # Probing and announcing take a second or two by the standard; a hang takes longer.
 DEADLINE_S = 20.0
@@ -126,6 +131,37 @@ async def searched(fleet: FleetId, interfaces: Sequence[str], wait_s: float) -> 
             if role is Role.MIRROR:
                 break
     return found
+
+
+def asked_in_vain(types: Sequence[str]) -> bool:
+    """Whether nobody on loopback answers to these, asked as a simple resolver asks.
+
+    Such an answer comes to whoever asks; what is announced at a start does not.
+    """
+    question = DNSOutgoing(_FLAGS_QR_QUERY)
+    for each in types:
+        question.add_question(DNSQuestion(each, _TYPE_PTR, _CLASS_IN))
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asker:
+        where = socket.inet_aton("127.0.0.1")
+        asker.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, where)
+        asker.bind(("127.0.0.1", 0))
+        asker.settimeout(5.0)
+        asker.sendto(question.packets()[0], GROUP)
+        try:
+            return not asker.recv(9000)
+        except TimeoutError:
+            return True
+
+
+@pytest.mark.parametrize("role", [Role.MIRROR, Role.AGENT])
+def test_a_peer_that_has_announced_itself_long_ago_answers_to_what_an_operator_asks(
+    role: Role,
+) -> None:
+    async def work() -> None:
+        async with Seen().discovery(MIRROR, role, 7002):
+            assert not await asyncio.to_thread(asked_in_vain, TYPES)
+
+    run(work())
 
 
 def test_an_operator_finds_endpoints_where_no_mirror_answers() -> None:
