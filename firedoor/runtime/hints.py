@@ -8,6 +8,7 @@
 """
 
 import json
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import islice
@@ -31,8 +32,9 @@ _LOOKED_AT_MAX = 64
 _HOST_LETTERS_MAX = 255
 _PORT_MAX = 65_535
 
-# A handshake on a LAN takes milliseconds, and a busy machine a second.
-STRANGER_S = 1.5
+# How long a stranger has at first: a handshake on a LAN takes milliseconds. A busy machine, which
+# takes a second, is found at the second or third time.
+STRANGER_S = 0.5
 
 # Before anything that happens.
 NEVER = Instant(0.0)
@@ -143,15 +145,29 @@ class Hints:
         return is_news
 
     def in_turn(self, role: Role, is_wanted: Callable[[Hint], bool]) -> list[Hint]:
-        """Those of a role: proved, then never dialled (in any order), then the least lately."""
+        """Those of a role: proved, then never dialled (by lot), then the least lately.
+
+        Of those never dialled each host has one turn before any has its second.
+        """
         able = [each for each in self._known.values() if each.role is role and is_wanted(each)]
-        dice = {id(each): self._dice.fraction() for each in able}
+        lots = {id(each): self._dice.fraction() for each in able}
+        able.sort(key=lambda each: lots[id(each)])
+        turns = Counter(
+            each.host
+            for each in self._known.values()
+            if each.proved is None and each.tried_at is not None
+        )
+        ranks: dict[int, float] = {}
+        for each in able:
+            if each.tried_at is None:
+                ranks[id(each)] = turns[each.host]
+                turns[each.host] += 1
         return sorted(
             able,
             key=lambda each: (
                 each.proved is None,
                 each.tried_at is not None,
-                each.tried_at or dice[id(each)],
+                each.tried_at or ranks.get(id(each), 0),
             ),
         )
 

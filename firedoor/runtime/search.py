@@ -2,20 +2,22 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, Sequence
-from contextlib import suppress
 
 from firedoor.dice import Dice
 from firedoor.errors import FiredoorError
 from firedoor.identity import FleetId, PeerId, Role
 from firedoor.limits import STRANGERS_DIALLED_MAX
 from firedoor.runtime.discovery import Browse
-from firedoor.runtime.hints import STRANGER_S, Hint, Hints
+from firedoor.runtime.hints import Hint, Hints
 from firedoor.runtime.peer_client import PeerClient
 from firedoor.units import Instant
 
 # Where no mirror has answered by then, an order is handed to so many endpoints; they spread it.
 _PATIENCE_S = 2.0
 _ENDPOINTS_TRIED_MAX = 4
+
+# Of one address, each twice as long as the one before.
+_TRIES_MAX = 3
 
 
 class Search:
@@ -72,15 +74,29 @@ class Search:
             task.add_done_callback(self._trying.discard)
 
     async def _try_all(self) -> None:
-        """Ask one address after the other who it is; mirrors first."""
+        """Ask one address after the other who it is; mirrors first, and the slow ones again."""
         while (hint := self._next()) is not None:
-            hint.tried_at = Instant(asyncio.get_running_loop().time())
-            with suppress(FiredoorError):
-                await self._client.prove(hint.host, hint.port, hint.role, span_s=STRANGER_S)
+            hint.tried_at, hint.is_dialling = Instant(asyncio.get_running_loop().time()), True
+            try:
+                peer = await self._client.prove(hint.host, hint.port, hint.role, span_s=hint.span_s)
+                self._hints.prove(hint, peer.id)
                 self._proved.put_nowait(hint)
+            except FiredoorError:
+                hint.failures += 1
+            finally:
+                hint.is_dialling = False
 
     def _next(self) -> Hint | None:
-        for role in (Role.MIRROR, Role.AGENT):
-            for hint in self._hints.in_turn(role, lambda each: each.tried_at is None):
-                return hint
+        for is_due in (_is_new, _is_worth_another_try):
+            for role in (Role.MIRROR, Role.AGENT):
+                for hint in self._hints.in_turn(role, is_due):
+                    return hint
         return None
+
+
+def _is_new(hint: Hint) -> bool:
+    return hint.tried_at is None
+
+
+def _is_worth_another_try(hint: Hint) -> bool:
+    return hint.proved is None and not hint.is_dialling and hint.failures < _TRIES_MAX
