@@ -33,7 +33,7 @@ from firedoor.runtime.tls import credentials_of
 from firedoor.runtime.trust_client import fleet_of
 from firedoor.trust.repository import RoleSeeds, add_release, rotate_delegation, signed_by
 from firedoor.wire.codec import pack
-from tests.live.lab import ENROL_PORT, PORT, Lab, LabSite, tell
+from tests.live.lab import ENROL_PORT, LabSite, tell
 from tests.unit.endpoint import PRODUCT, Endpoint
 from tests.unit.origin_bench import COUNTS, NOW, Bench, opened, release
 
@@ -191,16 +191,7 @@ def test_another_publishers_counter_makes_nothing_older(bench: Bench, tmp_path: 
 class TwoPublishers(LabSite):
     """A fleet of the publishers `main` and `other`."""
 
-    def __init__(self, folder: Path, lab: Lab) -> None:
-        super().__init__(folder, lab)
-        self._machines = lab
-
-    async def begin_origin(self) -> None:
-        """Start the origin."""
-        prefix, address = self._machines.host("origin")
-        listeners = (f"{address}:{PORT}", f"{address}:{ENROL_PORT}")
-        await self.init(*listeners, *PUBLISHERS, prefix=prefix)
-        await self.start("origin")
+    founding = PUBLISHERS
 
 
 def key_of(site: LabSite, name: str) -> str:

@@ -32,8 +32,23 @@ pytestmark = [pytest.mark.live, pytest.mark.slow]
 # Requests at once; a certificate has so many connections.
 AT_ONCE = 60
 
-# Of a branch's line, each way.
+# Of the line between mirror and origin, each way; the LAN of attacker and mirror is another.
 RATE = "256kbit"
+
+
+async def begin(site: LabSite) -> str:
+    """An origin behind a thin line, a mirror with both ports, and one honest endpoint; its name."""
+    await site.begin_origin(rate=RATE)
+    upstream = [site.programs["origin"].address]
+    mirror = site.program("mirror", Role.MIRROR, {"upstream": upstream})
+    mirror.options["enrol_listen"] = f"{mirror.address.rpartition(':')[0]}:{ENROL_PORT}"
+    await site.add(mirror)
+    await site.start("mirror")
+    [honest] = await site.enrol(1, ["kiosk"], mirrors=[mirror.address])
+    await site.start(honest)
+    await site.publish("kiosk", "1.0", MIB // 16)
+    await site.until_running("kiosk", "1.0", [honest])
+    return honest
 
 
 @asynccontextmanager
@@ -60,19 +75,11 @@ async def renewing(key: KeyFile, address: str) -> AsyncIterator[list[int]]:
         await client.close()
 
 
-THIN = pytest.mark.xfail(reason="open: above a second on 256 kbit/s, at times without the attack")
-
-
-@THIN
 def test_renewals_through_a_mirror_delay_no_halt_on_its_thin_line(tmp_path: Path) -> None:
     """What an endpoint asks its mirror for fills no line that orders come by."""
 
     async def story(site: LabSite) -> None:
-        await site.begin(rate=RATE)
-        [honest] = await site.enrol(1, ["kiosk"], mirrors=[site.programs["mirror"].address])
-        await site.start(honest)
-        await site.publish("kiosk", "1.0", MIB // 16)
-        await site.until_running("kiosk", "1.0", [honest])
+        honest = await begin(site)
         key = await stolen(site, "thief", Role.AGENT)
         path = site.fleet / "keys" / "operator.key"
         operator, origin = read_key_file(path, str), site.programs["origin"].address
@@ -115,24 +122,15 @@ async def enrolling(address: str) -> AsyncIterator[list[int]]:
             await asyncio.gather(*tasks, return_exceptions=True)
 
 
-@THIN
 def test_enrolments_through_a_mirror_delay_no_halt_on_its_thin_line(tmp_path: Path) -> None:
     """Whoever has no certificate at all fills no line that orders come by."""
 
     async def story(site: LabSite) -> None:
-        await site.begin_origin()
-        upstream = [site.programs["origin"].address]
-        mirror = site.program("mirror", Role.MIRROR, {"upstream": upstream}, rate=RATE)
-        enrol = f"{mirror.address.rpartition(':')[0]}:{ENROL_PORT}"
-        mirror.options["enrol_listen"] = enrol
-        await site.add(mirror)
-        await site.start("mirror")
-        [honest] = await site.enrol(1, ["kiosk"], mirrors=[mirror.address])
-        await site.start(honest)
-        await site.publish("kiosk", "1.0", MIB // 16)
-        await site.until_running("kiosk", "1.0", [honest])
+        honest = await begin(site)
         operator = read_key_file(site.fleet / "keys" / "operator.key", str)
-        async with talking(operator, upstream[0], Role.MIRROR) as talk:
+        origin, mirror = (site.programs[each].address for each in ("origin", "mirror"))
+        enrol = f"{mirror.rpartition(':')[0]}:{ENROL_PORT}"
+        async with talking(operator, origin, Role.MIRROR) as talk:
             quiet = await spans_of_halts(site, talk, honest)
             async with enrolling(enrol) as count:
                 await asyncio.sleep(5.0)

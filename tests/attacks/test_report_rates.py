@@ -11,7 +11,7 @@ from firedoor.identity import Role
 from firedoor.runtime.key_files import KeyFile
 from firedoor.wire.messages import Health, ProductHealth, Report, encode_message
 from tests.attacks.hostile import id_of, soon, stolen, talking, times_synced
-from tests.live.lab import ENROL_PORT, PORT, LabSite, tell
+from tests.live.lab import LabSite, tell
 
 pytestmark = [pytest.mark.live, pytest.mark.slow]
 
@@ -32,9 +32,7 @@ QUIET_BYTES_PER_S = 16 << 10
 
 async def begin(site: LabSite, wan: str) -> str:
     """An origin behind a thin line, a mirror, and one honest endpoint there; its name."""
-    prefix, address = site._lab.host("origin", rate=wan)
-    await site.init(f"{address}:{PORT}", f"{address}:{ENROL_PORT}", prefix=prefix)
-    await site.start("origin")
+    await site.begin_origin(rate=wan)
     upstream = [site.programs["origin"].address]
     await site.add(site.program("mirror", Role.MIRROR, {"upstream": upstream}))
     await site.start("mirror")

@@ -5,83 +5,25 @@ Frames that lie ready are read in one turn of the event loop; what waits there w
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 
-import aiohttp
 import pytest
 
 from firedoor.identity import Role
-from firedoor.runtime.key_files import KeyFile, read_key_file
-from firedoor.runtime.settings import split_address
-from firedoor.runtime.tls import client_context, credentials_of, role_name
+from firedoor.runtime.key_files import read_key_file
 from firedoor.wire.messages import (
     Beacon,
     Beat,
-    Hello,
     Message,
-    OrderIds,
-    OrdersDone,
     encode_message,
 )
 from tests.attacks.burdens import cpu_s_of, pid_of
+from tests.attacks.framing import flooding
 from tests.attacks.hostile import stolen, talking
 from tests.attacks.timed_halts import BOUND_S, spans_of_halts
 from tests.live.lab import MIB, LabSite, tell
 
 pytestmark = [pytest.mark.live, pytest.mark.slow]
-
-
-def masked(payload: bytes) -> bytes:
-    """A WebSocket frame with a mask of zeros."""
-    assert len(payload) < 126
-    return bytes([0x82, 0x80 | len(payload)]) + bytes(4) + payload
-
-
-@asynccontextmanager
-async def flooding(
-    key: KeyFile, address: str, role: Role, payload: bytes
-) -> AsyncIterator[list[int]]:
-    """Send this message again and again, as fast as it is read; how many MiB of it."""
-    host, at = split_address(address)
-    blob = masked(payload) * (MIB // len(masked(payload)))
-    sent = [0]
-
-    async def once(session: aiohttp.ClientSession) -> None:
-        async with session.ws_connect(
-            f"https://{host}:{at}/v1/peer",
-            ssl=client_context(credentials_of(key)),
-            server_hostname=role_name(role),
-        ) as socket:
-            for each in (Hello(bytes(32), 0), OrdersDone(), OrderIds(())):
-                await socket.send_bytes(encode_message(each))
-            writer = socket._writer
-            try:
-                while not writer.transport.is_closing():
-                    if writer.transport.get_write_buffer_size() > len(blob):
-                        await asyncio.sleep(0.005)
-                        continue
-                    writer.transport.write(blob)
-                    sent[0] += 1
-                    await asyncio.sleep(0)
-            finally:
-                writer.transport.abort()
-
-    async def forever() -> None:
-        async with aiohttp.ClientSession() as session:
-            while True:
-                try:
-                    await once(session)
-                except (aiohttp.ClientError, OSError, RuntimeError):
-                    await asyncio.sleep(0.05)
-
-    task = asyncio.ensure_future(forever())
-    try:
-        yield sent
-    finally:
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
 
 
 # A beacon of no bytes is refused, a beat is none too many: neither may cost others their turn.
@@ -112,7 +54,7 @@ def test_tiny_frames_of_one_endpoint_delay_no_halt(tmp_path: Path, message: Mess
                 share = (cpu_s_of(pid) - cpu_s) / (time.monotonic() - began)
         grown = log.stat().st_size - size
         print(f"quiet {quiet}, flooded {flooded}, {share:.2f} of a core")
-        print(f"{sent[0]} MiB sent, log grown by {grown} bytes")
+        print(f"{sent[0] // MIB} MiB sent, log grown by {grown} bytes")
         assert max(quiet) < BOUND_S
         assert max(flooded) < BOUND_S
 

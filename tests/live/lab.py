@@ -130,7 +130,9 @@ class Lab:
 
 
 class LabSite(Site):
-    """A fleet whose programs each live on a machine of a lab."""
+    """A fleet whose programs each live on a machine of a lab. `founding`: options of its init."""
+
+    founding: Sequence[str] = ()
 
     def __init__(self, folder: Path, lab: Lab) -> None:
         super().__init__(folder, mdns=())
@@ -146,10 +148,11 @@ class LabSite(Site):
         await self.add(self.program("mirror", Role.MIRROR, {"upstream": upstream}, rate=rate))
         await self.start("mirror")
 
-    async def begin_origin(self) -> None:
-        """Start the origin."""
-        prefix, address = self._lab.host("origin")
-        await self.init(f"{address}:{PORT}", f"{address}:{ENROL_PORT}", prefix=prefix)
+    async def begin_origin(self, *, rate: str = "") -> None:
+        """Start the origin; `rate` is what its line carries: a WAN, and no site's LAN."""
+        prefix, address = self._lab.host("origin", rate=rate)
+        listeners = (f"{address}:{PORT}", f"{address}:{ENROL_PORT}")
+        await self.init(*listeners, *self.founding, prefix=prefix)
         await self.start("origin")
 
     def cut_off(self, name: str) -> None:

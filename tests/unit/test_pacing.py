@@ -11,8 +11,8 @@ from firedoor.limits import GATE_BYTES
 from firedoor.runtime import logs
 from firedoor.runtime.clocks import Clock
 from firedoor.runtime.metrics import Metrics
-from firedoor.runtime.pacing import Budget
-from firedoor.units import Instant
+from firedoor.runtime.pacing import TURN_BYTES, Budget, Rate, Turns
+from firedoor.units import Instant, Span
 
 
 class HandClock(Clock):
@@ -81,6 +81,54 @@ def test_those_who_wait_together_share_one_rate(waits: tuple[HandClock, list[flo
 
     asyncio.run(work())
     assert slept == pytest.approx([0.1, 0.2, 0.3])
+
+
+def turns_of(waits: tuple[HandClock, list[float]], *sizes: int) -> list[float]:
+    """The waits of messages of these sizes, of one peer with ten turns a second."""
+    clock, slept = waits
+    turns = Turns(10, 10, clock)
+
+    async def work() -> None:
+        for size in sizes:
+            await turns.take(size)
+
+    asyncio.run(work())
+    return [each for each in slept if each]
+
+
+def test_whoever_has_had_its_turns_waits_for_the_next(
+    waits: tuple[HandClock, list[float]],
+) -> None:
+    assert turns_of(waits, *[1] * 10) == []
+    assert turns_of(waits, *[1] * 12) == pytest.approx([0.1, 0.1])
+
+
+def test_a_long_message_takes_as_many_turns_as_short_ones_of_its_length(
+    waits: tuple[HandClock, list[float]],
+) -> None:
+    assert turns_of(waits, 9 * TURN_BYTES) == []
+    assert turns_of(waits, 9 * TURN_BYTES, 9 * TURN_BYTES) == pytest.approx([1.0])
+
+
+def test_others_come_between_the_messages_of_one_peer(
+    waits: tuple[HandClock, list[float]],
+) -> None:
+    clock, slept = waits
+    turns = Turns(10_000, 10_000, clock)
+
+    async def work() -> None:
+        for _ in range(1000):
+            await turns.take(1)
+
+    asyncio.run(work())
+    assert slept
+    assert set(slept) == {0}
+
+
+def test_a_rate_says_no_and_gains_again_with_time() -> None:
+    rate = Rate(2, Span(1.0), Instant(0.0))
+    assert [rate.take(Instant(0.0)) for _ in range(3)] == [True, True, False]
+    assert [rate.take(Instant(0.5)) for _ in range(2)] == [True, False]
 
 
 def test_the_clocks_run() -> None:
