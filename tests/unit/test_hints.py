@@ -212,6 +212,18 @@ def test_nobody_foresees_in_which_order_new_ones_are_tried() -> None:
     assert len(firsts) > 4
 
 
+def test_each_host_has_one_turn_before_any_has_its_second() -> None:
+    hints = Hints(Dice(1))
+    for port in range(HINTS_OF_HOST_MAX):
+        hints.add(peer(port), (host(1), 7000 + port), Role.MIRROR, is_told=False)
+    for number in (2, 3):
+        hints.add(peer(100 + number), (host(number), 7443), Role.MIRROR, is_told=False)
+    assert {each.host for each in order_of(hints)[:3]} == {host(1), host(2), host(3)}
+    # One of the first host's was tried: the others of it come last of all.
+    order_of(hints)[[each.host for each in order_of(hints)].index(host(1))].tried_at = Instant(1.0)
+    assert {each.host for each in order_of(hints)[:2]} == {host(2), host(3)}
+
+
 def test_a_peer_that_moved_keeps_its_old_address_and_no_third() -> None:
     hints = Hints(Dice(1))
     for number in range(4):
