@@ -262,6 +262,16 @@ def peer_of_request(request: web.Request, clock: Clock) -> Peer:
     return peer_of(certificate, clock.unix())
 
 
+def require_length(request: web.Request, limit: int) -> None:
+    """Nothing, unless the request says that its body has more than `limit` bytes.
+
+    Raises:
+        TooLarge: it does.
+    """
+    if request.content_length is not None and request.content_length > limit:
+        raise TooLarge("body", limit=limit, size=request.content_length)
+
+
 async def read_body(
     request: web.Request, limit: int, *, before_each: Callable[[], None] = lambda: None
 ) -> bytes:
@@ -272,8 +282,7 @@ async def read_body(
     Raises:
         TooLarge: it has more, or says so; the rest is not read.
     """
-    if request.content_length is not None and request.content_length > limit:
-        raise TooLarge("body", limit=limit, size=request.content_length)
+    require_length(request, limit)
     parts: list[bytes] = []
     size = 0
     while part := await _portion(request):

@@ -17,7 +17,7 @@ from firedoor.limits import (
     PIECES_MAX,
 )
 from firedoor.runtime.operator_proof import HEADER, Request
-from firedoor.runtime.peer_server import CLOCK, read_body
+from firedoor.runtime.peer_server import CLOCK, read_body, require_length
 from firedoor.wire.codec import digests_of, pack, unpack
 from firedoor.wire.json_text import json_map, read_json
 from mirror.api.requests import asker, piece_of, require
@@ -85,6 +85,7 @@ class OriginApi:
     async def piece(self, request: web.Request) -> web.Response:
         """Take in one piece under its digest."""
         require(request, Role.OPERATOR)
+        require_length(request, PIECE_BYTES_MAX)
         publisher, digest, incoming = asker(request).id, piece_of(request), self._origin.incoming
         await asyncio.to_thread(incoming.require_announced, publisher, digest)
         stored = await read_body(request, PIECE_BYTES_MAX)
