@@ -140,10 +140,10 @@ class Neighbours:
             if self._is_news and now >= next_kept:
                 self._is_news, next_kept = False, after(now, Span(KEEP_S))
                 await asyncio.to_thread(self._keep, self._hints.kept())
-            await asyncio.sleep(LOOK_S)
             with suppress(TimeoutError):
                 async with asyncio.timeout(0.5 + self._dice.fraction()):
                     await self._changed.wait()
+                    await asyncio.sleep(LOOK_S)
             self._changed.clear()
 
     def _keep(self, kept: bytes) -> None:
@@ -171,8 +171,10 @@ class Neighbours:
         told = STRANGERS_DIALLED_MAX - sum(
             hint.is_told and hint.proved is None for hint in dialling
         )
-        for role, most in ((Role.MIRROR, MIRRORS_DIALLED_MAX), (Role.AGENT, self._max)):
-            room = most - self._held(role)
+        for role in (Role.MIRROR, Role.AGENT):
+            room = self._most(role) - self._held(role)
+            if room <= 0:
+                continue  # A site's whole roster is not put in order once a second for nothing.
             for hint in self._hints.in_turn(role, is_due):
                 if room <= 0:
                     break
@@ -187,6 +189,9 @@ class Neighbours:
                 room -= hint.proved is not None
                 chosen.append(hint)
         return chosen
+
+    def _most(self, role: Role) -> int:
+        return MIRRORS_DIALLED_MAX if role is Role.MIRROR else self._max
 
     def _held(self, role: Role) -> int:
         """The peers of a role that this node has dialled, or dials and knows."""
@@ -221,10 +226,18 @@ class Neighbours:
         hint.not_before = after(now, Span(pause * (0.5 + self._dice.fraction())))
 
     def _proved(self, hint: Hint, peer: Peer) -> bool:
-        """TLS has shown who listens there; whether to talk: once with each is enough."""
+        """TLS has shown who listens there; whether to talk: once with each, and with no more.
+
+        More are dialled at once than there is room for, as some may hang.
+        """
         if peer.id == self._host.settings.me:
             self._hints.drop(hint)
             return False
         self._is_news |= self._hints.prove(hint, peer.id)
         line = self._host.lines.open.get(peer.id)
-        return line is None or line.dialler != self._host.settings.me
+        if line is not None:
+            # A mirror that has dialled this node may be none of its sources until it is dialled.
+            is_theirs = line.dialler != self._host.settings.me
+            return hint.role is Role.MIRROR and is_theirs and not line.is_upstream
+        # This one is held by now, as it is proved.
+        return self._held(hint.role) <= self._most(hint.role)

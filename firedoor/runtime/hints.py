@@ -150,6 +150,8 @@ class Hints:
         Of those never dialled each host has one turn before any has its second.
         """
         able = [each for each in self._known.values() if each.role is role and is_wanted(each)]
+        if not able:
+            return []
         lots = {id(each): self._dice.fraction() for each in able}
         able.sort(key=lambda each: lots[id(each)])
         turns = Counter(

@@ -213,6 +213,13 @@ async def bombs(means: Means) -> None:
 # --- with nothing --------------------------------------------------------------------------------
 
 
+async def spin(means: Means) -> None:
+    """No attack: a core is burnt, as the others burn one, and nothing is sent to anybody."""
+    while True:
+        os.urandom(MIB)
+        await asyncio.sleep(0)
+
+
 async def _hold(means: Means, port: int, context: ssl.SSLContext | None, words: bytes) -> None:
     reader, writer = await asyncio.open_connection(
         HERE, port, ssl=context, server_hostname=role_name(Role.MIRROR) if context else None
@@ -284,6 +291,7 @@ async def mdns(means: Means) -> None:
 
 
 ATTACKS: dict[str, Callable[[Means], Awaitable[None]]] = {
+    "spin": spin,
     "large-reports": large_reports,
     "tokens": tokens,
     "pieces": pieces,

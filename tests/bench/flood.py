@@ -149,6 +149,7 @@ async def _beside(fleet: halt.Fleet, kind: str, number: int) -> dict[str, Any]:
     quiet = await _halts(fleet)
     pids = [fleet.mirror_pid, fleet.pids[0]]
     before = [(rss_mb(pid), _descriptors(pid)) for pid in pids]
+    used, began = [halt.cpu_of(pid) for pid in pids], time.monotonic()
     for pid in pids:
         Path(f"/proc/{pid}/clear_refs").write_text("5", "utf-8")
     home = halt._home(fleet.site.folder.parent, len(fleet.pids))
@@ -167,7 +168,8 @@ async def _beside(fleet: halt.Fleet, kind: str, number: int) -> dict[str, Any]:
     fleet.fork.fork("attack", 1000 + number, **facts)
     await asyncio.sleep(WARM_S)
     beside = await _halts(fleet)
-    most = [_descriptors(pid) for pid in pids]
+    most, span = [_descriptors(pid) for pid in pids], time.monotonic() - began
+    shares = [(halt.cpu_of(pid) - cpu) / span for pid, cpu in zip(pids, used, strict=True)]
     said = await asyncio.to_thread(
         fleet.mailbox.wait, "attacked", kind, 1, WARM_S + ATTACK_S + halt.STEP_S
     )
@@ -178,6 +180,7 @@ async def _beside(fleet: halt.Fleet, kind: str, number: int) -> dict[str, Any]:
         "quiet_ms": calm,
         "beside_ms": storm,
         "ratio_p99": round(storm["p99"] / calm["p99"], 2) if calm and storm else None,
+        "cpu_share": [round(share, 2) for share in shares],
         "rss_mb_more": [
             round(_peak_mb(pid) - rss, 1) for pid, (rss, _) in zip(pids, before, strict=True)
         ],

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from firedoor.limits import NEIGHBOURS_DIALLED_MAX
 from firedoor.runtime.settings import split_address
 from tests.live.lab import (
     LEAK_BYTES_MAX,
@@ -52,6 +53,26 @@ def test_a_site_takes_a_release_from_the_origin_once_and_shares_it(tmp_path: Pat
         assert mirror["bytes"]["upstream"] <= 1.05 * payload
         assert from_mirror + from_peers <= 1.05 * payload * len(names)
         assert from_peers > from_mirror
+
+    tell(tmp_path, story)
+
+
+def test_no_endpoint_keeps_more_neighbours_than_it_may_dial(tmp_path: Path) -> None:
+    async def story(site: LabSite) -> None:
+        await site.begin()
+        names = await site.enrol(14, ["kiosk"])
+        await site.start_all(names)
+        await site.publish("kiosk", "1.0", 8 * MIB)
+        await site.until_running("kiosk", "1.0", names)
+
+        async def have_few() -> bool:
+            each = [status["peers"] for status in (await site.statuses(names)).values()]
+            # A connection between two is counted at both.
+            count: int = sum(peer["role"] == "agent" for peers in each for peer in peers)
+            return 0 < count <= 2 * NEIGHBOURS_DIALLED_MAX * len(names)
+
+        # Each knows all others by now; one that is declined is counted for a moment.
+        await site.until("each has few neighbours", have_few, 20)
 
     tell(tmp_path, story)
 
