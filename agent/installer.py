@@ -160,12 +160,13 @@ class Installer:
     async def _settle(self) -> None:
         """Obey what the log says, then take in what lies here, before anything begins."""
         # A link would lead what follows to files of others; a mode alone keeps no halt waiting.
-        await asyncio.to_thread(self._handler.check_root, links_alone=True)
+        # Four looks at names take less than the way to a thread and back.
+        self._handler.check_root(links_alone=True)
         if not self._is_settled:
             await self._learn_what_is_here()
         # Nothing that lies beside the product may delay this.
         await self._obey()
-        await asyncio.to_thread(self._handler.check_root)
+        self._handler.check_root()
         if not self._is_settled:
             await heed_tombstones(self._tombstones, self._host, self.product)
             await self._resume()
