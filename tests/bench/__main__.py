@@ -20,7 +20,8 @@ a site with a mirror and N endpoints (8) where nothing happens. Needs root, ip, 
 `python -m tests.bench flood [--agents N] [--per-s R] [--seconds S] [--batch B] [--mirror]`: an
 honest halt while R forged records a second (10,000), B in a frame, come in from enrolled machines,
 at the origin or at a mirror below it. Needs root, ip and nft. `--attack KIND,...`, or `all`: beside
-other attacks on the origin (tests/bench/attacks.py), each with the halts of a quiet moment before.
+other attacks on the origin (tests/bench/attacks.py), each with the halts of a quiet moment before;
+`spin` is none of them, and burns a core only. `--rounds K` (1): medians over K turns of them all.
 
 `python -m tests.bench partition [--agents N] [--rounds K] [--freeze S]`: the last activation of a
 halted product at N endpoints (20) that were cut off from the origin just before, some with wrong
@@ -220,7 +221,8 @@ def measure_flood(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]
     seconds = arguments.seconds or 20.0
     if arguments.attack:
         kinds = [*ATTACKS] if arguments.attack == "all" else arguments.attack.split(",")
-        return flood.measure_attacks(folder, agents=arguments.agents or 16, kinds=kinds)
+        agents, rounds = arguments.agents or 16, arguments.rounds or 1
+        return flood.measure_attacks(folder, agents=agents, kinds=kinds, rounds=rounds)
     what = flood.Flood(arguments.per_s, seconds, arguments.batch, at_mirror=arguments.mirror)
     return flood.measure(folder, agents=arguments.agents or 16, flood=what)
 

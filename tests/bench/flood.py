@@ -26,7 +26,7 @@ from typing import Any
 from firedoor.cli.site import Program, Site
 from firedoor.identity import Role
 from tests.bench import halt
-from tests.bench.distribution import row_of, since
+from tests.bench.distribution import row_of, row_of_rounds, since
 from tests.bench.fork_server import ForkServer
 from tests.bench.loss import enter_namespace
 from tests.bench.mailbox import Mailbox
@@ -112,8 +112,13 @@ async def _flooded(fleet: halt.Fleet, flood: Flood) -> dict[str, Any]:
     }
 
 
-def measure_attacks(folder: Path, *, agents: int, kinds: Sequence[str]) -> dict[str, Any]:
-    """The same beside each of these attacks in turn; no process and no namespace is left."""
+def measure_attacks(
+    folder: Path, *, agents: int, kinds: Sequence[str], rounds: int
+) -> dict[str, Any]:
+    """The same beside each of these attacks in turn, and all of that anew for each round.
+
+    Times are medians over the rounds, all else is the most; no process and no namespace is left.
+    """
     place = enter_namespace(0)
     subprocess.run(["ip", "route", "add", "224.0.0.0/4", "dev", "lo"], check=True)
     mailbox = Mailbox(folder / "mailbox")
@@ -129,9 +134,10 @@ def measure_attacks(folder: Path, *, agents: int, kinds: Sequence[str]) -> dict[
                 thief = Program("thief", Role.MIRROR, "127.0.0.1:7443", site.folder / "thief")
                 await site.add(thief, site="elsewhere")
                 await halt._round(fleet, f"{halt.PRODUCT}==1")  # The first is cold.
-                return {
-                    kind: await _beside(fleet, kind, number) for number, kind in enumerate(kinds)
-                }
+                found: dict[str, list[dict[str, Any]]] = {kind: [] for kind in kinds}
+                for number, kind in enumerate([*found] * rounds):
+                    found[kind].append(await _beside(fleet, kind, number))
+                return {kind: _of_rounds(each) for kind, each in found.items()}
             except BaseException:
                 traceback.print_exc()
                 mailbox.close()
@@ -157,6 +163,7 @@ async def _beside(fleet: halt.Fleet, kind: str, number: int) -> dict[str, Any]:
     facts = {
         "mailbox": str(fleet.mailbox.path),
         "attack": kind,
+        "name": f"{kind}.{number}",
         "seconds": WARM_S + ATTACK_S,
         "port": fleet.mirror_port,
         "enrol_port": int(fleet.site._enrol.rpartition(":")[2]),
@@ -171,21 +178,36 @@ async def _beside(fleet: halt.Fleet, kind: str, number: int) -> dict[str, Any]:
     most, span = [_descriptors(pid) for pid in pids], time.monotonic() - began
     shares = [(halt.cpu_of(pid) - cpu) / span for pid, cpu in zip(pids, used, strict=True)]
     said = await asyncio.to_thread(
-        fleet.mailbox.wait, "attacked", kind, 1, WARM_S + ATTACK_S + halt.STEP_S
+        fleet.mailbox.wait, "attacked", f"{kind}.{number}", 1, WARM_S + ATTACK_S + halt.STEP_S
     )
-    calm, storm = row_of(quiet), row_of(beside)
     return {
         "sent": int(sum(times[0] for times in said.values())),
-        "recorded": {"wanted": HALTS * len(fleet.pids), "quiet": len(quiet), "beside": len(beside)},
-        "quiet_ms": calm,
-        "beside_ms": storm,
-        "ratio_p99": round(storm["p99"] / calm["p99"], 2) if calm and storm else None,
+        "not_recorded": HALTS * len(fleet.pids) - len(beside),
+        "quiet_ms": row_of(quiet),
+        "beside_ms": row_of(beside),
         "cpu_share": [round(share, 2) for share in shares],
         "rss_mb_more": [
             round(_peak_mb(pid) - rss, 1) for pid, (rss, _) in zip(pids, before, strict=True)
         ],
         "descriptors_more": [now - count for now, (_, count) in zip(most, before, strict=True)],
     }
+
+
+def _of_rounds(rounds: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    calm, storm = (
+        row_of_rounds([one[name] for one in rounds]) for name in ("quiet_ms", "beside_ms")
+    )
+    worst = {
+        name: [max(each) for each in zip(*(one[name] for one in rounds), strict=True)]
+        for name in ("cpu_share", "rss_mb_more", "descriptors_more")
+    }
+    return {
+        "sent": max(one["sent"] for one in rounds),
+        "not_recorded": max(one["not_recorded"] for one in rounds),
+        "quiet_ms": calm,
+        "beside_ms": storm,
+        "ratio_p99": round(storm["p99"] / calm["p99"], 2) if calm and storm else None,
+    } | worst
 
 
 def _descriptors(pid: int) -> int:
