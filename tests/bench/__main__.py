@@ -21,7 +21,7 @@ a site with a mirror and N endpoints (8) where nothing happens. Needs root, ip, 
 honest halt while R forged records a second (10,000), B in a frame, come in from enrolled machines,
 at the origin or at a mirror below it. Needs root, ip and nft. `--attack KIND,...`, or `all`: beside
 other attacks on the origin (tests/bench/attacks.py), each with the halts of a quiet moment before;
-`spin` is none of them, and burns a core only. `--rounds K` (1): medians over K turns of them all.
+`spin` is none of them, and burns a core only. `--rounds K` (1): medians over K fleets.
 
 `python -m tests.bench partition [--agents N] [--rounds K] [--freeze S]`: the last activation of a
 halted product at N endpoints (20) that were cut off from the origin just before, some with wrong

@@ -74,7 +74,7 @@ def run_attack(order: dict[str, Any]) -> None:
                 await ATTACKS[order["attack"]](means)
 
     asyncio.run(bounded())
-    voice.tell("attacked", order["name"], means.sent, 0, order["seconds"])
+    voice.tell("attacked", order["attack"], means.sent, 0, order["seconds"])
 
 
 async def _again(attempt: Callable[[], Awaitable[None]], pause_s: float = AGAIN_S) -> None:

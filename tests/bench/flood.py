@@ -28,7 +28,7 @@ from firedoor.identity import Role
 from tests.bench import halt
 from tests.bench.distribution import row_of, row_of_rounds, since
 from tests.bench.fork_server import ForkServer
-from tests.bench.loss import enter_namespace
+from tests.bench.loss import Place, enter_namespace
 from tests.bench.mailbox import Mailbox
 
 ATTACKERS = 2
@@ -115,29 +115,40 @@ async def _flooded(fleet: halt.Fleet, flood: Flood) -> dict[str, Any]:
 def measure_attacks(
     folder: Path, *, agents: int, kinds: Sequence[str], rounds: int
 ) -> dict[str, Any]:
-    """The same beside each of these attacks in turn, and all of that anew for each round.
+    """The same beside each of these attacks in turn, and all of that by a new fleet for each round.
 
     Times are medians over the rounds, all else is the most; no process and no namespace is left.
     """
     place = enter_namespace(0)
     subprocess.run(["ip", "route", "add", "224.0.0.0/4", "dev", "lo"], check=True)
+    found = []
+    for number in range(rounds):
+        # The origin logs a key's orders slowly, and refuses more than so many that wait.
+        home = folder / str(number)
+        home.mkdir()
+        found.append(_attacked(home, place, agents=agents, kinds=kinds))
+    return {kind: _of_rounds([one[kind] for one in found]) for kind in kinds}
+
+
+def _attacked(
+    folder: Path, place: Place, *, agents: int, kinds: Sequence[str]
+) -> dict[str, dict[str, Any]]:
     mailbox = Mailbox(folder / "mailbox")
     site = Site(folder / "site", mdns=("127.0.0.1",))
     site.folder.mkdir()
     plan = halt.Plan(agents, HALTS, 0, (), spare=1)
     with ForkServer(folder / "log") as fork:
 
-        async def story() -> dict[str, Any]:
+        async def story() -> dict[str, dict[str, Any]]:
             try:
                 fleet = await halt._begin(site, plan, place, fork=fork, mailbox=mailbox)
                 # Of another site: an origin takes a certificate of any.
                 thief = Program("thief", Role.MIRROR, "127.0.0.1:7443", site.folder / "thief")
                 await site.add(thief, site="elsewhere")
                 await halt._round(fleet, f"{halt.PRODUCT}==1")  # The first is cold.
-                found: dict[str, list[dict[str, Any]]] = {kind: [] for kind in kinds}
-                for number, kind in enumerate([*found] * rounds):
-                    found[kind].append(await _beside(fleet, kind, number))
-                return {kind: _of_rounds(each) for kind, each in found.items()}
+                return {
+                    kind: await _beside(fleet, kind, number) for number, kind in enumerate(kinds)
+                }
             except BaseException:
                 traceback.print_exc()
                 mailbox.close()
@@ -163,7 +174,6 @@ async def _beside(fleet: halt.Fleet, kind: str, number: int) -> dict[str, Any]:
     facts = {
         "mailbox": str(fleet.mailbox.path),
         "attack": kind,
-        "name": f"{kind}.{number}",
         "seconds": WARM_S + ATTACK_S,
         "port": fleet.mirror_port,
         "enrol_port": int(fleet.site._enrol.rpartition(":")[2]),
@@ -178,7 +188,7 @@ async def _beside(fleet: halt.Fleet, kind: str, number: int) -> dict[str, Any]:
     most, span = [_descriptors(pid) for pid in pids], time.monotonic() - began
     shares = [(halt.cpu_of(pid) - cpu) / span for pid, cpu in zip(pids, used, strict=True)]
     said = await asyncio.to_thread(
-        fleet.mailbox.wait, "attacked", f"{kind}.{number}", 1, WARM_S + ATTACK_S + halt.STEP_S
+        fleet.mailbox.wait, "attacked", kind, 1, WARM_S + ATTACK_S + halt.STEP_S
     )
     return {
         "sent": int(sum(times[0] for times in said.values())),
