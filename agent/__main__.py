@@ -8,7 +8,7 @@ def main() -> int:
     # The command stands first or after `--config FILE`, never where a release or a folder may.
     if "guard" in {*sys.argv[1:2], *sys.argv[3:4]}:
         # The guard needs the standard library alone, whatever is broken in the rest.
-        from agent.guard import main as guard  # noqa: PLC0415  # as said above
+        from agent.guard.guard import main as guard  # noqa: PLC0415  # as said above
 
         words = sys.argv[1:]
         words.remove("guard")

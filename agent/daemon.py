@@ -7,9 +7,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from agent.installer import Installer
-from agent.journal import Journal
-from agent.product_row import idle_row
+from agent.install.installer import Installer
+from agent.install.journal import Journal
+from agent.install.product_row import idle_row
 from agent.receipts import ReceiptWriter
 from agent.reports import bounded
 from firedoor import __version__
@@ -17,16 +17,16 @@ from firedoor.dice import Dice
 from firedoor.errors import FiredoorError
 from firedoor.identity import FleetId, PeerId, Role
 from firedoor.limits import MIRROR_PATIENCE, NEIGHBOURS_DIALLED_MAX
-from firedoor.rosters import span_of_recording
-from firedoor.runtime.asking import FirstContact, Place, answering
-from firedoor.runtime.dialling import Neighbours, keep_dialling
-from firedoor.runtime.discovery import Discovery
+from firedoor.node.rosters import span_of_recording
 from firedoor.runtime.folders import read_regular
-from firedoor.runtime.hints import STRANGER_S
-from firedoor.runtime.host import Host
+from firedoor.runtime.host.dialling import Neighbours, keep_dialling
+from firedoor.runtime.host.host import Host
+from firedoor.runtime.host.metadata_source import FirstContact, Place, answering
 from firedoor.runtime.logs import log
-from firedoor.runtime.peer_client import CONNECT_S
-from firedoor.runtime.renewal import Renewal
+from firedoor.runtime.network.discovery import Discovery
+from firedoor.runtime.network.hints import STRANGER_S
+from firedoor.runtime.network.peer_client import CONNECT_S
+from firedoor.runtime.program.renewal import Renewal
 from firedoor.runtime.settings import AgentSettings, split_address
 from firedoor.trust.report_signing import signed_report
 from firedoor.units import between

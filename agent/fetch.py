@@ -6,9 +6,9 @@ from pathlib import Path
 from firedoor.errors import Malformed, Unavailable
 from firedoor.halt.brake import Gate
 from firedoor.identity import checked_name
-from firedoor.runtime.host import Host
-from firedoor.runtime.release_entries import ReleaseEntry
-from firedoor.runtime.tree import write_tree
+from firedoor.runtime.host.host import Host
+from firedoor.runtime.metadata.release_entries import ReleaseEntry
+from firedoor.runtime.storage.tree import write_tree
 
 # Signed metadata and an order sync must be had within this; a thin branch takes a few seconds.
 SYNC_SPAN_S = 60.0

@@ -11,8 +11,8 @@ from agent.checks.isolation import Checks, uid_of
 from agent.daemon import AgentDaemon
 from agent.fetch import fetch_release
 from agent.handlers.files import FilesHandler
-from agent.installer import Installer
-from agent.switching import SWITCH_PATH, switch_route
+from agent.install.installer import Installer
+from agent.install.switching import SWITCH_PATH, switch_route
 from firedoor import __version__
 from firedoor.dice import Dice
 from firedoor.errors import FiredoorError, Malformed, Unavailable
@@ -20,10 +20,11 @@ from firedoor.halt.lease import TERMS
 from firedoor.identity import FleetId, PeerId, Role
 from firedoor.runtime import logs
 from firedoor.runtime.clocks import Clock
-from firedoor.runtime.pacing import Budget
-from firedoor.runtime.peer_client import PeerClient
-from firedoor.runtime.presence import Hooks, present
-from firedoor.runtime.program import (
+from firedoor.runtime.network.pacing import Budget
+from firedoor.runtime.network.peer_client import PeerClient
+from firedoor.runtime.program.presence import Hooks, present
+from firedoor.runtime.program.renewal import Renewal
+from firedoor.runtime.program.startup import (
     Person,
     StateLock,
     guarded,
@@ -31,9 +32,8 @@ from firedoor.runtime.program import (
     read_identity,
     run_loop,
 )
-from firedoor.runtime.renewal import Renewal
-from firedoor.runtime.screen import plain
 from firedoor.runtime.settings import AgentSettings, read_agent, split_address
+from firedoor.runtime.terminal import plain
 from firedoor.wire.json_text import json_map
 
 # What a status answer may weigh: a few hundred bytes a release and an endpoint.

@@ -15,8 +15,8 @@ from firedoor.halt.order import LEVEL_NARROW, Halt
 from firedoor.halt.receipt import Had, ReceiptPayload, seal_receipt
 from firedoor.halt.scope import Subject
 from firedoor.identity import PeerId
-from firedoor.rosters import span_of_recording
-from firedoor.runtime.host import Host
+from firedoor.node.rosters import span_of_recording
+from firedoor.runtime.host.host import Host
 from firedoor.runtime.logs import log
 from firedoor.wire.messages import Receipts
 

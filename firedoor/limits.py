@@ -64,9 +64,9 @@ PATH_STEPS_MAX = 64
 # Beacons whose lists of ids a node keeps beside the latest: one may be overtaken on its way.
 LISTS_MAX = 4
 
-# Turns at reading that one peer has in a second, and at once (runtime/pacing.py): a swarm that
-# fills a gigabit line tells of 500 pieces. More wait in the sender's own line. A mirror has so many
-# times as many.
+# Turns at reading that one peer has in a second, and at once (runtime/network/pacing.py): a swarm
+# that fills a gigabit line tells of 500 pieces. More wait in the sender's own line. A mirror has so
+# many times as many.
 FRAMES_PER_S = 1000
 FRAMES_AT_ONCE = 1000
 FRAMES_OF_MIRROR = 8

@@ -14,11 +14,13 @@ from firedoor.identity import FleetId, Role
 from firedoor.pieces.manifest_reading import LARGE, NORMAL
 from firedoor.runtime import logs
 from firedoor.runtime.clocks import Clock
-from firedoor.runtime.host import Host
-from firedoor.runtime.listening import serve
-from firedoor.runtime.passphrases import read_passphrase
-from firedoor.runtime.presence import Hooks, present
-from firedoor.runtime.program import (
+from firedoor.runtime.host.host import Host
+from firedoor.runtime.keys.passphrases import read_passphrase
+from firedoor.runtime.keys.tls import enrolment_server_context
+from firedoor.runtime.network.listening import serve
+from firedoor.runtime.program.presence import Hooks, present
+from firedoor.runtime.program.renewal import Renewal
+from firedoor.runtime.program.startup import (
     Person,
     StateLock,
     main_of,
@@ -26,19 +28,17 @@ from firedoor.runtime.program import (
     read_identity,
     run_loop,
 )
-from firedoor.runtime.renewal import Renewal
 from firedoor.runtime.settings import MirrorSettings, read_mirror, split_address
-from firedoor.runtime.tls import enrolment_server_context
+from mirror.airgap.carrying import Carrying, Postbox
 from mirror.api.enrolment_routes import Enroller, Forwarder, enrolment_app, forward_routes
 from mirror.api.origin_routes import OriginApi
 from mirror.api.stick_routes import StickApi
 from mirror.beacon_key import own_signer
-from mirror.carrying import Carrying, Postbox
-from mirror.claims import Judge
 from mirror.daemon import MirrorDaemon, state_folder
-from mirror.endpoints import Endpoints
-from mirror.origin import Origin, renew_origin
-from mirror.receipts import ReceiptDesk
+from mirror.origin.origin import Origin, renew_origin
+from mirror.telemetry.claims import Judge
+from mirror.telemetry.receipts import ReceiptDesk
+from mirror.telemetry.reports import Endpoints
 
 
 def main() -> int:

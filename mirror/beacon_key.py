@@ -13,7 +13,7 @@ from firedoor.halt.lease import LeasePayload
 from firedoor.halt.merkle import root_of
 from firedoor.halt.order import BeaconPayload
 from firedoor.identity import FleetId
-from firedoor.runtime.key_files import BEACON_KEY, KeyFile, read_key_file
+from firedoor.runtime.keys.key_files import BEACON_KEY, KeyFile, read_key_file
 from firedoor.trust.keys import Authority, key_of
 
 

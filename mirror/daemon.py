@@ -1,6 +1,6 @@
 """The mirror: syncs everything from its upstream and relays it to its site; or is the origin.
 
-A mirror without an upstream that is not the origin is fed by stick (carrying.py).
+A mirror without an upstream that is not the origin is fed by stick (airgap/carrying.py).
 The origin differs in where its metadata comes from (its own folder), in what it signs online
 (beacons when orders are durable, freshness), and in whom it answers (publishers, enrolments,
 rotations).
@@ -17,26 +17,26 @@ from firedoor.errors import FiredoorError
 from firedoor.halt.brake import Gate
 from firedoor.identity import PeerId, Role
 from firedoor.limits import ROSTER_MAX
-from firedoor.runtime.asking import FirstContact, Place
-from firedoor.runtime.carried_files import CarriedFiles
-from firedoor.runtime.catalogue import Get
-from firedoor.runtime.dialling import Neighbours, keep_dialling
-from firedoor.runtime.discovery import Discovery
-from firedoor.runtime.host import Host
+from firedoor.runtime.host.dialling import Neighbours, keep_dialling
+from firedoor.runtime.host.host import Host
+from firedoor.runtime.host.metadata_source import FirstContact, Place
 from firedoor.runtime.logs import log
-from firedoor.runtime.release_entries import ReleaseEntry
-from firedoor.runtime.renewal import Renewal
+from firedoor.runtime.metadata.catalogue import Get
+from firedoor.runtime.metadata.offline_source import CarriedFiles
+from firedoor.runtime.metadata.release_entries import ReleaseEntry
+from firedoor.runtime.network.discovery import Discovery
+from firedoor.runtime.program.renewal import Renewal
 from firedoor.runtime.settings import split_address
 from firedoor.wire.messages import Announce, Health, Message, Receipts, Recorded
 from mirror.beacon_key import BeaconSigner
-from mirror.certificates import certificate_of
-from mirror.endpoints import Endpoints
-from mirror.incoming import keep_sweeping
-from mirror.origin import Origin
-from mirror.receipts import ReceiptDesk
-from mirror.reporting import Reporting
+from mirror.origin.attestation import certificate_of
+from mirror.origin.incoming import keep_sweeping
+from mirror.origin.origin import Origin
+from mirror.telemetry.receipts import ReceiptDesk
+from mirror.telemetry.reporting import Reporting
+from mirror.telemetry.reports import Endpoints
 
-# The timestamp is looked at this often; mirror/origin.py signs it anew long before it expires.
+# The timestamp is looked at this often; origin/origin.py signs it anew long before it expires.
 RESIGN_LOOK_S = 600.0
 
 # After a failed sync from upstream, beyond what its next announcement will start anyway.

@@ -16,22 +16,6 @@ ROOT = Path(__file__).resolve().parents[1]
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 PACKAGES = ("firedoor", "mirror", "agent", "helper", "simulator")
 
-NODE = (
-    "node",
-    "node_settings",
-    "answering",
-    "countersigning",
-    "gates",
-    "issuing",
-    "kept",
-    "leasing",
-    "naming",
-    "rosters",
-    "session",
-    "sharing",
-    "spreading",
-)
-
 # A layer is a name and the modules or packages in it.
 LAYERS = {
     "base": tuple(
@@ -43,8 +27,8 @@ LAYERS = {
     "gossip": ("firedoor.gossip",),
     "halt": ("firedoor.halt",),
     "swarm": ("firedoor.swarm",),
-    "node": tuple(f"firedoor.{name}" for name in NODE),
-    "agent decisions": ("agent.plan", "agent.lifecycle", "agent.verdict"),
+    "node": ("firedoor.node",),
+    "agent decisions": ("agent.decisions",),
     "mirror decisions": ("mirror.rollout", "mirror.telemetry.summary"),
     "runtime": ("firedoor.runtime",),
     "cli": ("firedoor.cli",),
@@ -77,6 +61,27 @@ MAY_IMPORT = {
     "mirror": PROGRAM | {"mirror decisions"},
     "helper": set(),
     "simulator": CORES | {"agent decisions", "mirror decisions"},
+}
+
+# Rooms inside a layer, the lowest first; rooms of one floor never import one another. What is in no
+# folder: the ground of the runtime; of the commands the options, and what is above them all.
+ROOMS = {
+    "firedoor.runtime": (
+        {"clocks", "files", "folders", "logs", "settings", "terminal"},
+        {"metadata", "storage"},
+        {"keys"},
+        {"network"},
+        {"host"},
+        {"program"},
+    ),
+    "firedoor.cli": (
+        {"options"},
+        {"client"},
+        {"fleet", "orders", "releases"},
+        {"airgap", "demo"},
+        {"status"},
+        {"main"},
+    ),
 }
 
 PURE = CORES | {"agent decisions", "mirror decisions"}
@@ -168,6 +173,31 @@ def test_imports_point_downwards() -> None:
             layer = layer_of(name)
             if layer != here and layer not in MAY_IMPORT[here]:
                 wrong.append(f"{path.relative_to(ROOT)}:{line}: {here} imports {layer} ({name})")
+    assert not wrong, "\n".join(wrong)
+
+
+def floor_of(module: str) -> tuple[str, str, int] | None:
+    """The layer, the room and its floor, of a module of a layer that has rooms."""
+    for layer, floors in ROOMS.items():
+        if module.startswith(f"{layer}."):
+            room = module.removeprefix(f"{layer}.").split(".")[0]
+            height = next((at for at, rooms in enumerate(floors) if room in rooms), None)
+            assert height is not None, f"{module}: no floor in ROOMS"
+            return layer, room, height
+    return None
+
+
+def test_rooms_import_from_floors_below() -> None:
+    wrong = []
+    for module, (path, tree) in sources().items():
+        here = floor_of(module)
+        for line, name in imports(tree):
+            there = floor_of(name)
+            if here is None or there is None or here[0] != there[0]:
+                continue
+            is_same = here[1] == there[1] or here[2] == there[2] == 0
+            if not is_same and there[2] >= here[2]:
+                wrong.append(f"{path.relative_to(ROOT)}:{line}: {here[1]} imports {name}")
     assert not wrong, "\n".join(wrong)
 
 

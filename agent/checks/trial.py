@@ -1,6 +1,6 @@
 """The trial of a release that was just activated: its checks, asked until there is a verdict.
 
-* The first failure decides; nothing is well before its settle span is over (verdict.py).
+* The first failure decides; nothing is well before its settle span is over (decisions/verdict.py).
 * An order that wants the release gone ends the trial at once, a running check with it: a check may
   take half a minute, and a halt has seconds.
 """
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from agent.checks.isolation import Runner
-from agent.verdict import Verdict, verdict
+from agent.decisions.verdict import Verdict, verdict
 from firedoor.units import Instant, Span
 
 # How often the checks are asked within the settle span.

@@ -20,7 +20,7 @@ from firedoor.identity import NAME
 from firedoor.limits import STAGED_LEFT_FREE_BYTES, STAGED_LEFT_FREE_PART
 from firedoor.pieces.manifest import Manifest
 from firedoor.runtime.files import PUBLIC_MODE, durable_write, sync_folder
-from firedoor.runtime.tree import write_tree
+from firedoor.runtime.storage.tree import write_tree
 
 _ID_DIGITS = 64
 _HALF = ".half-"

@@ -10,10 +10,10 @@ from typing import Annotated, Optional
 import typer
 
 from firedoor import __version__
-from firedoor.cli import authority as authority_commands
-from firedoor.cli import brake
-from firedoor.cli.common import fail
+from firedoor.cli.client.common import fail
+from firedoor.cli.fleet import authority as authority_commands
 from firedoor.cli.options import AnyFleet, AnyKey, Fleet, Key, PassphraseFile, To
+from firedoor.cli.orders import commands
 from firedoor.errors import FiredoorError
 from firedoor.identity import RING_DEFAULT
 
@@ -27,7 +27,7 @@ app = typer.Typer(
 keys_app = typer.Typer(no_args_is_help=True, help="Show, rotate and renew a fleet's keys.")
 app.add_typer(keys_app, name="keys")
 authority_commands.register(keys_app)
-brake.register(app)
+commands.register(app)
 
 _OPERATOR = "operator.key"
 _PUBLISHER = "releases-*.key"
@@ -62,7 +62,7 @@ def init(
     no_passphrase: bool = False,
 ) -> None:
     """Make a fleet: its keys, its certificate authority, its first metadata."""
-    from firedoor.cli.keys import init_fleet  # noqa: PLC0415
+    from firedoor.cli.fleet.keys import init_fleet  # noqa: PLC0415
 
     counts = {
         "root": (root_keys, root_threshold),
@@ -87,8 +87,8 @@ def list_fleet_keys(
     fleet: AnyFleet = None, key: AnyKey = None, passphrase_file: PassphraseFile = None
 ) -> None:
     """Show every role with its keys and threshold, as root signed it."""
-    from firedoor.cli.keys import list_keys  # noqa: PLC0415
-    from firedoor.cli.origin import chosen_key  # noqa: PLC0415
+    from firedoor.cli.client.origin import chosen_key  # noqa: PLC0415
+    from firedoor.cli.fleet.keys import list_keys  # noqa: PLC0415
 
     list_keys(chosen_key(fleet, key, _OPERATOR, passphrase_file))
 
@@ -118,8 +118,8 @@ def rotate(
         )
     if with_key and role != "beacon":
         raise typer.BadParameter("--with is for beacon: other keys are made here or at the origin")
-    from firedoor.cli.rotation import Turn  # noqa: PLC0415
-    from firedoor.cli.rotation import rotate as rotate_role  # noqa: PLC0415
+    from firedoor.cli.fleet.rotation import Turn  # noqa: PLC0415
+    from firedoor.cli.fleet.rotation import rotate as rotate_role  # noqa: PLC0415
 
     survivors = tuple(keep or ()) if compact else None
     others = tuple(with_key or ())
@@ -135,7 +135,7 @@ def controller(
     passphrase_file: PassphraseFile = None,
 ) -> None:
     """Make the key of a program that watches releases and may halt them; print its public half."""
-    from firedoor.cli.keys import make_controller_key  # noqa: PLC0415
+    from firedoor.cli.fleet.keys import make_controller_key  # noqa: PLC0415
 
     make_controller_key(file, key, passphrase_file)
 
@@ -145,7 +145,7 @@ def beacon(
     state: Annotated[Path, typer.Option(help="state folder of the mirror that shall have it")],
 ) -> None:
     """Make this mirror a beacon key, as a witness or a second origin; print its public half."""
-    from firedoor.cli.keys import make_beacon_key  # noqa: PLC0415
+    from firedoor.cli.fleet.keys import make_beacon_key  # noqa: PLC0415
 
     make_beacon_key(state)
 
@@ -161,7 +161,7 @@ def operators(
     passphrase_file: PassphraseFile = None,
 ) -> None:
     """Say on the origin's disk whose key files make tokens and turn keys; make a new one."""
-    from firedoor.cli.keys import name_operators  # noqa: PLC0415
+    from firedoor.cli.fleet.keys import name_operators  # noqa: PLC0415
 
     name_operators(origin, files or [], new, passphrase_file)
 
@@ -176,7 +176,7 @@ def authority(
     passphrase_file: PassphraseFile = None,
 ) -> None:
     """Make the certificate of the fleet's CA again, for the same key: for fleets of version 0.1."""
-    from firedoor.cli.keys import renew_authority_certificate  # noqa: PLC0415
+    from firedoor.cli.fleet.keys import renew_authority_certificate  # noqa: PLC0415
 
     renew_authority_certificate(origin, files or [], passphrase_file)
 
@@ -187,7 +187,7 @@ def renew(
     passphrase_file: PassphraseFile = None,
 ) -> None:
     """Renew the certificates inside key files."""
-    from firedoor.cli.keys import renew_key  # noqa: PLC0415
+    from firedoor.cli.fleet.keys import renew_key  # noqa: PLC0415
 
     for path in files:
         renew_key(path, passphrase_file)
@@ -207,8 +207,8 @@ def token(
     passphrase_file: PassphraseFile = None,
 ) -> None:
     """Make a short-lived, single-use token with which one machine can enrol."""
-    from firedoor.cli.enrolment import make_tokens  # noqa: PLC0415
-    from firedoor.cli.origin import chosen_key  # noqa: PLC0415
+    from firedoor.cli.client.origin import chosen_key  # noqa: PLC0415
+    from firedoor.cli.fleet.enrolment import make_tokens  # noqa: PLC0415
 
     opened = chosen_key(fleet, key, _OPERATOR, passphrase_file)
     make_tokens(opened, (role, site, ring, minutes * 60), enrol=enrol, count=count)
@@ -224,7 +224,7 @@ def enrol(
     to: To = None,
 ) -> None:
     """Get this machine its certificate, or renew it."""
-    from firedoor.cli import enrolment  # noqa: PLC0415
+    from firedoor.cli.fleet import enrolment  # noqa: PLC0415
 
     if renew:
         enrolment.renew(state, to or [])
@@ -258,8 +258,8 @@ def publish(
     passphrase_file: PassphraseFile = None,
 ) -> None:
     """Validate, sign and publish one release; the origin announces it at once."""
-    from firedoor.cli.origin import chosen_key  # noqa: PLC0415
-    from firedoor.cli.publish import Wish, publish_release  # noqa: PLC0415
+    from firedoor.cli.client.origin import chosen_key  # noqa: PLC0415
+    from firedoor.cli.releases.publish import Wish, publish_release  # noqa: PLC0415
 
     wish = Wish(
         product=product,
@@ -284,8 +284,8 @@ def list_releases(
     passphrase_file: PassphraseFile = None,
 ) -> None:
     """List every release that the fleet's signed metadata names."""
-    from firedoor.cli.origin import chosen_key  # noqa: PLC0415
-    from firedoor.cli.releases import show_releases  # noqa: PLC0415
+    from firedoor.cli.client.origin import chosen_key  # noqa: PLC0415
+    from firedoor.cli.releases.listing import show_releases  # noqa: PLC0415
 
     show_releases(chosen_key(fleet, key, _OPERATOR, passphrase_file), is_json=json)
 
@@ -301,8 +301,8 @@ def show(
     passphrase_file: PassphraseFile = None,
 ) -> None:
     """Show what one release is, as its signed manifest says."""
-    from firedoor.cli.origin import chosen_key  # noqa: PLC0415
-    from firedoor.cli.releases import show_release  # noqa: PLC0415
+    from firedoor.cli.client.origin import chosen_key  # noqa: PLC0415
+    from firedoor.cli.releases.listing import show_release  # noqa: PLC0415
 
     opened = chosen_key(fleet, key, _OPERATOR, passphrase_file)
     show_release(opened, release, is_json=json, with_files=files)
@@ -331,7 +331,7 @@ def carry(
     passphrase_file: PassphraseFile = None,
 ) -> None:
     """Serve air-gapped sites by stick: the same command at the fleet and at each such mirror."""
-    from firedoor.cli.carrying import carry as carry_stick  # noqa: PLC0415
+    from firedoor.cli.airgap.carry import carry as carry_stick  # noqa: PLC0415
 
     carry_stick(folder, (key, passphrase_file), to or [])
 
@@ -346,7 +346,7 @@ def demo(
     json: Annotated[Optional[Path], typer.Option(help="write the figures here")] = None,  # noqa: UP045
 ) -> None:
     """Show the main job on this machine: publish, swarm, halt in transfer, roll back, resume."""
-    from firedoor.cli.demo import run_demo  # noqa: PLC0415
+    from firedoor.cli.demo.story import run_demo  # noqa: PLC0415
 
     raise typer.Exit(run_demo(endpoints, (old, new, bad), json))
 

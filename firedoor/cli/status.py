@@ -13,13 +13,13 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from firedoor.cli.common import first_status, open_key, peers_to_try, say, with_client
-from firedoor.cli.peer_status import Answer, Endpoint, Order, PeerStatus, Product, Release
+from firedoor.cli.client.common import first_status, open_key, peers_to_try, say, with_client
+from firedoor.cli.client.peer_status import Answer, Endpoint, Order, PeerStatus, Product, Release
 from firedoor.errors import Malformed
 from firedoor.halt.order import LEVEL_MAX, LEVEL_NARROW, NARROW
 from firedoor.halt.scope import ScopeKind, parse_scope
 from firedoor.identity import Place
-from firedoor.runtime.peer_client import PeerClient
+from firedoor.runtime.network.peer_client import PeerClient
 
 # What an agent says of a release that it could run and may not; the rest is for that machine alone.
 _HELD_BACK = re.compile(r"(\S+) is held back: ([^(;]*[^(; ])")

@@ -54,7 +54,7 @@ class ProductSettings:
 
 @dataclass(frozen=True, slots=True)
 class GuardSettings:
-    """When the boot guard takes a version back that does not stay up; agent/guard.py reads them."""
+    """When the boot guard takes a version back that does not stay up; agent/guard/ reads them."""
 
     crashes: Annotated[int, Meta(ge=1)] = 3
     # A boot loop comes round in one to three minutes.

@@ -206,7 +206,7 @@ class RosterChange:
 
 @dataclass(frozen=True, slots=True)
 class ProductHealth:
-    """What one endpoint has of one product. `phase` is of agent/lifecycle.py."""
+    """What one endpoint has of one product. `phase` is of agent/decisions/lifecycle.py."""
 
     product: Text
     version: Text

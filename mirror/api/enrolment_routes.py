@@ -18,11 +18,11 @@ from firedoor.limits import (
     ENROLMENT_BYTES_MAX,
     METADATA_BYTES_MAX,
 )
-from firedoor.runtime.certificates import id_of_request
-from firedoor.runtime.peer_client import PeerClient
-from firedoor.runtime.peer_server import read_body, say_errors
+from firedoor.runtime.keys.authority import id_of_request
+from firedoor.runtime.keys.tls import certificate_of_peer
+from firedoor.runtime.network.peer_client import PeerClient
+from firedoor.runtime.network.peer_server import read_body, say_errors
 from firedoor.runtime.settings import split_address
-from firedoor.runtime.tls import certificate_of_peer
 from firedoor.units import KIB
 from mirror.api.requests import asker, require
 

@@ -16,13 +16,13 @@ from firedoor.limits import (
     PIECE_BYTES_MAX,
     PIECES_MAX,
 )
-from firedoor.runtime.operator_proof import HEADER, Request
-from firedoor.runtime.peer_server import CLOCK, read_body, require_length
+from firedoor.runtime.keys.operator_proof import HEADER, Request
+from firedoor.runtime.network.peer_server import CLOCK, read_body, require_length
 from firedoor.wire.codec import digests_of, pack, unpack
 from firedoor.wire.json_text import json_map, read_json
 from mirror.api.requests import asker, piece_of, require
-from mirror.origin import Origin
-from mirror.rotation import ROTATION_BYTES_MAX
+from mirror.origin.origin import Origin
+from mirror.origin.rotation import ROTATION_BYTES_MAX
 
 T = TypeVar("T")
 

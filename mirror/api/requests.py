@@ -4,7 +4,7 @@ from aiohttp import web
 
 from firedoor.errors import Malformed, Untrusted
 from firedoor.identity import Peer, Role
-from firedoor.runtime.peer_server import CLOCK, peer_of_request
+from firedoor.runtime.network.peer_server import CLOCK, peer_of_request
 
 
 def asker(request: web.Request) -> Peer:

@@ -10,12 +10,12 @@ from aiohttp import web
 
 from firedoor.identity import Role
 from firedoor.limits import ALL_METADATA_BYTES_MAX, MANIFEST_BYTES_MAX, PIECE_BYTES_MAX
-from firedoor.runtime.carried_files import CarriedFiles
-from firedoor.runtime.peer_server import read_body
+from firedoor.runtime.metadata.offline_source import CarriedFiles
+from firedoor.runtime.network.peer_server import read_body
 from firedoor.wire.codec import decode, encode, pack
 from firedoor.wire.stick import STICK_BYTES_MAX, Inbound, MetadataFiles
+from mirror.airgap.carrying import Carrying
 from mirror.api.requests import piece_of, require
-from mirror.carrying import Carrying
 
 
 class Daemon(Protocol):

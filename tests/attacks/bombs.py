@@ -11,7 +11,7 @@ from tuf.api.metadata import Metadata, Targets
 from firedoor.errors import FiredoorError
 from firedoor.pieces.chunking import pack_piece
 from firedoor.pieces.manifest import FileEntry, Manifest, content_digest, encode_manifest, facts_of
-from firedoor.runtime.key_files import read_key_file
+from firedoor.runtime.keys.key_files import read_key_file
 from firedoor.trust.keys import register
 from firedoor.trust.repository import add_release, signed_by
 from firedoor.wire.codec import pack

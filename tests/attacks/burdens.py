@@ -9,11 +9,11 @@ from pathlib import Path
 
 from firedoor.identity import Role
 from firedoor.runtime.clocks import Clock
-from firedoor.runtime.key_files import read_key_file
-from firedoor.runtime.pacing import Budget
-from firedoor.runtime.peer_client import PeerClient
+from firedoor.runtime.keys.key_files import read_key_file
+from firedoor.runtime.keys.tls import credentials_of
+from firedoor.runtime.network.pacing import Budget
+from firedoor.runtime.network.peer_client import PeerClient
 from firedoor.runtime.settings import split_address
-from firedoor.runtime.tls import credentials_of
 from tests.live.lab import ENROL_PORT, NETWORK, PORT, LabSite
 
 # Of the clock in /proc/PID/stat.

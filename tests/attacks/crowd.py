@@ -14,12 +14,12 @@ import uvloop
 
 from firedoor.errors import FiredoorError
 from firedoor.identity import Role
-from firedoor.runtime.certificates import issue, make_request
 from firedoor.runtime.clocks import Clock
-from firedoor.runtime.key_files import KeyFile, read_key_file
-from firedoor.runtime.pacing import Budget
-from firedoor.runtime.peer_client import PeerClient
-from firedoor.runtime.tls import Credentials, credentials_of
+from firedoor.runtime.keys.authority import issue, make_request
+from firedoor.runtime.keys.key_files import KeyFile, read_key_file
+from firedoor.runtime.keys.tls import Credentials, credentials_of
+from firedoor.runtime.network.pacing import Budget
+from firedoor.runtime.network.peer_client import PeerClient
 from firedoor.wire.messages import (
     Hello,
     OrderIds,

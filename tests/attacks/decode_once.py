@@ -19,10 +19,10 @@ import uvloop
 
 from firedoor.errors import FiredoorError
 from firedoor.pieces.manifest_reading import NORMAL
-from firedoor.runtime.catalogue import Catalogue
 from firedoor.runtime.clocks import Clock
-from firedoor.runtime.release_entries import ReleaseEntry
-from firedoor.runtime.trust_client import fleet_of
+from firedoor.runtime.metadata.catalogue import Catalogue
+from firedoor.runtime.metadata.release_entries import ReleaseEntry
+from firedoor.runtime.metadata.trust_client import fleet_of
 from firedoor.trust.keys import register
 from tests.attacks.burdens import forget_peak, peak_mb_of, resident_mb_of
 

@@ -7,9 +7,9 @@ from contextlib import asynccontextmanager
 import aiohttp
 
 from firedoor.identity import Role
-from firedoor.runtime.key_files import KeyFile
+from firedoor.runtime.keys.key_files import KeyFile
+from firedoor.runtime.keys.tls import client_context, credentials_of, role_name
 from firedoor.runtime.settings import split_address
-from firedoor.runtime.tls import client_context, credentials_of, role_name
 from firedoor.units import KIB
 from firedoor.wire.messages import Hello, OrderIds, OrdersDone, encode_message
 

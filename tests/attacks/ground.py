@@ -22,10 +22,10 @@ from typing import Any
 
 import pytest
 
-from firedoor.cli.site import free_port, toml
-from firedoor.runtime.fleet_folder import FleetPlan, make_fleet
-from firedoor.runtime.key_files import read_key_file
-from firedoor.runtime.tls import credentials_of, enrolment_server_context, server_context
+from firedoor.cli.demo.local_fleet import free_port, toml
+from firedoor.runtime.keys.fleet_folder import FleetPlan, make_fleet
+from firedoor.runtime.keys.key_files import read_key_file
+from firedoor.runtime.keys.tls import credentials_of, enrolment_server_context, server_context
 from tests.unit.origin_bench import COUNTS, NOW
 
 # Far above what a command takes, and short enough for a hang to be seen.

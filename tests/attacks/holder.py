@@ -14,8 +14,8 @@ from pathlib import Path
 
 import uvloop
 
-from firedoor.runtime.key_files import read_key_file
-from firedoor.runtime.tls import client_context, credentials_of
+from firedoor.runtime.keys.key_files import read_key_file
+from firedoor.runtime.keys.tls import client_context, credentials_of
 from tests.attacks.burdens import any_context, read_to_end, request_head, unnamed
 
 # New connections in a second, so that the attacker leaves the cores to those whom it attacks.

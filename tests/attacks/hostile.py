@@ -14,13 +14,13 @@ from typing import Any, TypeVar
 import aiohttp
 from aiohttp import WSMsgType
 
-from firedoor.cli.site import Program
+from firedoor.cli.demo.local_fleet import Program
 from firedoor.errors import Refused
 from firedoor.identity import Role
 from firedoor.limits import FRAME_BYTES_MAX
-from firedoor.runtime.key_files import KeyFile, read_key_file
+from firedoor.runtime.keys.key_files import KeyFile, read_key_file
+from firedoor.runtime.keys.tls import client_context, credentials_of, role_name, server_context
 from firedoor.runtime.settings import split_address
-from firedoor.runtime.tls import client_context, credentials_of, role_name, server_context
 from firedoor.wire.codec import pack
 from firedoor.wire.messages import (
     TAGS,

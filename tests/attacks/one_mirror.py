@@ -12,22 +12,22 @@ from typing import Any, cast
 from firedoor.dice import Dice
 from firedoor.errors import Refused
 from firedoor.identity import FleetId, Peer, PeerId, Role
-from firedoor.node_settings import NodeSettings
-from firedoor.runtime.catalogue import Catalogue
+from firedoor.node.settings import NodeSettings
 from firedoor.runtime.clocks import Clock
-from firedoor.runtime.conversation import Conversation
-from firedoor.runtime.host import Host
-from firedoor.runtime.key_files import read_key_file
-from firedoor.runtime.pacing import Budget
-from firedoor.runtime.peer_client import PeerClient
-from firedoor.runtime.tls import credentials_of
-from firedoor.runtime.trust_client import fleet_of
+from firedoor.runtime.host.host import Host
+from firedoor.runtime.keys.key_files import read_key_file
+from firedoor.runtime.keys.tls import credentials_of
+from firedoor.runtime.metadata.catalogue import Catalogue
+from firedoor.runtime.metadata.trust_client import fleet_of
+from firedoor.runtime.network.conversation import Conversation
+from firedoor.runtime.network.pacing import Budget
+from firedoor.runtime.network.peer_client import PeerClient
 from firedoor.wire.messages import Beat, Health, Hello, Report, decode_message, encode_message
 from firedoor.wire.versions import SPOKEN
-from mirror.claims import Judge
 from mirror.daemon import MirrorDaemon
-from mirror.endpoints import Endpoints
-from mirror.receipts import ReceiptDesk
+from mirror.telemetry.claims import Judge
+from mirror.telemetry.receipts import ReceiptDesk
+from mirror.telemetry.reports import Endpoints
 from tests.unit.origin_bench import Bench
 
 DEADLINE_S = 20.0

@@ -13,14 +13,14 @@ from typing import Any, TypeVar
 from blake3 import blake3
 from tuf.api.metadata import Metadata, Targets
 
-from firedoor.cli.common import with_client
-from firedoor.cli.origin import Origin, origin_of, verified
+from firedoor.cli.client.common import with_client
+from firedoor.cli.client.origin import Origin, origin_of, verified
 from firedoor.errors import FiredoorError
 from firedoor.identity import FleetId
 from firedoor.pieces.chunking import pack_piece
 from firedoor.pieces.manifest import FileEntry, Manifest, content_digest, encode_manifest, facts_of
-from firedoor.runtime.key_files import KeyFile, read_key_file
-from firedoor.runtime.peer_client import PeerClient
+from firedoor.runtime.keys.key_files import KeyFile, read_key_file
+from firedoor.runtime.network.peer_client import PeerClient
 from firedoor.trust.repository import add_release
 from firedoor.wire.codec import pack
 

@@ -23,7 +23,7 @@ from zeroconf.const import (
     _TYPE_TXT,
 )
 
-from firedoor.runtime.discovery import MIRROR_TYPE, TYPE
+from firedoor.runtime.network.discovery import MIRROR_TYPE, TYPE
 
 GROUP = ("224.0.0.251", 5353)
 TTL_S = 4500

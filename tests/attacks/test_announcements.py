@@ -7,9 +7,9 @@ import pytest
 from firedoor.identity import PeerId
 from firedoor.limits import PIECES_MAX
 from firedoor.pieces.chunking import pack_piece
-from firedoor.runtime.piece_store import PieceStore
+from firedoor.runtime.storage.piece_store import PieceStore
 from firedoor.units import Instant
-from mirror.incoming import Incoming
+from mirror.origin.incoming import Incoming
 
 HONEST, THIEF = PeerId("1" * 32), PeerId("2" * 32)
 NOW = Instant(0.0)

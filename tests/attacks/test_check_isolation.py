@@ -25,7 +25,7 @@ import uvloop
 
 from agent import __main__ as program
 from agent.checks.command import LocalChecks
-from firedoor.cli.site import toml
+from firedoor.cli.demo.local_fleet import toml
 from firedoor.runtime.settings import AgentSettings
 from firedoor.units import Span
 from tests.live.lab import STEP_S, LabSite, Table, product_of, tell

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from firedoor.runtime.key_files import read_key_file
+from firedoor.runtime.keys.key_files import read_key_file
+from firedoor.runtime.keys.tls import client_context, credentials_of
 from firedoor.runtime.settings import split_address
-from firedoor.runtime.tls import client_context, credentials_of
 from tests.attacks.burdens import begin_origin, cpu_s_of, pid_of, running, unnamed
 from tests.live.lab import LabSite, tell
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from firedoor.identity import Role
-from firedoor.runtime.key_files import KeyFile
+from firedoor.runtime.keys.key_files import KeyFile
 from firedoor.wire.messages import Announce
 from tests.attacks.hostile import Talk, silence, soon, stolen, talking, until_runs
 from tests.live.lab import MIB, LabSite, release_of, tell

@@ -12,10 +12,10 @@ import pytest
 from firedoor.errors import FiredoorError
 from firedoor.identity import Role
 from firedoor.limits import PIECES_MAX
-from firedoor.runtime.conversation import Conversation
-from firedoor.runtime.listening import serve
+from firedoor.runtime.keys.tls import client_context, enrolment_server_context, role_name
+from firedoor.runtime.network.conversation import Conversation
+from firedoor.runtime.network.listening import serve
 from firedoor.runtime.settings import split_address
-from firedoor.runtime.tls import client_context, enrolment_server_context, role_name
 from mirror.api.enrolment_routes import enrolment_app, forward_routes
 from mirror.api.origin_routes import OriginApi
 from tests.attacks.burdens import (
@@ -34,9 +34,9 @@ from tests.attacks.burdens import (
 )
 from tests.attacks.test_half_requests import Enroller
 from tests.live.lab import LabSite, tell
+from tests.unit.firedoor.runtime.network.test_transfers import AGENT, MIRROR, Fake, run, site
+from tests.unit.mirror.api.test_mirror_routes import OPERATOR
 from tests.unit.origin_bench import Bench
-from tests.unit.test_mirror_routes import OPERATOR
-from tests.unit.test_transfers import AGENT, MIRROR, Fake, run, site
 
 # For an answer that needs nothing but the head of a request.
 SPAN_S = 8.0

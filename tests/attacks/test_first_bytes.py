@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from firedoor.runtime.key_files import read_key_file
+from firedoor.runtime.keys.key_files import read_key_file
+from firedoor.runtime.keys.tls import client_context, credentials_of
 from firedoor.runtime.settings import split_address
-from firedoor.runtime.tls import client_context, credentials_of
 from tests.attacks.burdens import begin_origin, running, unnamed
 from tests.attacks.test_connects import REFUSED, TRIES, far_get
 from tests.attacks.test_spoofed_hosts import ADDRESSES, take_addresses

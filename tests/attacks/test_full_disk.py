@@ -10,17 +10,17 @@ import pytest
 from blake3 import blake3
 
 from firedoor.errors import FiredoorError
-from firedoor.runtime.order_log import ORDER, OrderLog
-from firedoor.runtime.tls import client_context
+from firedoor.runtime.keys.tls import client_context
+from firedoor.runtime.storage.order_log import ORDER, OrderLog
 from firedoor.wire.codec import pack
 from mirror.api.origin_routes import OriginApi
 from tests.attacks.burdens import answer_to, client_of, post, request_head, unnamed
 from tests.attacks.test_encodings import Nobody, status_of
 from tests.live.lab import MIB, LabSite, has_recorded, tell
 from tests.live.test_bad_days import fill, small_disk
+from tests.unit.firedoor.runtime.network.test_transfers import Fake, run, site
+from tests.unit.mirror.api.test_mirror_routes import OPERATOR
 from tests.unit.origin_bench import Bench
-from tests.unit.test_mirror_routes import OPERATOR
-from tests.unit.test_transfers import Fake, run, site
 
 PIECE = 4 * MIB
 

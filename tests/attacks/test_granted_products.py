@@ -16,10 +16,10 @@ from tuf.api.metadata import Metadata, Snapshot, Targets, Timestamp
 
 from firedoor.errors import Refused
 from firedoor.pieces.manifest import encode_manifest, facts_of
-from firedoor.runtime.catalogue import Catalogue
 from firedoor.runtime.clocks import Clock
-from firedoor.runtime.fleet_folder import FleetPlan, make_fleet
-from firedoor.runtime.trust_client import fleet_of
+from firedoor.runtime.keys.fleet_folder import FleetPlan, make_fleet
+from firedoor.runtime.metadata.catalogue import Catalogue
+from firedoor.runtime.metadata.trust_client import fleet_of
 from firedoor.trust.repository import (
     RoleSeeds,
     add_release,

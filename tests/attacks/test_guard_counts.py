@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.unit.test_guard import current, home, start
+from tests.unit.agent.guard.test_guard import current, home, start
 
 __all__ = ["home"]
 

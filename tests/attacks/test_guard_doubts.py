@@ -15,14 +15,14 @@ import pytest
 from firedoor.halt.envelope import Envelope, Signature, seal
 from firedoor.halt.order import Halt, HaltPayload, ResumePayload, RevokePayload, read_order
 from firedoor.identity import FleetId
-from firedoor.runtime.key_files import read_key_file
-from firedoor.runtime.order_log import ACTED, FORGOTTEN, ORDER, OrderLog
+from firedoor.runtime.keys.key_files import read_key_file
+from firedoor.runtime.storage.order_log import ACTED, FORGOTTEN, ORDER, OrderLog
 from firedoor.trust.keys import Authority, RoleKeys, key_of
 from firedoor.trust.signing import sign, signed_bytes
 from firedoor.wire.codec import encode, pack
+from tests.unit.agent.guard.test_guard import current, home, record_halt, run
 from tests.unit.conftest import bench, new_fleet
 from tests.unit.origin_bench import Bench
-from tests.unit.test_guard import current, home, record_halt, run
 
 # In tests/attacks its conftest brings the first two.
 __all__ = ["bench", "home", "new_fleet"]

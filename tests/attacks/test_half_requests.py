@@ -13,8 +13,8 @@ import pytest
 
 from firedoor.identity import Peer
 from firedoor.limits import METADATA_BYTES_MAX
-from firedoor.runtime.listening import serve
-from firedoor.runtime.tls import client_context, enrolment_server_context
+from firedoor.runtime.keys.tls import client_context, enrolment_server_context
+from firedoor.runtime.network.listening import serve
 from mirror.api.enrolment_routes import enrolment_app, forward_routes
 from tests.attacks.burdens import (
     Streams,
@@ -28,7 +28,7 @@ from tests.attacks.burdens import (
     unnamed,
 )
 from tests.live.lab import LabSite, has_recorded, tell
-from tests.unit.test_transfers import AGENT, MIRROR, Fake, run, site, until
+from tests.unit.firedoor.runtime.network.test_transfers import AGENT, MIRROR, Fake, run, site, until
 
 DESCRIPTORS = 1024
 

@@ -14,13 +14,13 @@ from firedoor.halt.order import HaltPayload
 from firedoor.halt.reach import Decision
 from firedoor.halt.scope import Subject
 from firedoor.identity import FleetId
-from firedoor.kept import Kept
-from firedoor.runtime.key_files import read_key_file
-from firedoor.runtime.order_log import DECIDED, ORDER, OrderLog
+from firedoor.node.restored import Kept
+from firedoor.runtime.keys.key_files import read_key_file
+from firedoor.runtime.storage.order_log import DECIDED, ORDER, OrderLog
 from firedoor.wire.codec import encode
 from tests.attacks.test_republishing import FLEET, KEYIDS, SEEDS, START, node_of
+from tests.unit.agent.guard.test_guard import current, home, record_halt, run
 from tests.unit.origin_bench import Bench
-from tests.unit.test_guard import current, home, record_halt, run
 
 __all__ = ["home"]
 
@@ -67,7 +67,7 @@ def decided(effects: Iterable[Effect]) -> int:
 
 
 def test_a_start_with_one_key_s_orders_takes_no_longer_than_one_without() -> None:
-    """As host.py starts: orders first, then all releases that are listed, in one turn."""
+    """As a host starts: orders first, then all releases that are listed, in one turn."""
     node = node_of()
     node.restore(Kept(tuple(map(a_range, range(AT_ONCE)))), START)
     began = time.monotonic()

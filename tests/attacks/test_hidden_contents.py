@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from firedoor.cli.order_file import FORMAT, OrderFile
+from firedoor.cli.orders.order_file import FORMAT, OrderFile
 from firedoor.halt.envelope import seal
 from firedoor.halt.order import HaltPayload
 from firedoor.identity import FleetId
-from firedoor.runtime.key_files import read_key_file
+from firedoor.runtime.keys.key_files import read_key_file
 from firedoor.wire.codec import encode
 from tests.attacks.ground import Ground, firedoor, ground, until
 

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from firedoor.cli.enrolment import Token
-from firedoor.runtime.certificates import fingerprint
-from firedoor.runtime.fleet_folder import FleetPlan, make_fleet
-from firedoor.runtime.trust_client import fleet_of
+from firedoor.cli.fleet.enrolment import Token
+from firedoor.runtime.keys.authority import fingerprint
+from firedoor.runtime.keys.fleet_folder import FleetPlan, make_fleet
+from firedoor.runtime.metadata.trust_client import fleet_of
 from tests.attacks.ground import (
     Liar,
     Said,

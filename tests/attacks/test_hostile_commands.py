@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from blake3 import blake3
 
-from firedoor.cli.order_file import FORMAT, OrderFile
-from firedoor.cli.stick_folder import Stick
+from firedoor.cli.airgap.bundle import Stick
+from firedoor.cli.orders.order_file import FORMAT, OrderFile
 from firedoor.halt.envelope import Envelope, Signature
 from firedoor.identity import FleetId
 from firedoor.pieces.manifest import FileEntry, Manifest, content_digest, encode_manifest

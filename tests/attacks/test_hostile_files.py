@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from firedoor.runtime.fleet_folder import FleetPlan, make_fleet
+from firedoor.runtime.keys.fleet_folder import FleetPlan, make_fleet
 from tests.attacks.ground import Said, assert_one_sentence, firedoor, make_huge
 from tests.unit.origin_bench import COUNTS, NOW
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from firedoor.cli.stick_folder import Stick
+from firedoor.cli.airgap.bundle import Stick
 from firedoor.identity import FleetId
 from firedoor.wire.stick import Inbound, Outbound
 from tests.attacks.ground import (

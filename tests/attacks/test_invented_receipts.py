@@ -13,9 +13,9 @@ from firedoor.identity import Peer, PeerId, Role
 from firedoor.limits import RECEIPTS_MAX, UNPROVED_PER_SENDER_MAX
 from firedoor.wire.messages import Receipts
 from firedoor.wire.stick import CARRIED_RECEIPTS_MAX
-from mirror.carrying import Carrying, Postbox
-from mirror.receipts import ReceiptDesk
-from tests.unit.test_receipts import FLEET, ORDER, SEEDS, id_of, receipt
+from mirror.airgap.carrying import Carrying, Postbox
+from mirror.telemetry.receipts import ReceiptDesk
+from tests.unit.firedoor.halt.test_receipts import FLEET, ORDER, SEEDS, id_of, receipt
 
 pytestmark = pytest.mark.slow
 

@@ -7,7 +7,7 @@ import pytest
 
 from firedoor.identity import Role
 from firedoor.limits import LIST_ITEMS_MAX
-from firedoor.runtime.key_files import read_key_file
+from firedoor.runtime.keys.key_files import read_key_file
 from firedoor.wire.messages import Have, encode_message
 from tests.attacks.framing import flooding
 from tests.attacks.hostile import stolen, talking

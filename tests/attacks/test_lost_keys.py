@@ -9,8 +9,8 @@ import pytest
 
 from firedoor.errors import Unavailable
 from firedoor.runtime.clocks import Clock
-from firedoor.runtime.key_files import read_key_file
-from firedoor.runtime.tls import peer_of_certificate
+from firedoor.runtime.keys.key_files import read_key_file
+from firedoor.runtime.keys.tls import peer_of_certificate
 from tests.live.lab import ENROL_PORT, PORT, LabSite, product_of, release_of, tell
 
 pytestmark = [pytest.mark.live, pytest.mark.slow]

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from firedoor.runtime.order_log import OrderLog
+from firedoor.runtime.storage.order_log import OrderLog
 from firedoor.wire.messages import Beacon, encode_message
 from tests.attacks.one_mirror import OneMirror
+from tests.unit.agent.guard.test_guard import current, home, record_halt, start
 from tests.unit.origin_bench import Bench
-from tests.unit.test_guard import current, home, record_halt, start
 
 __all__ = ["home"]
 
@@ -65,7 +65,7 @@ def test_whatever_a_mirror_said_its_peer_starts_again(
     bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # The real bound is 1 GiB: of beacons of 160 kB (the most), some 6,500; this takes minutes less.
-    monkeypatch.setattr("firedoor.runtime.order_log.LOG_BYTES_MAX", 16 << 20)
+    monkeypatch.setattr("firedoor.runtime.storage.order_log.LOG_BYTES_MAX", 16 << 20)
     path = flooded(bench, tmp_path, ROUNDS)
     OrderLog(path).close()
 

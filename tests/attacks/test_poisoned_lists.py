@@ -19,14 +19,14 @@ import pytest
 from tuf.api.metadata import Metadata, Targets
 from tuf.api.serialization import DeserializationError
 
-from firedoor.cli.publish import _next_counter
+from firedoor.cli.releases.publish import _next_counter
 from firedoor.errors import FiredoorError, Refused, Unavailable
 from firedoor.pieces.manifest import Manifest, encode_manifest
-from firedoor.runtime.catalogue import Catalogue
 from firedoor.runtime.clocks import Clock
-from firedoor.runtime.fleet_folder import FleetPlan, make_fleet
-from firedoor.runtime.release_entries import ReleaseEntry
-from firedoor.runtime.trust_client import fleet_of
+from firedoor.runtime.keys.fleet_folder import FleetPlan, make_fleet
+from firedoor.runtime.metadata.catalogue import Catalogue
+from firedoor.runtime.metadata.release_entries import ReleaseEntry
+from firedoor.runtime.metadata.trust_client import fleet_of
 from firedoor.trust.repository import RoleSeeds, rotate_delegation, signed_by
 from firedoor.wire.codec import pack
 from tests.attacks.ground import Ground, firedoor, ground

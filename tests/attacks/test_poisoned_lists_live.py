@@ -15,11 +15,11 @@ from firedoor.errors import FiredoorError
 from firedoor.identity import Role
 from firedoor.limits import METADATA_BYTES_MAX
 from firedoor.runtime.clocks import Clock
-from firedoor.runtime.key_files import KeyFile
-from firedoor.runtime.pacing import Budget
-from firedoor.runtime.peer_client import PeerClient
+from firedoor.runtime.keys.key_files import KeyFile
+from firedoor.runtime.keys.tls import credentials_of, server_context
+from firedoor.runtime.network.pacing import Budget
+from firedoor.runtime.network.peer_client import PeerClient
 from firedoor.runtime.settings import split_address
-from firedoor.runtime.tls import credentials_of, server_context
 from firedoor.wire.messages import Announce
 from tests.attacks.hostile import HERE, Talk, stolen, talking, until_runs
 from tests.live.lab import MIB, LabSite, tell

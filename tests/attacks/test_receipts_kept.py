@@ -10,8 +10,8 @@ from firedoor.halt import receipt as receipts
 from firedoor.halt.receipt import ReceiptBook, ReceiptPayload, read_receipt, seal_receipt
 from firedoor.identity import Peer, Role
 from firedoor.wire.messages import Receipts
-from mirror.receipts import ReceiptDesk
-from tests.unit.test_receipts import FLEET, ORDER, SEEDS, id_of, receipt
+from mirror.telemetry.receipts import ReceiptDesk
+from tests.unit.firedoor.halt.test_receipts import FLEET, ORDER, SEEDS, id_of, receipt
 
 MIRROR = Peer(id_of(SEEDS[4]), Role.MIRROR, "branch")
 HONEST = Peer(id_of(SEEDS[0]), Role.AGENT, "branch")

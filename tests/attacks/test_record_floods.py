@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from firedoor.identity import Role
-from firedoor.runtime.key_files import read_key_file
+from firedoor.runtime.keys.key_files import read_key_file
 from tests.attacks.burdens import cpu_s_of, pid_of, running
 from tests.attacks.hostile import talking
 from tests.attacks.timed_halts import BOUND_S, spans_of_halts

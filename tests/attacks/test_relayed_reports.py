@@ -11,7 +11,7 @@ import pytest
 from firedoor.identity import PeerId, Role
 from firedoor.units import UnixTime
 from firedoor.wire.messages import Report
-from mirror.enrolments import Enrolments
+from mirror.origin.enrolments import Enrolments
 from tests.attacks.hostile import (
     SOON_S,
     healths,

@@ -17,20 +17,20 @@ from pathlib import Path
 import pytest
 from tuf.api.metadata import Metadata, Snapshot, Targets, Timestamp
 
-from firedoor.cli.site import version_of
+from firedoor.cli.demo.local_fleet import version_of
 from firedoor.errors import Denied, FiredoorError, Refused, Unavailable
 from firedoor.identity import Role
 from firedoor.pieces.manifest import encode_manifest, facts_of
-from firedoor.runtime.catalogue import Catalogue
 from firedoor.runtime.clocks import Clock
-from firedoor.runtime.fleet_folder import FleetPlan, make_fleet
-from firedoor.runtime.key_files import read_key_file
-from firedoor.runtime.pacing import Budget
-from firedoor.runtime.peer_client import PeerClient
-from firedoor.runtime.release_entries import ReleaseEntry
+from firedoor.runtime.keys.fleet_folder import FleetPlan, make_fleet
+from firedoor.runtime.keys.key_files import read_key_file
+from firedoor.runtime.keys.tls import credentials_of
+from firedoor.runtime.metadata.catalogue import Catalogue
+from firedoor.runtime.metadata.release_entries import ReleaseEntry
+from firedoor.runtime.metadata.trust_client import fleet_of
+from firedoor.runtime.network.pacing import Budget
+from firedoor.runtime.network.peer_client import PeerClient
 from firedoor.runtime.settings import split_address
-from firedoor.runtime.tls import credentials_of
-from firedoor.runtime.trust_client import fleet_of
 from firedoor.trust.repository import RoleSeeds, add_release, rotate_delegation, signed_by
 from firedoor.wire.codec import pack
 from tests.live.lab import ENROL_PORT, LabSite, tell

@@ -15,13 +15,13 @@ import pytest
 
 from firedoor.errors import FiredoorError
 from firedoor.identity import Role
-from firedoor.runtime.certificates import make_request
 from firedoor.runtime.clocks import Clock
-from firedoor.runtime.key_files import KeyFile, read_key_file
-from firedoor.runtime.pacing import Budget
-from firedoor.runtime.peer_client import PeerClient
+from firedoor.runtime.keys.authority import make_request
+from firedoor.runtime.keys.key_files import KeyFile, read_key_file
+from firedoor.runtime.keys.tls import credentials_of
+from firedoor.runtime.network.pacing import Budget
+from firedoor.runtime.network.peer_client import PeerClient
 from firedoor.runtime.settings import split_address
-from firedoor.runtime.tls import credentials_of
 from tests.attacks.burdens import any_context
 from tests.attacks.hostile import stolen, talking
 from tests.attacks.timed_halts import BOUND_S, spans_of_halts

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from firedoor.identity import Role
-from firedoor.runtime.key_files import KeyFile
+from firedoor.runtime.keys.key_files import KeyFile
 from firedoor.wire.messages import Health, ProductHealth, Report, encode_message
 from tests.attacks.hostile import id_of, soon, stolen, talking, times_synced
 from tests.live.lab import LabSite, tell

@@ -16,16 +16,16 @@ from typing import Any
 import pytest
 from nacl.signing import SigningKey
 
-from agent import guard
-from firedoor.cli.site import toml, version_of
+from agent.guard import guard
+from firedoor.cli.demo.local_fleet import toml, version_of
 from firedoor.dice import Dice
 from firedoor.halt.envelope import seal
 from firedoor.halt.order import HaltPayload
 from firedoor.halt.scope import Subject
 from firedoor.identity import FleetId, PeerId, Role
-from firedoor.node import Node
-from firedoor.node_settings import NodeSettings
-from firedoor.runtime.fleet_folder import FleetPlan, make_fleet
+from firedoor.node.node import Node
+from firedoor.node.settings import NodeSettings
+from firedoor.runtime.keys.fleet_folder import FleetPlan, make_fleet
 from firedoor.trust.keys import Authority, RoleKeys
 from firedoor.units import Instant, Span
 from tests.live.lab import MIB, LabSite, Table, product_of, release_of, tell
@@ -169,8 +169,8 @@ def bench(tmp_path: Path) -> Iterator[Bench]:
 @pytest.fixture
 def patient(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     """Nobody's turn to leave a release comes, until this is undone: the power goes before it."""
-    monkeypatch.setattr("agent.installer.ROLL_BACKS_PER_S", 1e-9)
-    monkeypatch.setattr("agent.installer.ROLL_BACK_SPREAD", Span(1e9))
+    monkeypatch.setattr("agent.install.installer.ROLL_BACKS_PER_S", 1e-9)
+    monkeypatch.setattr("agent.install.installer.ROLL_BACK_SPREAD", Span(1e9))
     return monkeypatch
 
 

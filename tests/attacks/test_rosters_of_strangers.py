@@ -8,7 +8,7 @@ import pytest
 
 from firedoor.identity import Role
 from firedoor.limits import ROSTER_MAX
-from firedoor.runtime.key_files import read_key_file
+from firedoor.runtime.keys.key_files import read_key_file
 from firedoor.wire.messages import Roster, RosterEntry, encode_message
 from tests.attacks.hostile import HERE, stolen, talking
 from tests.attacks.timed_halts import BOUND_S, spans_of_halts

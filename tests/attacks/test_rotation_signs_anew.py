@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from firedoor.cli import rotation
-from firedoor.cli.origin import Origin
+from firedoor.cli.client.origin import Origin
+from firedoor.cli.fleet import rotation
 from firedoor.halt.envelope import Envelope, Signature
 from firedoor.halt.order import ResumePayload
-from firedoor.runtime.key_files import read_public
+from firedoor.runtime.keys.key_files import read_public
 from firedoor.wire.codec import encode
 from tests.attacks.ground import Ground, Table, firedoor, ground, until
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from firedoor.runtime.key_files import read_key_file
+from firedoor.runtime.keys.key_files import read_key_file
 from tests.attacks.ground import Ground, Said, assert_one_sentence, firedoor, ground, liar
 
 pytestmark = pytest.mark.slow

@@ -11,9 +11,9 @@ from contextlib import suppress
 
 import pytest
 
-from firedoor.runtime.tls import client_context
+from firedoor.runtime.keys.tls import client_context
 from tests.attacks.burdens import Streams, resident_mb_of, unnamed
-from tests.unit.test_transfers import AGENT, MANIFEST, Fake, site
+from tests.unit.firedoor.runtime.network.test_transfers import AGENT, MANIFEST, Fake, site
 
 pytestmark = pytest.mark.slow
 

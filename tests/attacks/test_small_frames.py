@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from firedoor.identity import Role
-from firedoor.runtime.key_files import read_key_file
+from firedoor.runtime.keys.key_files import read_key_file
 from firedoor.wire.messages import (
     Beacon,
     Beat,

@@ -13,11 +13,11 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
 
-from firedoor.cli.common import open_key
+from firedoor.cli.client.common import open_key
 from firedoor.limits import ENROLMENT_BYTES_MAX
-from firedoor.runtime.key_files import read_key_file, write_key_file
-from firedoor.runtime.peer_server import say_errors
-from firedoor.runtime.tls import client_context, credentials_of
+from firedoor.runtime.keys.key_files import read_key_file, write_key_file
+from firedoor.runtime.keys.tls import client_context, credentials_of
+from firedoor.runtime.network.peer_server import say_errors
 from tests.attacks.ground import (
     Ground,
     assert_one_sentence,

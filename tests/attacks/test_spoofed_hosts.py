@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from firedoor.runtime.key_files import read_key_file
+from firedoor.runtime.keys.key_files import read_key_file
 from tests.attacks.burdens import operators_address, running
 from tests.attacks.test_spoofed_neighbours import SPAN_S, until_connected
 from tests.attacks.timed_halts import BOUND_S

@@ -15,9 +15,9 @@ from firedoor.dice import Dice
 from firedoor.errors import Unavailable
 from firedoor.identity import PeerId, Role
 from firedoor.limits import HINTS_MAX, NEIGHBOURS_DIALLED_MAX, ROSTER_MAX
-from firedoor.runtime.dialling import Neighbours
-from firedoor.runtime.key_files import read_key_file
-from firedoor.runtime.lines import Lines
+from firedoor.runtime.host.connections import Lines
+from firedoor.runtime.host.dialling import Neighbours
+from firedoor.runtime.keys.key_files import read_key_file
 from tests.attacks.burdens import descriptors_of, operators_address, pid_of, running
 from tests.live.lab import LabSite, tell
 from tests.unit.endpoint import Endpoint
@@ -163,7 +163,7 @@ def test_a_proved_address_is_kept_beside_one_that_somebody_else_claims(
 ) -> None:
     real, spoof = ("127.0.0.1", 1), ("127.0.1.1", 2)
     dials: asyncio.Queue[tuple[str, int]] = asyncio.Queue()
-    monkeypatch.setattr("firedoor.runtime.dialling.PROVED_S", 0.0, raising=False)
+    monkeypatch.setattr("firedoor.runtime.host.dialling.PROVED_S", 0.0, raising=False)
 
     async def dial(_: Lines, host: str, port: int, *args: object, **named: object) -> None:
         dials.put_nowait((host, port))

@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 
 from firedoor.identity import Role
-from firedoor.runtime.key_files import read_key_file
+from firedoor.runtime.keys.key_files import read_key_file
+from firedoor.runtime.keys.tls import client_context, credentials_of
 from firedoor.runtime.settings import split_address
-from firedoor.runtime.tls import client_context, credentials_of
 from tests.attacks.burdens import unnamed
 from tests.attacks.hostile import stolen, talking
 from tests.attacks.timed_halts import BOUND_S, spans_of_halts

@@ -8,8 +8,8 @@ import pytest
 from firedoor.dice import Dice
 from firedoor.identity import PeerId, Role
 from firedoor.limits import HINTS_MAX
-from firedoor.runtime.dialling import Neighbours
-from firedoor.runtime.hints import Hints
+from firedoor.runtime.host.dialling import Neighbours
+from firedoor.runtime.network.hints import Hints
 from tests.attacks.test_spoofed_neighbours import REAL, SPAN_S, Abyss, door, fake, look_around
 from tests.unit.origin_bench import Bench
 

@@ -14,12 +14,12 @@ from pathlib import Path
 
 import pytest
 
-from firedoor.cli.site import toml
+from firedoor.cli.demo.local_fleet import toml
 from firedoor.halt.envelope import seal
 from firedoor.halt.order import HaltPayload
 from firedoor.identity import FleetId
-from firedoor.runtime.key_files import read_key_file
-from firedoor.runtime.order_log import ORDER, OrderLog
+from firedoor.runtime.keys.key_files import read_key_file
+from firedoor.runtime.storage.order_log import ORDER, OrderLog
 from tests.attacks.ground import (
     Ground,
     Program,

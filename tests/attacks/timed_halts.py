@@ -9,7 +9,7 @@ from firedoor.halt.envelope import seal
 from firedoor.halt.order import HaltPayload
 from firedoor.identity import FleetId
 from firedoor.runtime.clocks import Clock
-from firedoor.runtime.key_files import read_key_file
+from firedoor.runtime.keys.key_files import read_key_file
 from firedoor.wire.messages import Orders
 from tests.attacks.hostile import Talk, soon
 from tests.live.lab import LabSite

@@ -47,10 +47,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-from firedoor.cli.site import Program, Site, free_port, version_of
+from firedoor.cli.demo.local_fleet import Program, Site, free_port, version_of
 from firedoor.identity import Role
-from firedoor.runtime.key_files import read_key_file
-from firedoor.runtime.tls import credentials_of
+from firedoor.runtime.keys.key_files import read_key_file
+from firedoor.runtime.keys.tls import credentials_of
 from tests.bench import cut, flood, halt, idle, partition, thin
 from tests.bench.attacks import ATTACKS
 from tests.bench.nginx import children_of, find_nginx, nginx_serving

@@ -14,11 +14,11 @@ from firedoor.halt.envelope import seal
 from firedoor.halt.order import HaltPayload
 from firedoor.identity import FleetId, Role
 from firedoor.runtime.clocks import Clock
-from firedoor.runtime.key_files import KeyFile, read_key_file
-from firedoor.runtime.multicast import GROUP, PORT
-from firedoor.runtime.pacing import Budget
-from firedoor.runtime.peer_client import PeerClient
-from firedoor.runtime.tls import credentials_of
+from firedoor.runtime.host.multicast import GROUP, PORT
+from firedoor.runtime.keys.key_files import KeyFile, read_key_file
+from firedoor.runtime.keys.tls import credentials_of
+from firedoor.runtime.network.pacing import Budget
+from firedoor.runtime.network.peer_client import PeerClient
 from firedoor.wire.messages import Hello, Orders, encode_message
 from tests.bench.mailbox import Voice
 

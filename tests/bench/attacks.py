@@ -18,10 +18,10 @@ import aiohttp
 from firedoor.errors import FiredoorError
 from firedoor.identity import Role
 from firedoor.runtime.clocks import Clock
-from firedoor.runtime.key_files import KeyFile, read_key_file
-from firedoor.runtime.pacing import Budget
-from firedoor.runtime.peer_client import PeerClient
-from firedoor.runtime.tls import client_context, credentials_of, role_name
+from firedoor.runtime.keys.key_files import KeyFile, read_key_file
+from firedoor.runtime.keys.tls import client_context, credentials_of, role_name
+from firedoor.runtime.network.pacing import Budget
+from firedoor.runtime.network.peer_client import PeerClient
 from firedoor.wire.codec import pack
 from firedoor.wire.messages import (
     Announce,

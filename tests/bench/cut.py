@@ -17,9 +17,9 @@ from typing import Any
 
 from firedoor.identity import Role
 from firedoor.runtime.clocks import Clock
-from firedoor.runtime.key_files import read_key_file
+from firedoor.runtime.keys.key_files import read_key_file
+from firedoor.runtime.keys.tls import Credentials, client_context, credentials_of, role_name
 from firedoor.runtime.settings import split_address
-from firedoor.runtime.tls import Credentials, client_context, credentials_of, role_name
 from tests.bench.nginx import children_of, find_nginx, nginx_serving
 from tests.live.lab import MIB, LabSite, Table, tell
 

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from firedoor.cli.site import Program, Site
+from firedoor.cli.demo.local_fleet import Program, Site
 from firedoor.identity import Role
 from tests.bench import halt
 from tests.bench.distribution import row_of, row_of_rounds, since

@@ -29,22 +29,22 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from firedoor.cli.certificates import checked
-from firedoor.cli.handing import give
-from firedoor.cli.site import Program, Site, free_port, toml
+from firedoor.cli.client.order_delivery import give
+from firedoor.cli.demo.local_fleet import Program, Site, free_port, toml
+from firedoor.cli.orders.attestation import checked
 from firedoor.halt.certificate import Standing
 from firedoor.halt.envelope import seal
 from firedoor.halt.order import HaltPayload
 from firedoor.identity import FleetId, Role
 from firedoor.limits import CERTIFICATE_BYTES_MAX
-from firedoor.runtime.certificates import id_of_request, issue, make_request
 from firedoor.runtime.clocks import Clock
-from firedoor.runtime.key_files import KeyFile, read_key_file, write_key_file
-from firedoor.runtime.pacing import Budget
-from firedoor.runtime.peer_client import PeerClient
-from firedoor.runtime.tls import credentials_of
+from firedoor.runtime.keys.authority import id_of_request, issue, make_request
+from firedoor.runtime.keys.key_files import KeyFile, read_key_file, write_key_file
+from firedoor.runtime.keys.tls import credentials_of
+from firedoor.runtime.network.pacing import Budget
+from firedoor.runtime.network.peer_client import PeerClient
 from firedoor.trust.keys import key_of
-from mirror.enrolments import Enrolments
+from mirror.origin.enrolments import Enrolments
 from tests.bench import nats, serf, star
 from tests.bench.distribution import Row, row_of, row_of_rounds, since
 from tests.bench.fork_server import ForkServer

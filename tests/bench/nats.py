@@ -9,7 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from firedoor.cli.site import free_port
+from firedoor.cli.demo.local_fleet import free_port
 from firedoor.runtime.clocks import Clock
 from firedoor.runtime.settings import split_address
 from tests.bench.distribution import row_of, row_of_rounds, since

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from getpass import getuser
 from pathlib import Path
 
-from firedoor.runtime.tls import Credentials
+from firedoor.runtime.keys.tls import Credentials
 
 START_S = 10.0
 

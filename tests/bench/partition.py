@@ -22,16 +22,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from firedoor.cli.handing import give
-from firedoor.cli.site import Site
+from firedoor.cli.client.order_delivery import give
+from firedoor.cli.demo.local_fleet import Site
 from firedoor.halt.envelope import seal
 from firedoor.halt.lease import STANDARD
 from firedoor.halt.order import HaltPayload
 from firedoor.identity import FleetId
 from firedoor.runtime.clocks import Clock
-from firedoor.runtime.pacing import Budget
-from firedoor.runtime.peer_client import PeerClient
-from firedoor.runtime.tls import credentials_of
+from firedoor.runtime.keys.tls import credentials_of
+from firedoor.runtime.network.pacing import Budget
+from firedoor.runtime.network.peer_client import PeerClient
 from tests.bench import halt
 from tests.bench.fork_server import ForkServer
 from tests.bench.loss import Place, begin_partition, end_partition, enter_namespace

@@ -10,16 +10,16 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
-from agent import installer as agent_installer
 from agent import program as agent_program
+from agent.decisions.plan import Offer
 from agent.handlers.files import FilesHandler
-from agent.installer import Installer
-from agent.offers import Offers
-from agent.plan import Offer
+from agent.install import installer as agent_installer
+from agent.install.installer import Installer
+from agent.install.offers import Offers
 from firedoor.errors import FiredoorError
 from firedoor.halt.brake import Gate
 from firedoor.runtime.clocks import Clock
-from firedoor.runtime.release_entries import ReleaseEntry
+from firedoor.runtime.metadata.release_entries import ReleaseEntry
 from firedoor.units import Instant, Span, UnixTime
 
 Tell = Callable[[str, str, float], None]

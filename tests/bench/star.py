@@ -13,13 +13,13 @@ from typing import Any
 
 from nacl.signing import SigningKey, VerifyKey
 
-from firedoor.cli.site import free_port
+from firedoor.cli.demo.local_fleet import free_port
 from firedoor.identity import Role
 from firedoor.runtime.clocks import Clock
-from firedoor.runtime.key_files import read_key_file
-from firedoor.runtime.program import run_loop
+from firedoor.runtime.keys.key_files import read_key_file
+from firedoor.runtime.keys.tls import client_context, credentials_of, role_name, server_context
+from firedoor.runtime.program.startup import run_loop
 from firedoor.runtime.settings import split_address
-from firedoor.runtime.tls import client_context, credentials_of, role_name, server_context
 from tests.bench.distribution import row_of, row_of_rounds, since
 from tests.bench.loss import Place, begin_loss, end_loss
 from tests.bench.mailbox import Mailbox, Voice

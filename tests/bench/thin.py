@@ -18,17 +18,17 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from firedoor.cli.handing import give
-from firedoor.cli.site import Program
+from firedoor.cli.client.order_delivery import give
+from firedoor.cli.demo.local_fleet import Program
 from firedoor.halt.envelope import seal
 from firedoor.halt.order import HaltPayload
 from firedoor.identity import FleetId, Role
 from firedoor.runtime.clocks import Clock
-from firedoor.runtime.key_files import read_key_file
-from firedoor.runtime.pacing import Budget
-from firedoor.runtime.peer_client import PeerClient
+from firedoor.runtime.keys.key_files import read_key_file
+from firedoor.runtime.keys.tls import credentials_of
+from firedoor.runtime.network.pacing import Budget
+from firedoor.runtime.network.peer_client import PeerClient
 from firedoor.runtime.settings import split_address
-from firedoor.runtime.tls import credentials_of
 from tests.bench.distribution import row_of
 from tests.live.lab import ENROL_PORT, PORT, Lab, LabSite, Table, release_of
 

@@ -14,18 +14,18 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from firedoor.cli.handing import give
-from firedoor.cli.site import Program, Site, free_port
+from firedoor.cli.client.order_delivery import give
+from firedoor.cli.demo.local_fleet import Program, Site, free_port
 from firedoor.errors import FiredoorError
 from firedoor.halt.envelope import seal
 from firedoor.halt.order import HaltPayload
 from firedoor.identity import FleetId, Role
 from firedoor.runtime.clocks import Clock
-from firedoor.runtime.key_files import KeyFile, read_key_file
-from firedoor.runtime.order_log import ORDER, read_frames
-from firedoor.runtime.pacing import Budget
-from firedoor.runtime.peer_client import PeerClient
-from firedoor.runtime.tls import credentials_of
+from firedoor.runtime.keys.key_files import KeyFile, read_key_file
+from firedoor.runtime.keys.tls import credentials_of
+from firedoor.runtime.network.pacing import Budget
+from firedoor.runtime.network.peer_client import PeerClient
+from firedoor.runtime.storage.order_log import ORDER, read_frames
 from tests.bench.fork_server import ForkServer
 from tests.bench.mailbox import Mailbox
 from tests.unit.guard_reading import read_orders

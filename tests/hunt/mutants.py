@@ -19,15 +19,15 @@ ROOT = Path(__file__).resolve().parents[2]
 PLACES = (
     "firedoor/trust",
     "firedoor/halt",
-    "firedoor/runtime/peer_server.py",
-    "firedoor/runtime/service.py",
+    "firedoor/runtime/network/peer_server.py",
+    "firedoor/runtime/host/service.py",
     "mirror/api",
-    "mirror/metadata.py",
-    "mirror/release_lists.py",
-    "mirror/rotation.py",
-    "agent/guard.py",
-    "agent/guard_files.py",
-    "agent/guard_records.py",
+    "mirror/origin/repository.py",
+    "mirror/origin/release_lists.py",
+    "mirror/origin/rotation.py",
+    "agent/guard/guard.py",
+    "agent/guard/files.py",
+    "agent/guard/records.py",
 )
 
 SURVIVORS = ROOT / "tests" / "hunt" / "survivors.txt"

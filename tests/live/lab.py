@@ -20,7 +20,7 @@ from typing import Any
 
 import pytest
 
-from firedoor.cli.site import Program, Site, version_of
+from firedoor.cli.demo.local_fleet import Program, Site, version_of
 from firedoor.errors import Unavailable
 from firedoor.identity import RING_DEFAULT, Role
 

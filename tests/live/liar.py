@@ -6,7 +6,7 @@ Run in place of `python -m agent`, with the same arguments. All else in it is th
 import sys
 
 from agent.__main__ import main
-from firedoor.runtime.service import Service
+from firedoor.runtime.host.service import Service
 
 honest = Service.piece
 

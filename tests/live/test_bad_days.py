@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from firedoor.runtime.clocks import Clock
-from firedoor.runtime.key_files import read_key_file
-from firedoor.runtime.tls import peer_of_certificate
+from firedoor.runtime.keys.key_files import read_key_file
+from firedoor.runtime.keys.tls import peer_of_certificate
 from tests.live.lab import (
     MIB,
     STEP_S,

@@ -9,17 +9,17 @@ from pathlib import Path
 
 import pytest
 
-from firedoor.cli.order_file import OrderFile
+from firedoor.cli.orders.order_file import OrderFile
 from firedoor.errors import Unavailable
 from firedoor.halt.envelope import seal
 from firedoor.halt.order import HaltPayload
 from firedoor.identity import FleetId, Role
 from firedoor.runtime.clocks import Clock
-from firedoor.runtime.key_files import KeyFile, read_key_file
-from firedoor.runtime.pacing import Budget
-from firedoor.runtime.peer_client import PeerClient
+from firedoor.runtime.keys.key_files import KeyFile, read_key_file
+from firedoor.runtime.keys.tls import credentials_of
+from firedoor.runtime.network.pacing import Budget
+from firedoor.runtime.network.peer_client import PeerClient
 from firedoor.runtime.settings import split_address
-from firedoor.runtime.tls import credentials_of
 from firedoor.wire.codec import decode, encode
 from firedoor.wire.messages import (
     Announce,

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from firedoor.cli.stick_folder import Stick
+from firedoor.cli.airgap.bundle import Stick
 from firedoor.identity import FleetId, Role
 from firedoor.wire.stick import Question
 from tests.live.lab import MIB, STEP_S, LabSite, clock_off_by, tell

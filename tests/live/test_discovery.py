@@ -14,12 +14,17 @@ from zeroconf.const import _CLASS_IN, _FLAGS_QR_QUERY, _TYPE_PTR
 from firedoor.dice import Dice
 from firedoor.errors import Unavailable
 from firedoor.identity import FleetId, PeerId, Role
-from firedoor.runtime.discovery import TYPES, Discovery
-from firedoor.runtime.pacing import Budget
-from firedoor.runtime.peer_client import PeerClient
-from firedoor.runtime.search import Search
-from firedoor.runtime.tls import server_context
-from tests.unit.test_transfers import AGENT_SEED, MIRROR_SEED, StillClock, credentials
+from firedoor.runtime.keys.tls import server_context
+from firedoor.runtime.network.discovery import TYPES, Discovery
+from firedoor.runtime.network.pacing import Budget
+from firedoor.runtime.network.peer_client import PeerClient
+from firedoor.runtime.network.search import Search
+from tests.unit.firedoor.runtime.network.test_transfers import (
+    AGENT_SEED,
+    MIRROR_SEED,
+    StillClock,
+    credentials,
+)
 
 FLEET, OTHER_FLEET = FleetId("a1" * 16), FleetId("b2" * 16)
 MIRROR, SECOND_MIRROR, AGENT = PeerId("c3" * 16), PeerId("d4" * 16), PeerId("e5" * 16)

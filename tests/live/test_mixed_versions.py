@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from firedoor import __version__
-from firedoor.cli.site import Program, version_of
+from firedoor.cli.demo.local_fleet import Program, version_of
 from firedoor.identity import Role
 from tests.live.lab import STEP_S, LabSite, Table, tell
 

@@ -14,10 +14,10 @@ import pytest
 from firedoor.errors import Denied, Unavailable
 from firedoor.identity import Role
 from firedoor.runtime.clocks import Clock
-from firedoor.runtime.key_files import read_key_file
-from firedoor.runtime.pacing import Budget
-from firedoor.runtime.peer_client import PeerClient
-from firedoor.runtime.tls import credentials_of
+from firedoor.runtime.keys.key_files import read_key_file
+from firedoor.runtime.keys.tls import credentials_of
+from firedoor.runtime.network.pacing import Budget
+from firedoor.runtime.network.peer_client import PeerClient
 from tests.live.lab import ENROL_PORT, MIB, LabSite, Table, product_of, tell
 
 pytestmark = pytest.mark.live

@@ -144,7 +144,7 @@ scopes = st.one_of(
 )
 
 
-# So that every level reaches every release; who may reach what is in tests/unit/test_brake.py.
+# So that every level reaches every release; who may reach what is in test_brake.py.
 TWO_KEYS = frozenset({"one", "other"})
 
 

@@ -20,7 +20,7 @@ from firedoor.pieces.manifest import (
     decode_manifest,
     encode_manifest,
 )
-from firedoor.runtime.tree import read_tree, write_tree
+from firedoor.runtime.storage.tree import read_tree, write_tree
 
 names = st.text("ab", min_size=1, max_size=3)
 paths = st.lists(names, min_size=1, max_size=3).map("/".join)

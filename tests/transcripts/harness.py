@@ -43,8 +43,8 @@ from firedoor.halt.order import BeaconPayload, HaltPayload, ResumePayload
 from firedoor.halt.reach import RECORD_BYTES_MAX, Decision, Known
 from firedoor.halt.scope import Subject
 from firedoor.identity import FleetId, Peer, PeerId, Role
-from firedoor.node import Node
-from firedoor.node_settings import NodeSettings
+from firedoor.node.node import Node
+from firedoor.node.settings import NodeSettings
 from firedoor.pieces.inventory import Bits, PieceMap
 from firedoor.trust.keys import Authority, RoleKeys, key_of
 from firedoor.units import KIB, Instant

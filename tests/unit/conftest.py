@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from firedoor.runtime.fleet_folder import FleetPlan, make_fleet
+from firedoor.runtime.keys.fleet_folder import FleetPlan, make_fleet
 from tests.unit.origin_bench import COUNTS, NOW, Bench, opened
 
 

@@ -8,25 +8,25 @@ from pathlib import Path
 from typing import Any
 
 from agent.checks.isolation import Checks
+from agent.decisions.lifecycle import Phase
 from agent.handlers.files import FilesHandler
-from agent.installer import Installer
-from agent.journal import Journal
-from agent.lifecycle import Phase
+from agent.install.installer import Installer
+from agent.install.journal import Journal
 from firedoor.halt.envelope import seal
 from firedoor.halt.merkle import climb
 from firedoor.halt.order import HaltPayload
 from firedoor.identity import FleetId, PeerId, Role
-from firedoor.node_settings import NodeSettings
+from firedoor.node.settings import NodeSettings
 from firedoor.pieces.manifest import Manifest, encode_manifest
-from firedoor.runtime.catalogue import Catalogue
 from firedoor.runtime.clocks import Clock
-from firedoor.runtime.host import Host
-from firedoor.runtime.key_files import read_key_file
-from firedoor.runtime.pacing import Budget
-from firedoor.runtime.peer_client import PeerClient
+from firedoor.runtime.host.host import Host
+from firedoor.runtime.keys.key_files import read_key_file
+from firedoor.runtime.keys.tls import credentials_of
+from firedoor.runtime.metadata.catalogue import Catalogue
+from firedoor.runtime.metadata.trust_client import fleet_of
+from firedoor.runtime.network.pacing import Budget
+from firedoor.runtime.network.peer_client import PeerClient
 from firedoor.runtime.settings import AgentSettings, ProductSettings
-from firedoor.runtime.tls import credentials_of
-from firedoor.runtime.trust_client import fleet_of
 from firedoor.wire.messages import Message
 from tests.unit.origin_bench import Bench, release
 

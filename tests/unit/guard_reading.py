@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-from agent.guard_records import Orders, read_log, with_tombstones
+from agent.guard.records import Orders, read_log, with_tombstones
 
 
 class InMemory:

@@ -12,13 +12,13 @@ from tuf.api.metadata import Metadata, Snapshot, Targets, Timestamp
 
 from firedoor.pieces.chunking import pack_piece
 from firedoor.pieces.manifest import FileEntry, Manifest, content_digest, encode_manifest, facts_of
-from firedoor.runtime.key_files import read_key_file
-from firedoor.runtime.piece_store import PieceStore
-from firedoor.runtime.trust_client import TrustClient, fleet_of
+from firedoor.runtime.keys.key_files import read_key_file
+from firedoor.runtime.metadata.trust_client import TrustClient, fleet_of
+from firedoor.runtime.storage.piece_store import PieceStore
 from firedoor.trust.keys import register
 from firedoor.trust.repository import add_release, signed_by
 from firedoor.units import UnixTime
-from mirror.origin import Origin, Published
+from mirror.origin.origin import Origin, Published
 
 ROLE = "releases/main"
 # python-tuf's client compares dates with the real clock, so the fleet is made now.

@@ -1,0 +1,1 @@
+"""What an endpoint decides about a product: pure, so that a simulator can run it."""

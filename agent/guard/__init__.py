@@ -1,0 +1,1 @@
+"""The boot guard: the standard library alone, whatever is broken in the rest."""

@@ -1,0 +1,1 @@
+"""One product on this endpoint: staged, switched, checked, taken back."""

@@ -1,0 +1,1 @@
+"""Sites that no network joins to their fleet: what a stick carries."""

@@ -1,0 +1,1 @@
+"""`firedoor demo`: a fleet of real processes on this machine."""

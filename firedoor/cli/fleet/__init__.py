@@ -1,0 +1,1 @@
+"""Keys, enrolment, and who may publish what."""

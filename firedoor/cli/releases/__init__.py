@@ -1,0 +1,1 @@
+"""Publishing a release, and listing what is published."""

@@ -1,0 +1,1 @@
+"""What a node decides, mirror or endpoint: messages in, effects out."""

@@ -1,0 +1,139 @@
+"""Small files (metadata, manifests) from connected peers; the content verifies itself."""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterable
+from contextlib import suppress
+from dataclasses import dataclass
+from itertools import islice
+from typing import TYPE_CHECKING
+
+from firedoor.errors import Absent, FiredoorError, Unavailable
+from firedoor.identity import Peer, PeerId, Role
+from firedoor.limits import METADATA_BYTES_MAX, STRANGERS_DIALLED_MAX
+from firedoor.runtime.network.peer_client import CONNECT_S, PeerClient
+from firedoor.units import Instant
+
+if TYPE_CHECKING:
+    from firedoor.runtime.host.host import Host
+
+# Peers that are asked in turn for one small file.
+SOURCES_MAX = 3
+
+# All small files of one refresh come within it from a mirror of the site; beyond it others do.
+_SLOW_S = 3.0
+
+
+class Getter:
+    """A `Get` of metadata/catalogue.py over this host's connections.
+
+    Sources are mirrors that settings, site or LAN make one, and endpoints where there is none. They
+    are asked in turn (sources.py). That one of them does not have a metadata file is an answer: a
+    peer that never answers must not be asked for it next. One that is right but slow, file after
+    file, is no better than one that fails.
+    """
+
+    def __init__(self, host: "Host", source: PeerId | None) -> None:
+        self._host = host
+        self._source = source
+        self._spent: dict[PeerId, float] = {}
+
+    async def __call__(self, path: str, limit: int) -> bytes:
+        """The body at `path`; raises Unavailable or Refused."""
+        is_metadata = path.startswith("/v1/metadata")
+        bound = min(limit, METADATA_BYTES_MAX) if is_metadata else limit
+        last = Unavailable(path, why="no mirror and no peer is connected")
+        for source in self._able()[:SOURCES_MAX]:
+            began = self._host.clock.now()
+            try:
+                address, port = self._host.lines.address_of(source)
+                data = await self._host.client.get(address, port, path, expect=source, limit=bound)
+            except Absent as error:
+                self._host.sources.answered(source)
+                last = error
+                if is_metadata:
+                    break
+            except Unavailable as error:
+                self._host.sources.failed(source, self._host.clock.now())
+                last = error
+            else:
+                self._judge(source, began)
+                return data
+        raise last
+
+    def _judge(self, source: PeerId, began: Instant) -> None:
+        now = self._host.clock.now()
+        self._spent[source] = self._spent.get(source, 0.0) + (now - began)
+        if self._spent[source] > _SLOW_S:
+            self._host.sources.failed(source, now)
+        else:
+            self._host.sources.answered(source)
+
+    def _able(self) -> list[PeerId]:
+        lines = [*self._host.lines.open.values()]
+        able = [line.peer.id for line in lines if line.is_upstream]
+        if self._host.settings.role is Role.AGENT:
+            able = able or [line.peer.id for line in lines if line.peer.role is Role.AGENT]
+        return self._host.sources.in_turn(able, self._source, self._host.clock.now())
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a peer of a role listens, says somebody. `span_s`: how long it has to prove itself."""
+
+    host: str
+    port: int
+    role: Role
+    span_s: float = CONNECT_S
+
+
+class FirstContact:
+    """A `Get` from peers whose ids are not known yet; their role is in the name that TLS verifies.
+
+    Before the first sync there are no keys to check orders with, so no conversation either:
+    metadata, which proves itself, comes first.
+    """
+
+    def __init__(self, client: PeerClient, places: list[Place]) -> None:
+        self._client = client
+        self._places = places
+
+    async def __call__(self, path: str, limit: int) -> bytes:
+        """The body at `path`; raises Unavailable or Refused."""
+        last = Unavailable(path, why="no mirror is known")
+        for each in self._places:
+            try:
+                return await self._client.get(
+                    each.host, each.port, path, role=each.role, limit=limit
+                )
+            except Unavailable as error:
+                last = error
+        raise last
+
+
+async def answering(client: PeerClient, places: Iterable[Place]) -> AsyncIterator[Place]:
+    """Those of `places` where TLS proves a peer of the role, as they answer, each peer once.
+
+    So many are tried at once, in their order; who hangs costs the others nothing but its turn.
+    """
+    seen: set[PeerId] = set()
+    waiting = iter(places)
+    trying: dict[asyncio.Task[Peer], Place] = {}
+    try:
+        while True:
+            for place in islice(waiting, STRANGERS_DIALLED_MAX - len(trying)):
+                proof = client.prove(place.host, place.port, place.role, span_s=place.span_s)
+                trying[asyncio.ensure_future(proof)] = place
+            if not trying:
+                return
+            done, _ = await asyncio.wait(trying, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                place = trying.pop(task)
+                with suppress(FiredoorError):
+                    peer = task.result()
+                    if peer.id not in seen:
+                        seen.add(peer.id)
+                        yield place
+    finally:
+        for task in trying:
+            task.cancel()
+        await asyncio.gather(*trying, return_exceptions=True)

@@ -1,0 +1,1 @@
+"""Signed metadata: where it comes from, how it is checked, what it names."""

@@ -1,0 +1,1 @@
+"""Ports, connections, discovery, and how fast all of it may be."""

@@ -1,0 +1,1 @@
+"""What every daemon does around its work."""

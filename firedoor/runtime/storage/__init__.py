@@ -1,0 +1,1 @@
+"""What is kept on the disk: pieces, trees and the order log."""

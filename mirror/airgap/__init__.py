@@ -1,0 +1,1 @@
+"""A mirror that no network joins to its fleet."""

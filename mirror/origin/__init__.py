@@ -1,0 +1,1 @@
+"""The origin: releases, keys, enrolment and the attestations of halts."""

@@ -1,0 +1,1 @@
+"""Reports and receipts of endpoints, and how much each is worth."""
