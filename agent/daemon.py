@@ -1,12 +1,12 @@
 """The endpoint: follows its products, passes pieces on, obeys and spreads orders."""
 
 import asyncio
-import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from agent.install.guard_results import GuardResults
 from agent.install.installer import Installer
 from agent.install.journal import Journal
 from agent.install.product_row import idle_row
@@ -18,7 +18,6 @@ from firedoor.errors import FiredoorError
 from firedoor.identity import FleetId, PeerId, Role
 from firedoor.limits import MIRROR_PATIENCE, NEIGHBOURS_DIALLED_MAX
 from firedoor.node.rosters import span_of_recording
-from firedoor.runtime.folders import read_regular
 from firedoor.runtime.host.dialling import Neighbours, keep_dialling
 from firedoor.runtime.host.host import Host
 from firedoor.runtime.host.metadata_source import FirstContact, Place, answering
@@ -27,6 +26,7 @@ from firedoor.runtime.network.discovery import Discovery
 from firedoor.runtime.network.hints import STRANGER_S
 from firedoor.runtime.network.peer_client import CONNECT_S
 from firedoor.runtime.program.renewal import Renewal
+from firedoor.runtime.program.startup import Person
 from firedoor.runtime.settings import AgentSettings, split_address
 from firedoor.trust.report_signing import signed_report
 from firedoor.units import between
@@ -57,34 +57,39 @@ REFRESH_EVERY_S = 0.5
 # A journal that cannot be opened (a full disk, a damaged file) is tried again this often.
 JOURNAL_AGAIN_S = 10.0
 
-# What the guard remembers is a few lines for each product.
-GUARD_BYTES_MAX = 1 << 20
-
 # How often an endpoint looks whether a mirror still answers.
 LOOK_AROUND_S = 1.0
 
 
 class AgentDaemon:
-    """One endpoint's workers over its host."""
+    """One endpoint's workers over its host.
+
+    `make_installers` gets the open journal, and what to call when a health report changes.
+    """
 
     def __init__(
-        self, host: Host, settings: AgentSettings, dice: Dice, seed: bytes, fleet: FleetId
+        self,
+        host: Host,
+        settings: AgentSettings,
+        person: Person,
+        renewal: Renewal,
+        make_installers: Callable[[Journal, Callable[[], None]], list[Installer]],
     ) -> None:
         self.host = host
-        self._seed = seed
-        self._fleet = fleet
+        self._seed = seed = person.key.tls_seed
+        self._fleet = FleetId(person.key.fleet)
+        self._renewal = renewal
+        self._make_installers = make_installers
         self._said_at = 0
         self._introduced_to: set[PeerId] = set()
         self._settings = settings
-        self._dice = dice
+        self._dice = dice = Dice(host.clock.seed())
         self._announced: dict[PeerId, Announce] = {}
         self._refresh_wanted = asyncio.Event()
         self._health_wanted = asyncio.Event()
         self._tombstones_wanted = asyncio.Event()
         self.installers: list[Installer] = []
-        self.make_installers: Callable[[Journal], list[Installer]] = lambda _: []
         self._hindrance = ""
-        self._guarded_at = 0
         self.receipts = ReceiptWriter(
             host,
             seed,
@@ -93,25 +98,26 @@ class AgentDaemon:
             staged=lambda: [one for each in self.installers for one in each.staged()],
             on_order=settings.hooks.on_order,
         )
-        self.discovery: Discovery
-        self.renewal: Renewal
         kept = Path(settings.state).expanduser() / "neighbours.json"
-        self.neighbours = Neighbours(host, dice, dialled_max=NEIGHBOURS_DIALLED_MAX, kept=kept)
+        self.neighbours = Neighbours(
+            host, host.lines, dice, dialled_max=NEIGHBOURS_DIALLED_MAX, kept=kept
+        )
 
-    async def run(self) -> None:
-        """Serve until cancelled."""
+    async def run(self, discovery: Discovery) -> None:
+        """Serve until cancelled; `discovery` finds endpoints while no mirror answers."""
+        lines, clock = self.host.lines, self.host.clock
         mirrors = [split_address(text) for text in self._settings.mirrors]
         peers = [split_address(text) for text in self._settings.peers]
-        dials = [keep_dialling(self.host, each, Role.MIRROR, self._dice) for each in mirrors]
-        dials += [keep_dialling(self.host, each, Role.AGENT, self._dice) for each in peers]
+        dials = [keep_dialling(lines, clock, each, Role.MIRROR, self._dice) for each in mirrors]
+        dials += [keep_dialling(lines, clock, each, Role.AGENT, self._dice) for each in peers]
         workers = (
             self._install(),
             self._refresh(),
             self._report(),
             self._first_contact(),
-            self._look_around(),
+            self._look_around(discovery),
             self._keep_tombstones(),
-            self.renewal.keep(self.host.lines.mirrors),
+            self._renewal.keep(lines.mirrors),
             self.neighbours.run(),
         )
         await self.host.run(self, *workers, *dials)
@@ -200,25 +206,25 @@ class AgentDaemon:
 
     async def _install(self) -> None:
         """Follow the products for ever; without a sound journal obey and relay orders only."""
-        path = Path(self._settings.state).expanduser() / "journal.db"
+        state = Path(self._settings.state).expanduser()
+        results = GuardResults(state / "guard.json")
         while True:
             try:
-                journal = Journal(path)
-                self._heed_guard(journal)
-                self.installers = self.make_installers(journal)
+                journal = Journal(state / "journal.db")
+                results.apply_to(journal)
+                self.installers = self._make_installers(journal, self.changed)
                 break
             except (FiredoorError, OSError) as error:
                 self._hindrance = f"nothing is installed: {error}"
                 log("journal-unusable", level="error", why=str(error), do="free space, or mend it")
             await asyncio.sleep(JOURNAL_AGAIN_S)
         self._hindrance = ""
-        self._guarded_at = 0
         self.changed()
         try:
             async with asyncio.TaskGroup() as group:
                 for installer in self.installers:
                     group.create_task(installer.run())
-                group.create_task(self._keep_heeding(journal))
+                group.create_task(self._keep_applying_guard_results(results, journal))
         finally:
             journal.close()
 
@@ -260,7 +266,7 @@ class AgentDaemon:
             timestamp = self.host.catalogue.timestamp
             self.host.send(peer, Announce(timestamp, authority.targets_version))
 
-    async def _look_around(self) -> None:
+    async def _look_around(self, discovery: Discovery) -> None:
         """Browse for endpoints while no mirror answers: a roster is a mirror's."""
         now = self.host.clock.now
         seen_at = now()
@@ -268,7 +274,7 @@ class AgentDaemon:
             if self._mirrors():
                 seen_at = now()
             is_alone = between(seen_at, now()) >= MIRROR_PATIENCE
-            await self.discovery.browse_widely(is_wanted=is_alone)
+            await discovery.browse_widely(is_wanted=is_alone)
             await asyncio.sleep(LOOK_AROUND_S)
 
     async def _keep_tombstones(self) -> None:
@@ -281,36 +287,10 @@ class AgentDaemon:
             for installer in [*self.installers]:
                 await asyncio.to_thread(installer.keep_tombstones)
 
-    async def _keep_heeding(self, journal: Journal) -> None:
-        """The guard also steps back while this agent runs, when a program is started anew."""
+    async def _keep_applying_guard_results(self, results: GuardResults, journal: Journal) -> None:
         while True:
             await asyncio.sleep(LOOK_AROUND_S)
-            self._heed_guard(journal)
-
-    def _heed_guard(self, journal: Journal) -> None:
-        """What the boot guard took back, because it did not stay up, is not installed again."""
-        path = Path(self._settings.state).expanduser() / "guard.json"
-        try:
-            changed_at = path.lstat().st_mtime_ns
-            if changed_at == self._guarded_at:
-                return
-            self._guarded_at = changed_at
-            table = json.loads(read_regular(path, GUARD_BYTES_MAX))
-            steps = {name: row["last"] for name, row in table.items() if "last" in row}
-            contents = [journal.content_of(str(each["from"])) for each in steps.values()]
-            crashed = [not each["is_halted"] for each in steps.values()]
-        except FileNotFoundError:
-            return
-        # Deep brackets make json raise RecursionError.
-        except (
-            *(FiredoorError, OSError, ValueError, KeyError, TypeError),
-            *(AttributeError, RecursionError),
-        ) as error:
-            log("guard-unreadable", level="warning", why=str(error))
-            return
-        for product, content, is_crash in zip(steps, contents, crashed, strict=True):
-            if content is not None and is_crash:
-                journal.add_failed(str(product), content)
+            results.apply_to(journal)
 
     async def _refresh(self) -> None:
         pause = REFRESH_AGAIN_S
@@ -411,7 +391,7 @@ class AgentDaemon:
         report = signed_report(bounded(self.report()), fleet=self._fleet, seed=self._seed)
         for mirror in self._mirrors():
             is_known = mirror in self._introduced_to
-            certificate = b"" if is_known else self.renewal.certificate()
+            certificate = b"" if is_known else self._renewal.certificate()
             if self.host.send(mirror, Health((replace(report, certificate=certificate),))):
                 self._introduced_to.add(mirror)
 

@@ -12,14 +12,14 @@ from agent.daemon import AgentDaemon
 from agent.fetch import fetch_release
 from agent.handlers.files import FilesHandler
 from agent.install.installer import Installer
+from agent.install.journal import Journal
 from agent.install.switching import SWITCH_PATH, switch_route
 from firedoor import __version__
-from firedoor.dice import Dice
 from firedoor.errors import FiredoorError, Malformed, Unavailable
-from firedoor.halt.lease import TERMS
-from firedoor.identity import FleetId, PeerId, Role
+from firedoor.identity import PeerId, Role
 from firedoor.runtime import logs
 from firedoor.runtime.clocks import Clock
+from firedoor.runtime.network.discovery import Discovery
 from firedoor.runtime.network.pacing import Budget
 from firedoor.runtime.network.peer_client import PeerClient
 from firedoor.runtime.program.presence import Hooks, present
@@ -33,6 +33,7 @@ from firedoor.runtime.program.startup import (
     run_loop,
 )
 from firedoor.runtime.settings import AgentSettings, read_agent, split_address
+from firedoor.runtime.storage.piece_store import PieceStore
 from firedoor.runtime.terminal import plain
 from firedoor.wire.json_text import json_map
 
@@ -114,27 +115,13 @@ async def _run(
 ) -> None:
     clock = Clock()
     person = _person(settings, clock)
-    host = make_host(
-        person,
-        state,
-        root_path=settings.fleet_root,
-        port=split_address(settings.listen)[1],
-        site=settings.site,
-        limits=settings.limits,
-        clock=clock,
-        has_mirrors=bool(settings.mirrors),
-        lease=TERMS[settings.lease],
-    )
-    daemon = AgentDaemon(
-        host,
-        settings,
-        Dice(clock.seed()),
-        person.key.tls_seed,
-        FleetId(person.key.fleet),
-    )
+    host = make_host(person, settings, clock, PieceStore(state / "pieces"))
+    renewal = Renewal(state / "identity.key", host.client, clock)
     checks = Checks(settings)
-    if errand is None:
-        daemon.make_installers = lambda journal: [
+
+    def make_installers(journal: Journal, on_change: Callable[[], None]) -> list[Installer]:
+        followed = settings.products.items() if errand is None else ()
+        return [
             Installer(
                 host,
                 name,
@@ -142,40 +129,32 @@ async def _run(
                 journal=journal,
                 handler=FilesHandler(Path(product.root).expanduser()),
                 checks=checks,
-                on_change=daemon.changed,
+                on_change=on_change,
             )
-            for name, product in settings.products.items()
+            for name, product in followed
         ]
+
+    daemon = AgentDaemon(host, settings, person, renewal, make_installers)
+    routes = [switch_route(person.peer.id, daemon.switch)]
+    hooks = Hooks(daemon.more_status, daemon.found, daemon.heard_of_orders, routes, renewal)
     try:
-        await _serve(settings, person, daemon, errand)
+        async with present(host, person, settings, hooks) as discovery:
+            logs.log("agent-started", listen=settings.listen, peer=person.peer.id)
+            if errand is None:
+                await daemon.run(discovery)
+            else:
+                await _until_done(daemon, discovery, errand)
     finally:
         await host.client.close()
         host.log.close()
 
 
-async def _serve(
-    settings: AgentSettings,
-    person: Person,
-    daemon: AgentDaemon,
-    errand: Callable[[AgentDaemon], Awaitable[None]] | None,
-) -> None:
-    path = Path(settings.state).expanduser() / "identity.key"
-    renewal = daemon.renewal = Renewal(path, daemon.host.client, daemon.host.clock)
-    routes = [switch_route(daemon.host.settings.me, daemon.switch)]
-    hooks = Hooks(daemon.more_status, daemon.found, daemon.heard_of_orders, routes, renewal)
-    async with present(daemon.host, person, settings, hooks) as discovery:
-        logs.log("agent-started", listen=settings.listen, peer=person.peer.id)
-        daemon.discovery = discovery
-        if errand is None:
-            await daemon.run()
-        else:
-            await _until_done(daemon, errand)
-
-
 async def _until_done(
-    daemon: AgentDaemon, errand: Callable[[AgentDaemon], Awaitable[None]]
+    daemon: AgentDaemon,
+    discovery: Discovery,
+    errand: Callable[[AgentDaemon], Awaitable[None]],
 ) -> None:
-    running = asyncio.ensure_future(daemon.run())
+    running = asyncio.ensure_future(daemon.run(discovery))
     work = asyncio.ensure_future(errand(daemon))
     try:
         await asyncio.wait({running, work}, return_when=asyncio.FIRST_COMPLETED)

@@ -9,7 +9,6 @@ from aiohttp.web import RouteDef
 
 from firedoor.dice import Dice
 from firedoor.errors import Unavailable
-from firedoor.halt.lease import TERMS
 from firedoor.identity import FleetId, Role
 from firedoor.pieces.manifest_reading import LARGE, NORMAL
 from firedoor.runtime import logs
@@ -28,12 +27,13 @@ from firedoor.runtime.program.startup import (
     read_identity,
     run_loop,
 )
-from firedoor.runtime.settings import MirrorSettings, read_mirror, split_address
+from firedoor.runtime.settings import MirrorSettings, read_mirror
+from firedoor.runtime.storage.piece_store import PieceStore
 from mirror.airgap.carrying import Carrying, Postbox
 from mirror.api.enrolment_routes import Enroller, Forwarder, enrolment_app, forward_routes
 from mirror.api.origin_routes import OriginApi
 from mirror.api.stick_routes import StickApi
-from mirror.beacon_key import own_signer
+from mirror.beacon_key import BeaconSigner, own_signer
 from mirror.daemon import MirrorDaemon, state_folder
 from mirror.origin.origin import Origin, renew_origin
 from mirror.telemetry.claims import Judge
@@ -66,29 +66,25 @@ async def _run(settings: MirrorSettings, state: Path) -> None:
     if settings.origin_folder:
         renew_origin(home, _passphrase(settings), clock.unix())
     person = read_identity(home / "identity.key", Role.MIRROR, clock, _passphrase(settings))
-    signer = None
-    if not settings.origin_folder:
-        signer = own_signer(state, FleetId(person.key.fleet))
-    host = make_host(
-        person,
-        state,
-        root_path=settings.fleet_root,
-        port=split_address(settings.listen)[1],
-        site=settings.site,
-        limits=settings.limits,
-        clock=clock,
-        is_origin=bool(settings.origin_folder),
-        has_mirrors=bool(settings.upstream),
-        lease=TERMS[settings.lease],
-        beacon_key=signer.keyid if signer is not None else "",
-    )
-    origin = None
+    fleet = FleetId(person.key.fleet)
+    store = PieceStore(state / "pieces")
+    origin = renewal = own = None
     if settings.origin_folder:
         bound = LARGE if settings.limits.large_manifests else NORMAL
         secret = _passphrase(settings)
-        origin = Origin(home, state, store=host.store, passphrase=secret, bound=bound)
-    dice = Dice(clock.seed())
-    fleet = FleetId(person.key.fleet)
+        origin = Origin(home, state, store=store, passphrase=secret, bound=bound)
+    else:
+        own = own_signer(state, fleet)
+
+    def signer() -> BeaconSigner | None:
+        # The origin's is replaced when its key is rotated.
+        return origin.signer if origin is not None else own
+
+    beacon_key = own.keyid if own is not None else ""
+    host = make_host(person, settings, clock, store, signer=signer, beacon_key=beacon_key)
+    if origin is None:
+        # The origin renews its own at each start: it has nobody to ask.
+        renewal = Renewal(state / "identity.key", host.client, clock)
     roll = origin.enrolments if origin is not None else None
     endpoints = Endpoints(state / "mirror.sqlite", Judge(fleet, person.credentials.ca, roll))
     desk = ReceiptDesk(state / "receipts.sqlite", fleet, roll)
@@ -96,14 +92,15 @@ async def _run(settings: MirrorSettings, state: Path) -> None:
         host,
         upstream=settings.upstream,
         origin=origin,
-        own_signer=signer,
+        signer=signer,
+        renewal=renewal,
         endpoints=endpoints,
         desk=desk,
-        dice=dice,
+        dice=Dice(clock.seed()),
         kept=state / "neighbours.json",
     )
     try:
-        await _serve(settings, person, daemon, host=host, origin=origin)
+        await _serve(settings, person, daemon, host=host, origin=origin, renewal=renewal)
     finally:
         endpoints.close()
         desk.close()
@@ -116,47 +113,52 @@ async def _serve(
     *,
     host: Host,
     origin: Origin | None,
+    renewal: Renewal | None,
 ) -> None:
-    if origin is None:
-        # The origin renews its own at each start: it has nobody to ask.
-        path = state_folder(settings.state) / "identity.key"
-        daemon.renewal = Renewal(path, host.client, host.clock)
-    enroller, extra = _own_routes(settings, person, daemon, host=host, origin=origin)
-    hooks = Hooks(daemon.more_status, daemon.found, routes=extra, renewal=daemon.renewal)
+    if origin is not None:
+        enroller, extra = _origin_routes(origin, daemon, host)
+    else:
+        assert renewal is not None
+        enroller, extra = _site_routes(settings, person, daemon, host=host, renewal=renewal)
+    hooks = Hooks(daemon.more_status, daemon.found, routes=extra, renewal=renewal)
     async with AsyncExitStack() as stack:
         stack.callback(host.log.close)
         stack.push_async_callback(host.client.close)
         if settings.enrol_listen:
             context = enrolment_server_context(person.credentials)
-            if daemon.renewal is not None:
-                daemon.renewal.contexts.append(context)
+            if renewal is not None:
+                renewal.contexts.append(context)
             enrolment = enrolment_app(enroller)
             enrolling = await serve(enrolment, settings.enrol_listen, context)
             stack.push_async_callback(enrolling.close)
-        daemon.discovery = await stack.enter_async_context(present(host, person, settings, hooks))
+        discovery = await stack.enter_async_context(present(host, person, settings, hooks))
         logs.log("mirror-started", listen=settings.listen, peer=person.peer.id)
-        await daemon.run()
+        await daemon.run(discovery)
 
 
-def _own_routes(
+def _origin_routes(
+    origin: Origin, daemon: MirrorDaemon, host: Host
+) -> tuple[Enroller, list[RouteDef]]:
+    """The origin answers enrolments itself. What it serves beside what all peers do."""
+    api = OriginApi(origin, daemon)
+    return origin, [*api.routes(), *forward_routes(origin, host.node.refuses)]
+
+
+def _site_routes(
     settings: MirrorSettings,
     person: Person,
     daemon: MirrorDaemon,
     *,
     host: Host,
-    origin: Origin | None,
+    renewal: Renewal,
 ) -> tuple[Enroller, list[RouteDef]]:
-    """Who answers enrolments, and what this mirror serves beside what all peers do."""
+    """Who answers enrolments at a site, and what its mirror serves beside what all peers do."""
     ca, is_banned = person.credentials.ca, host.node.refuses
-    if origin is not None:
-        api = OriginApi(origin, daemon)
-        return origin, [*api.routes(), *forward_routes(origin, is_banned)]
     if settings.upstream:
         forwarder = Forwarder(host.client, settings.upstream, ca)
         return forwarder, forward_routes(forwarder, is_banned)
-    assert daemon.renewal is not None
     postbox = Postbox(ca)
-    stick = StickApi(Carrying(host, postbox, daemon.renewal, daemon.desk), daemon)
+    stick = StickApi(Carrying(host, postbox, renewal, daemon.desk), daemon)
     return postbox, [*stick.routes(), *forward_routes(postbox, is_banned)]
 
 

@@ -7,6 +7,7 @@ rotations).
 """
 
 import asyncio
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -65,7 +66,8 @@ class MirrorDaemon:
         *,
         upstream: tuple[str, ...],
         origin: Origin | None,
-        own_signer: BeaconSigner | None,
+        signer: Callable[[], BeaconSigner | None],
+        renewal: Renewal | None,
         endpoints: Endpoints,
         desk: ReceiptDesk,
         dice: Dice,
@@ -74,7 +76,8 @@ class MirrorDaemon:
         self._host = host
         self._upstream = upstream
         self._origin = origin
-        self._own_signer = own_signer
+        self._signer_now = signer
+        self._renewal = renewal
         self._dice = dice
         self._sync_wanted = asyncio.Event()
         self._beacon_wanted = asyncio.Event()
@@ -83,34 +86,33 @@ class MirrorDaemon:
         self._told = (0, 0)
         self._is_waiting_for_room = False
         self._named: tuple[bytes, ...] = ()
-        host.sign_lease = self._sign_lease
-        host.add_signature = self._vouch
         self._endpoints = endpoints
         self._reporting = Reporting(host, endpoints)
         self.desk = desk
-        self.renewal: Renewal | None = None
-        self.discovery: Discovery | None = None
-        self.neighbours = Neighbours(host, dice, dialled_max=ROSTER_MAX, kept=kept)
+        self.neighbours = Neighbours(host, host.lines, dice, dialled_max=ROSTER_MAX, kept=kept)
 
-    async def run(self) -> None:
-        """Serve until cancelled."""
+    async def run(self, discovery: Discovery) -> None:
+        """Serve until cancelled; `discovery` shows on the LAN which orders this mirror holds."""
         addresses = [split_address(text) for text in self._upstream]
+        lines, clock = self._host.lines, self._host.clock
         dials = [
-            keep_dialling(self._host, each, Role.MIRROR, self._dice, is_upstream=True)
+            keep_dialling(lines, clock, each, Role.MIRROR, self._dice, is_upstream=True)
             for each in addresses
         ]
         origin = []
         if self._origin is not None:
-            origin = [self._resign(), keep_sweeping(self._origin.incoming, self._host.clock)]
+            origin = [self._resign(), keep_sweeping(self._origin.incoming, clock)]
         self._sync_wanted.set()
-        renewal = [self.renewal.keep(self._host.lines.mirrors)] if self.renewal is not None else []
+        renewal = []
+        if self._renewal is not None:
+            renewal = [self._renewal.keep(self._host.lines.mirrors)]
         workers = (
             self._sync(),
             self.neighbours.run(),
             self._endpoints.keep_saving(),
             self._reporting.keep_passing(),
             self.desk.keep_passing(self._host.is_idle, self._host.send),
-            self._keep_naming(),
+            self._keep_naming(discovery),
             self._keep_announcing(),
         )
         await self._host.run(self, *workers, *dials, *origin, *renewal)
@@ -342,7 +344,7 @@ class MirrorDaemon:
         self._named = ids
         self._host.apply(node.take_beacon(self._signer.beacon(ids), None, self._host.clock.now()))
 
-    async def _keep_naming(self) -> None:
+    async def _keep_naming(self, discovery: Discovery) -> None:
         """Name what was recorded, a moment after the orders themselves have left.
 
         Whoever makes beacons does so in one, every mirror in its mDNS record.
@@ -353,23 +355,14 @@ class MirrorDaemon:
             await asyncio.sleep(max(BEACON_PAUSE_S, BEACON_PAUSE_S_PER_PEER * peers))
             self._beacon_wanted.clear()
             self._sign_beacon()
-            if self.discovery is not None:
-                await self.discovery.say_orders(self._host.node.orders.digest())
+            await discovery.say_orders(self._host.node.orders.digest())
 
     @property
     def _signer(self) -> BeaconSigner:
         """By the beacon key of this mirror; asked for only where there is one."""
-        signer = self._origin.signer if self._origin is not None else self._own_signer
+        signer = self._signer_now()
         assert signer is not None
         return signer
-
-    def _vouch(self, record: bytes) -> bytes:
-        return self._signer.vouch(record)
-
-    def _sign_lease(self, nonces: bytes) -> bytes:
-        assert self._host.catalogue.authority is not None
-        ids = self._host.node.logged_ids()
-        return self._signer.lease(ids, nonces, self._host.catalogue.authority)
 
     async def _resign(self) -> None:
         assert self._origin is not None

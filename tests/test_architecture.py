@@ -201,6 +201,53 @@ def test_rooms_import_from_floors_below() -> None:
     assert not wrong, "\n".join(wrong)
 
 
+def graph() -> dict[str, set[str]]:
+    """The modules of ours that each module imports, for types alone as well."""
+    known = sources()
+    found = {}
+    for module, (_, tree) in known.items():
+        named = {name for _, name in imports(tree)}
+        # `from a import b` gives `a` and `a.b`: where `a.b` is a module, that is what is meant.
+        meant = {name for name in named if name in known}
+        packages = {name.rpartition(".")[0] for name in meant}
+        found[module] = meant - packages - {module}
+    return found
+
+
+def circles(edges: dict[str, set[str]]) -> list[list[str]]:
+    """A circle of imports for each module that a walk meets again before it has left it."""
+    found, done = [], set[str]()
+
+    def walk(module: str, path: list[str]) -> None:
+        if module in path:
+            found.append([*path[path.index(module) :], module])
+        elif module not in done:
+            for each in sorted(edges.get(module, ())):
+                walk(each, [*path, module])
+            done.add(module)
+
+    for module in sorted(edges):
+        walk(module, [])
+    return found
+
+
+def test_no_module_imports_itself_by_way_of_others() -> None:
+    assert circles({"a": {"b"}, "b": {"c"}, "c": {"b"}}) == [["b", "c", "b"]]
+    wrong = [" -> ".join(circle) for circle in circles(graph())]
+    assert not wrong, "\n".join(wrong)
+
+
+def test_every_attribute_has_a_value_once_its_object_is_made() -> None:
+    wrong = [
+        f"{module}:{node.lineno}: {ast.unparse(node)}"
+        for module, (_, tree) in sources().items()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.AnnAssign)
+        if isinstance(node.target, ast.Attribute) and node.value is None
+    ]
+    assert not wrong, "\n".join(wrong)
+
+
 def test_imports_are_absolute() -> None:
     wrong = [
         f"{module}:{line}"

@@ -113,11 +113,12 @@ class Origin:
         self.incoming = Incoming(state / "incoming", store)
         self._manifests = folder / "targets"
         self._manifests.mkdir(exist_ok=True)
-        self.signer: BeaconSigner
         self._ca_seed = read_key_file(folder / "ca.key", passphrase).signing_seed
         self.ca = _read(folder / "ca.pem")
         self.root = _read(folder / "root.json")
         self._fleet = fleet_of(self.root)
+        # Replaced by the beacon key that metadata names, below.
+        self.signer = nobody(self._fleet)
         self._metadata = MetadataFolder(folder / "metadata")
         self._owners = Owners(folder / "owners.json")
         self._finish_rotation()

@@ -14,14 +14,17 @@ from firedoor.errors import Refused
 from firedoor.identity import FleetId, Peer, PeerId, Role
 from firedoor.node.settings import NodeSettings
 from firedoor.runtime.clocks import Clock
-from firedoor.runtime.host.host import Host
+from firedoor.runtime.host.host import Host, HostParts
 from firedoor.runtime.keys.key_files import read_key_file
 from firedoor.runtime.keys.tls import credentials_of
 from firedoor.runtime.metadata.catalogue import Catalogue
 from firedoor.runtime.metadata.trust_client import fleet_of
 from firedoor.runtime.network.conversation import Conversation
+from firedoor.runtime.network.discovery import Discovery
 from firedoor.runtime.network.pacing import Budget
 from firedoor.runtime.network.peer_client import PeerClient
+from firedoor.runtime.storage.order_log import OrderLog
+from firedoor.runtime.storage.piece_store import PieceStore
 from firedoor.wire.messages import Beat, Health, Hello, Report, decode_message, encode_message
 from firedoor.wire.versions import SPOKEN
 from mirror.daemon import MirrorDaemon
@@ -78,6 +81,13 @@ class Wire:
         return found
 
 
+class Unseen:
+    """In place of mDNS: nobody looks."""
+
+    async def say_orders(self, digest: bytes) -> None:
+        pass
+
+
 class OneMirror:
     """A mirror of a bench's fleet; `above` is what its upstream sends and is sent."""
 
@@ -89,10 +99,13 @@ class OneMirror:
         self._bench = bench
         self.host = Host(
             NodeSettings(PeerId("b" * 32), Role.MIRROR, "branch", 7443),
-            state,
-            catalogue=Catalogue(state / "metadata", root=root, fleet=fleet, clock=clock),
-            client=PeerClient(credentials_of(key), clock, Budget(0)),
-            clock=clock,
+            HostParts(
+                clock=clock,
+                client=PeerClient(credentials_of(key), clock, Budget(0)),
+                catalogue=Catalogue(state / "metadata", root=root, fleet=fleet, clock=clock),
+                store=PieceStore(state / "pieces"),
+                order_log=OrderLog(state / "orders.log"),
+            ),
         )
         self._endpoints = Endpoints(
             folder / "mirror.sqlite", Judge(FleetId(fleet), credentials_of(key).ca, None)
@@ -102,7 +115,8 @@ class OneMirror:
             self.host,
             upstream=(NOWHERE,),
             origin=None,
-            own_signer=None,
+            signer=lambda: None,
+            renewal=None,
             endpoints=self._endpoints,
             desk=self._desk,
             dice=Dice(clock.seed()),
@@ -139,7 +153,7 @@ class OneMirror:
         await self.host.catalogue.refresh(self._bench.origin.get)
         try:
             async with asyncio.timeout(DEADLINE_S), asyncio.TaskGroup() as group:
-                life = group.create_task(self._daemon.run())
+                life = group.create_task(self._daemon.run(cast("Discovery", Unseen())))
                 await self.host.trusted.wait()
                 self.meet(ABOVE, self.above)
                 # It holds the same orders, so nothing is undelivered between the two.

@@ -95,7 +95,7 @@ def look_around(
     """A story with what a program knows of its neighbours while it dials them."""
 
     async def live(one: Endpoint) -> None:
-        neighbours = Neighbours(one.host, Dice(1), dialled_max=dialled_max)
+        neighbours = Neighbours(one.host, one.host.lines, Dice(1), dialled_max=dialled_max)
         async with Abyss() as abyss:
             running = asyncio.ensure_future(neighbours.run())
             try:

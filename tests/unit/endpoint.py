@@ -19,7 +19,7 @@ from firedoor.identity import FleetId, PeerId, Role
 from firedoor.node.settings import NodeSettings
 from firedoor.pieces.manifest import Manifest, encode_manifest
 from firedoor.runtime.clocks import Clock
-from firedoor.runtime.host.host import Host
+from firedoor.runtime.host.host import Host, HostParts
 from firedoor.runtime.keys.key_files import read_key_file
 from firedoor.runtime.keys.tls import credentials_of
 from firedoor.runtime.metadata.catalogue import Catalogue
@@ -27,6 +27,8 @@ from firedoor.runtime.metadata.trust_client import fleet_of
 from firedoor.runtime.network.pacing import Budget
 from firedoor.runtime.network.peer_client import PeerClient
 from firedoor.runtime.settings import AgentSettings, ProductSettings
+from firedoor.runtime.storage.order_log import OrderLog
+from firedoor.runtime.storage.piece_store import PieceStore
 from firedoor.wire.messages import Message
 from tests.unit.origin_bench import Bench, release
 
@@ -177,10 +179,14 @@ class Endpoint:
         root = (self._bench.fleet / "root.json").read_bytes()
         key = read_key_file(self._bench.fleet / "origin" / "identity.key", str)
         state = self._folder / "state"
-        settings = NodeSettings(PeerId("e" * 32), Role.AGENT, "branch", 7443)
-        catalogue = Catalogue(state / "metadata", root=root, fleet=fleet_of(root), clock=clock)
-        client = PeerClient(credentials_of(key), clock, Budget(0))
-        host = Host(settings, state, catalogue=catalogue, client=client, clock=clock)
+        parts = HostParts(
+            clock=clock,
+            client=PeerClient(credentials_of(key), clock, Budget(0)),
+            catalogue=Catalogue(state / "metadata", root=root, fleet=fleet_of(root), clock=clock),
+            store=PieceStore(state / "pieces"),
+            order_log=OrderLog(state / "orders.log"),
+        )
+        host = Host(NodeSettings(PeerId("e" * 32), Role.AGENT, "branch", 7443), parts)
         # Nobody is there to sync with first; all else is as at any endpoint.
         host.node._reconciliation.is_done = True
         return host

@@ -8,7 +8,6 @@ import asyncio
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 from firedoor.errors import Refused, Unavailable, Untrusted
 from firedoor.identity import Peer, PeerId, Role
@@ -19,6 +18,7 @@ from firedoor.limits import (
     INTAKE_BYTES_PER_S,
     INTAKE_BYTES_PER_S_OF_MIRROR,
 )
+from firedoor.runtime.host.contract import Driver
 from firedoor.runtime.logs import log
 from firedoor.runtime.network.conversation import Conversation
 from firedoor.runtime.network.heartbeat import (
@@ -29,7 +29,7 @@ from firedoor.runtime.network.heartbeat import (
     pulse_of,
 )
 from firedoor.runtime.network.pacing import Budget, Turns
-from firedoor.runtime.network.peer_client import CONNECT_S
+from firedoor.runtime.network.peer_client import CONNECT_S, PeerClient
 from firedoor.units import Span
 from firedoor.wire.messages import (
     Announce,
@@ -43,9 +43,6 @@ from firedoor.wire.messages import (
     decode_message,
 )
 from firedoor.wire.versions import Skipped
-
-if TYPE_CHECKING:
-    from firedoor.runtime.host.host import Host
 
 # One object, so that it is put into bytes once for all peers.
 BEAT = Beat()
@@ -77,8 +74,9 @@ class Line:
 class Lines:
     """The connections of one host, by peer."""
 
-    def __init__(self, host: "Host") -> None:
-        self._host = host
+    def __init__(self, driver: Driver, client: PeerClient) -> None:
+        self._driver = driver
+        self._client = client
         self._operators = 0
         self.open: dict[PeerId, Line] = {}
         self.skipped = Skipped()
@@ -104,12 +102,12 @@ class Lines:
             # Two commands with one key are two conversations, and neither may end the other.
             self._operators += 1
             peer = replace(peer, id=PeerId(f"{peer.id}.{self._operators}"))
-        dialler = self._host.settings.me if is_mine else peer.id
-        if self._host.node.refuses(peer.id):
+        dialler = self._driver.settings.me if is_mine else peer.id
+        if self._driver.node.refuses(peer.id):
             log("banned-peer-refused", level="warning", peer=peer.id)
             socket.close()
             return
-        if peer.id == self._host.settings.me or not self._host.trusted.is_set():
+        if peer.id == self._driver.settings.me or not self._driver.trusted.is_set():
             why = "it has read no signed metadata yet, so it can check no order; try another peer"
             if peer.role is Role.OPERATOR:
                 socket.say(OrderRefused(why))
@@ -119,7 +117,7 @@ class Lines:
         if old is not None and old.dialler != dialler and old.dialler < dialler:
             socket.close()  # Of two between a pair, the one dialled by the smaller id stays.
             return
-        role, now = self._host.settings.role, self._host.clock.now
+        role, now = self._driver.settings.role, self._driver.clock.now
         is_source = is_upstream or self._is_source(peer, is_mine=is_mine)
         pulse = pulse_of(role, peer.role, now(), is_mine=is_mine, round_trip=round_trip)
         bound_silence(socket)
@@ -127,16 +125,16 @@ class Lines:
         self.open[peer.id] = line
         if old is not None:
             old.socket.close()
-        node = self._host.node
-        self._host.apply(node.connected(peer, host=host, is_upstream=is_source, now=now()))
+        node = self._driver.node
+        self._driver.apply(node.connected(peer, host=host, is_upstream=is_source, now=now()))
         try:
             await self._listen(line)
         finally:
             socket.close()
             if self.open.get(peer.id) is line:
                 del self.open[peer.id]
-                self._host.apply(node.disconnected(peer.id, now()))
-                self._host.program.on_gone(peer.id)
+                self._driver.apply(node.disconnected(peer.id, now()))
+                self._driver.program.on_gone(peer.id)
 
     def _is_source(self, peer: Peer, *, is_mine: bool) -> bool:
         """Whether an endpoint takes this mirror as one that gives to it.
@@ -144,7 +142,7 @@ class Lines:
         Anybody with a mirror's certificate, of whatever site, can dial an endpoint; one that this
         endpoint has dialled, that its LAN shows, or that is of its own site is meant.
         """
-        settings = self._host.settings
+        settings = self._driver.settings
         if (settings.role, peer.role) != (Role.AGENT, Role.MIRROR):
             return False
         return is_mine or peer.site == settings.site or self.is_shown(peer.id)
@@ -152,27 +150,27 @@ class Lines:
     async def _listen(self, line: Line) -> None:
         # A mirror brings whole sets of orders, and speaks for a site.
         share = FRAMES_OF_MIRROR if line.peer.role is Role.MIRROR else 1
-        turns = Turns(share * FRAMES_PER_S, share * FRAMES_AT_ONCE, self._host.clock)
+        turns = Turns(share * FRAMES_PER_S, share * FRAMES_AT_ONCE, self._driver.clock)
         async for frame in line.socket.frames():
             await turns.take(len(frame))
             if self.open.get(line.peer.id) is not line:
                 return
-            line.pulse.heard_at = self._host.clock.now()
+            line.pulse.heard_at = self._driver.clock.now()
             try:
                 message = decode_message(frame, self.skipped)
                 if message is None:
                     continue
-                self._host.apply(
-                    self._host.node.receive(message, line.peer.id, self._host.clock.now())
+                self._driver.apply(
+                    self._driver.node.receive(message, line.peer.id, self._driver.clock.now())
                 )
                 if isinstance(message, FOR_PROGRAMS):
-                    self._host.program.on_message(message, line.peer.id)
+                    self._driver.program.on_message(message, line.peer.id)
                 if isinstance(message, BULK):
                     # Nothing more is read meanwhile, so the sender's own line fills up.
                     await line.intake.take(len(frame))
-                    line.pulse.heard_at = self._host.clock.now()
+                    line.pulse.heard_at = self._driver.clock.now()
             except (Refused, Unavailable) as error:
-                self._host.drop(line.peer.id, str(error))
+                self._driver.drop(line.peer.id, str(error))
                 return
 
     async def dial(
@@ -192,10 +190,10 @@ class Lines:
         Raises:
             Unavailable, Refused: it could not be opened.
         """
-        began = self._host.clock.now()
-        peer, socket = await self._host.client.dial(host, port, role=role, span_s=span_s)
+        began = self._driver.clock.now()
+        peer, socket = await self._client.dial(host, port, role=role, span_s=span_s)
         # The handshakes of TCP, TLS and WebSocket take three.
-        round_trip = Span((self._host.clock.now() - began) / 3)
+        round_trip = Span((self._driver.clock.now() - began) / 3)
         if peer.role is not role:
             socket.close()
             raise Untrusted(f"{host}:{port}", wanted=f"role {role.value}", got=peer.role.value)
@@ -219,7 +217,7 @@ class Lines:
             Unavailable: it is not connected or has not said.
         """
         line = self.open.get(peer)
-        session = next((one for one in self._host.node.sessions if one.peer.id == peer), None)
+        session = next((one for one in self._driver.node.sessions if one.peer.id == peer), None)
         port = line.port if line and line.port else (session.port if session else 0)
         if line is None or not port:
             raise Unavailable(f"peer {peer[:12]}", why="not connected")
@@ -227,7 +225,7 @@ class Lines:
 
     def listening(self) -> set[tuple[str, int]]:
         """Where the peers listen that are connected, whoever dialled; port 0: it has not said."""
-        ports = {one.peer.id: one.port for one in self._host.node.sessions}
+        ports = {one.peer.id: one.port for one in self._driver.node.sessions}
         return {(each.host, each.port or ports.get(each.peer.id, 0)) for each in self.open.values()}
 
     def mirrors(self) -> list[tuple[str, int, PeerId]]:
@@ -242,19 +240,19 @@ class Lines:
 
     async def keep_beating(self) -> None:
         """Beat where this side does, and drop who is silent, for ever."""
-        looked_at = self._host.clock.now()
+        looked_at = self._driver.clock.now()
         while True:
             await asyncio.sleep(MIRROR_BEAT)
-            now = self._host.clock.now()
+            now = self._driver.clock.now()
             stood_still = now - looked_at > MIRROR_BEAT + STOOD_STILL
             looked_at = now
             for line in [*self.open.values()]:
                 if stood_still:
                     line.pulse.heard_at = now
                 elif line.pulse.is_dead(now):
-                    self._host.drop(line.peer.id, "it has been silent for too long")
+                    self._driver.drop(line.peer.id, "it has been silent for too long")
                 if line.pulse.is_due(now):
-                    self._host.send(line.peer.id, BEAT)
+                    self._driver.send(line.peer.id, BEAT)
 
 
 def intake_of(role: Role) -> Budget:

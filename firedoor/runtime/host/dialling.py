@@ -14,8 +14,10 @@ from firedoor.dice import Dice
 from firedoor.errors import FiredoorError, Unavailable
 from firedoor.identity import Peer, PeerId, Role
 from firedoor.limits import MIRRORS_DIALLED_MAX, STRANGERS_DIALLED_MAX
+from firedoor.runtime.clocks import Clock
 from firedoor.runtime.files import durable_write
-from firedoor.runtime.host.host import Host
+from firedoor.runtime.host.connections import Lines
+from firedoor.runtime.host.contract import Driver
 from firedoor.runtime.logs import log
 from firedoor.runtime.network.hints import NEVER, Hint, Hints
 from firedoor.runtime.network.pacing import Rate
@@ -46,17 +48,23 @@ KEEP_S = 10.0
 
 
 async def keep_dialling(
-    host: Host, address: tuple[str, int], role: Role, dice: Dice, *, is_upstream: bool = False
+    lines: Lines,
+    clock: Clock,
+    address: tuple[str, int],
+    role: Role,
+    dice: Dice,
+    *,
+    is_upstream: bool = False,
 ) -> None:
     """Keep a connection to one configured address, for ever."""
     pause = BACKOFF_MIN_S
     while True:
-        began = host.clock.now()
+        began = clock.now()
         try:
-            await host.lines.dial(address[0], address[1], role, is_upstream=is_upstream)
+            await lines.dial(address[0], address[1], role, is_upstream=is_upstream)
         except (FiredoorError, OSError) as error:
             log("dial-failed", address=f"{address[0]}:{address[1]}", why=str(error))
-        if host.clock.now() - began > PROVED_S:
+        if clock.now() - began > PROVED_S:
             pause = BACKOFF_MIN_S
         # Full jitter: a site that lost its mirror does not come back in one wave.
         await asyncio.sleep(pause * (0.5 + dice.fraction()))
@@ -71,17 +79,24 @@ class Neighbours:
     """
 
     def __init__(
-        self, host: Host, dice: Dice, *, dialled_max: int, kept: Path | None = None
+        self,
+        driver: Driver,
+        lines: Lines,
+        dice: Dice,
+        *,
+        dialled_max: int,
+        kept: Path | None = None,
     ) -> None:
-        self._host = host
+        self._driver = driver
+        self._lines = lines
         self._dice = dice
         self._max = dialled_max
         self._kept = kept
         self._hints = Hints(dice)
-        self._rate = Rate(STRANGERS_PER_S, Span(1.0), host.clock.now())
+        self._rate = Rate(STRANGERS_PER_S, Span(1.0), driver.clock.now())
         self._changed = asyncio.Event()
         self._is_news = False
-        host.lines.is_shown = self._has_shown
+        lines.is_shown = self._has_shown
         if kept is not None:
             self._hints.load(kept)
 
@@ -94,7 +109,7 @@ class Neighbours:
         self._add(peer, address, Role.AGENT, is_told=True)
 
     def _add(self, peer: PeerId, address: tuple[str, int], role: Role, *, is_told: bool) -> None:
-        if peer == self._host.settings.me:
+        if peer == self._driver.settings.me:
             return
         hint = self._hints.add(peer, address, role, is_told=is_told)
         if hint.tried_at is None:
@@ -109,7 +124,7 @@ class Neighbours:
             self._hurry(hint)
 
     def _hurry(self, hint: Hint) -> None:
-        now = self._host.clock.now()
+        now = self._driver.clock.now()
         if hint.tried_at is None or now - hint.tried_at >= HURRY_AGAIN_S:
             hint.not_before = NEVER
             self._changed.set()
@@ -133,10 +148,10 @@ class Neighbours:
     async def _run(self) -> None:
         next_kept = NEVER
         while True:
-            now = self._host.clock.now()
-            for hint in self._choose(now) if self._host.trusted.is_set() else ():
+            now = self._driver.clock.now()
+            for hint in self._choose(now) if self._driver.trusted.is_set() else ():
                 hint.is_dialling = True
-                self._host.start(self._dial(hint))
+                self._driver.start(self._dial(hint))
             if self._is_news and now >= next_kept:
                 self._is_news, next_kept = False, after(now, Span(KEEP_S))
                 await asyncio.to_thread(self._keep, self._hints.kept())
@@ -156,7 +171,7 @@ class Neighbours:
             log("neighbours-not-kept", level="warning", why=str(error))
 
     def _choose(self, now: Instant) -> list[Hint]:
-        lines = self._host.lines
+        lines = self._lines
         connected = lines.listening()
         dialling = [hint for hint in self._hints if hint.is_dialling]
 
@@ -195,7 +210,7 @@ class Neighbours:
 
     def _held(self, role: Role) -> int:
         """The peers of a role that this node has dialled, or dials and knows."""
-        lines, me = self._host.lines.open, self._host.settings.me
+        lines, me = self._lines.open, self._driver.settings.me
         held = [each for each in lines.values() if each.dialler == me and each.peer.role is role]
         waiting = [
             hint
@@ -206,10 +221,10 @@ class Neighbours:
         return len(held) + len(waiting)
 
     async def _dial(self, hint: Hint) -> None:
-        began = hint.tried_at = self._host.clock.now()
+        began = hint.tried_at = self._driver.clock.now()
         try:
             on_open = partial(self._proved, hint)
-            await self._host.lines.dial(
+            await self._lines.dial(
                 hint.host, hint.port, hint.role, on_open=on_open, span_s=hint.span_s
             )
         except (FiredoorError, OSError) as error:
@@ -217,7 +232,7 @@ class Neighbours:
             log("dial-failed", peer=hint.proved or hint.claimed, address=where, why=str(error))
         finally:
             hint.is_dialling = False
-        now = self._host.clock.now()
+        now = self._driver.clock.now()
         hint.failures = 0 if now - began > PROVED_S else hint.failures + 1
         if hint.failures > FAILURES_MAX and hint.role is Role.AGENT:
             # A roster's endpoints come and go; a new roster brings back who lives.
@@ -230,14 +245,14 @@ class Neighbours:
 
         More are dialled at once than there is room for, as some may hang.
         """
-        if peer.id == self._host.settings.me:
+        if peer.id == self._driver.settings.me:
             self._hints.drop(hint)
             return False
         self._is_news |= self._hints.prove(hint, peer.id)
-        line = self._host.lines.open.get(peer.id)
+        line = self._lines.open.get(peer.id)
         if line is not None:
             # A mirror that has dialled this node may be none of its sources until it is dialled.
-            is_theirs = line.dialler != self._host.settings.me
+            is_theirs = line.dialler != self._driver.settings.me
             return hint.role is Role.MIRROR and is_theirs and not line.is_upstream
         # This one is held by now, as it is proved.
         return self._held(hint.role) <= self._most(hint.role)

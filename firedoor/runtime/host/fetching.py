@@ -6,17 +6,17 @@ that still arrive after the brake has closed are counted here, at the receiver.
 
 import asyncio
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 from firedoor.effects import Fetch
 from firedoor.errors import Halted, NoRoom, Refused, Unavailable, Untrusted
 from firedoor.halt.brake import Gate
 from firedoor.identity import PeerId, Role
 from firedoor.limits import GATE_BYTES, RETRY_SPAN
+from firedoor.runtime.host.connections import Lines
+from firedoor.runtime.host.contract import Driver
 from firedoor.runtime.logs import log
-
-if TYPE_CHECKING:
-    from firedoor.runtime.host.host import Host
+from firedoor.runtime.network.peer_client import PeerClient
+from firedoor.runtime.storage.piece_store import PieceStore
 
 
 @dataclass(slots=True)
@@ -34,15 +34,18 @@ class Counters:
 class Fetching:
     """The fetches under way of one host. `no_room`: why a release's fetch was given up."""
 
-    def __init__(self, host: "Host") -> None:
-        self._host = host
+    def __init__(self, driver: Driver, client: PeerClient, lines: Lines, store: PieceStore) -> None:
+        self._driver = driver
+        self._client = client
+        self._lines = lines
+        self._store = store
         self._tasks: dict[int, asyncio.Task[None]] = {}
         self.counters = Counters()
         self.no_room: dict[str, str] = {}
 
     def start(self, fetch: Fetch) -> None:
         """Begin; its end is told to the swarm."""
-        self._tasks[fetch.number] = self._host.start(self._fetch(fetch))
+        self._tasks[fetch.number] = self._driver.start(self._fetch(fetch))
 
     def cancel(self, number: int) -> None:
         """Give one up; what it had stored stays."""
@@ -51,7 +54,7 @@ class Fetching:
             task.cancel()
 
     async def _fetch(self, fetch: Fetch) -> None:
-        swarm, number, now = self._host.node.swarm, fetch.number, self._host.clock.now
+        swarm, number, now = self._driver.node.swarm, fetch.number, self._driver.clock.now
         try:
             await self._fetch_pieces(fetch)
         except NoRoom as error:
@@ -59,32 +62,32 @@ class Fetching:
         except (Untrusted, Halted, Unavailable, Refused) as error:
             lie = isinstance(error, Untrusted)
             log("fetch-failed", level="debug", peer=fetch.peer, why=str(error))
-            self._host.apply(swarm.failed(number, now(), is_lie=lie, retry_after=RETRY_SPAN))
+            self._driver.apply(swarm.failed(number, now(), is_lie=lie, retry_after=RETRY_SPAN))
         else:
-            self._host.apply(swarm.finished(number, now()))
+            self._driver.apply(swarm.finished(number, now()))
         finally:
             self._tasks.pop(number, None)
 
     def give_up(self, manifest: str, error: NoRoom) -> None:
         """This machine cannot keep a release: it fetches it no longer and lets go of its pieces."""
-        host = self._host
+        driver = self._driver
         log("no-room", level="error", manifest=manifest[:12], why=str(error), do="free disk space")
         self.no_room[manifest] = str(error)
-        is_whole = host.node.sharing.holdings.is_whole(manifest)
+        is_whole = driver.node.sharing.holdings.is_whole(manifest)
         # Half a release that blocks the disk would keep out orders and all other releases.
-        pieces = frozenset() if is_whole else host.node.sharing.holdings.of_none_but(manifest)
-        host.apply(host.node.forget_pieces(manifest, host.clock.now()))
-        host.start(asyncio.to_thread(host.store.remove_all, pieces))
-        host.program.on_no_room(manifest)
+        pieces = frozenset() if is_whole else driver.node.sharing.holdings.of_none_but(manifest)
+        driver.apply(driver.node.forget_pieces(manifest, driver.clock.now()))
+        driver.start(asyncio.to_thread(self._store.remove_all, pieces))
+        driver.program.on_no_room(manifest)
 
     async def _fetch_pieces(self, fetch: Fetch) -> None:
-        host, manifest = self._host, fetch.manifest
-        pieces = host.node.sharing.holdings.pieces_of(manifest)
+        node, manifest = self._driver.node, fetch.manifest
+        pieces = node.sharing.holdings.pieces_of(manifest)
         start, end = pieces.range_of(fetch.first, fetch.last)
         wanted = [(pieces.digests[at], pieces.sizes[at]) for at in range(fetch.first, fetch.last)]
-        address, port = host.lines.address_of(fetch.peer)
+        address, port = self._lines.address_of(fetch.peer)
         kind = self._kind_of(fetch.peer)
-        arriving = host.client.fetch_range(
+        arriving = self._client.fetch_range(
             address,
             port,
             expect=fetch.peer,
@@ -97,9 +100,9 @@ class Fetching:
         fresh: list[int] = []
         size = 0
         async for index, stored in arriving:
-            if not host.node.permits(Gate.FETCH, manifest):
+            if not node.permits(Gate.FETCH, manifest):
                 raise Halted(manifest[:12], level=Gate.FETCH)
-            await asyncio.to_thread(host.store.put, wanted[index][0], stored)
+            await asyncio.to_thread(self._store.put, wanted[index][0], stored)
             fresh.append(fetch.first + index)
             size += len(stored)
             if size >= GATE_BYTES:
@@ -109,19 +112,19 @@ class Fetching:
 
     def _arrived(self, fetch: Fetch, fresh: list[int]) -> None:
         if fresh:
-            node, now = self._host.node, self._host.clock.now()
-            self._host.apply(node.fetched(fetch.number, fetch.manifest, tuple(fresh), now))
+            node, now = self._driver.node, self._driver.clock.now()
+            self._driver.apply(node.fetched(fetch.number, fetch.manifest, tuple(fresh), now))
 
     def _kind_of(self, peer: PeerId) -> str:
-        line = self._host.lines.open.get(peer)
+        line = self._lines.open.get(peer)
         if line is None or line.peer.role is not Role.MIRROR:
             return "peer"
-        return "upstream" if self._host.settings.role is Role.MIRROR else "mirror"
+        return "upstream" if self._driver.settings.role is Role.MIRROR else "mirror"
 
     def _received(self, manifest: str, kind: str, count: int) -> None:
-        node = self._host.node
+        node = self._driver.node
         self.counters.received[kind] += count
         subject = node.gates.subjects.get(manifest)
         if subject is not None and not node.gates.brake.permits(Gate.FETCH, subject):
             self.counters.covered_bytes += count
-            self.counters.covered_last_at = self._host.clock.now()
+            self.counters.covered_last_at = self._driver.clock.now()

@@ -1,9 +1,9 @@
 """Drives one `Node`: carries out its effects over real connections, files and timers.
 
 Both daemons stand on this. It decides nothing about orders or pieces; what differs between mirror
-and agent comes in by `Program`. Order of work on a halt: the brake is closed and transfers are cut
-before this file awaits anything; what is forwarded leaves; the disk comes after, and what this
-program itself has to undo comes last, for nothing that is halted can move by then.
+and agent comes in by `Program` (contract.py). Order of work on a halt: the brake is closed and
+transfers are cut before this file awaits anything; what is forwarded leaves; the disk comes after,
+and what this program itself has to undo comes last, for nothing that is halted can move by then.
 """
 
 import asyncio
@@ -11,8 +11,7 @@ from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
-from typing import Any, Protocol, assert_never
+from typing import Any, assert_never
 
 from firedoor.dice import Dice
 from firedoor.effects import (
@@ -44,6 +43,7 @@ from firedoor.node.settings import NodeSettings
 from firedoor.pieces.inventory import Bits, piece_map
 from firedoor.runtime.clocks import Clock
 from firedoor.runtime.host.connections import BULK, Lines
+from firedoor.runtime.host.contract import IdleProgram, Program, Signer
 from firedoor.runtime.host.fetching import Fetching
 from firedoor.runtime.host.generation import GenerationWatch
 from firedoor.runtime.host.metadata_source import Getter
@@ -70,7 +70,6 @@ from firedoor.runtime.storage.recorder import Recorder
 from firedoor.units import Instant, Span
 from firedoor.wire.messages import (
     Countersign,
-    Message,
     Recorded,
     encode_message,
     is_known_to,
@@ -87,34 +86,6 @@ DATES_S = 60.0
 CLOCKS_APART_S = 5.0
 
 
-class Program(Protocol):
-    """What a daemon adds to the host."""
-
-    def on_message(self, message: Message, sender: PeerId) -> None:
-        """An announcement, a health report or a recorded notice came."""
-
-    def on_synced(self, peer: PeerId) -> None:
-        """Nothing is undelivered between this node and `peer`."""
-
-    def on_gone(self, peer: PeerId) -> None:
-        """A standing connection has ended."""
-
-    def on_cut(self) -> None:
-        """An order has come: less may move or run here."""
-
-    def on_changed(self) -> None:
-        """What may move here has changed other than by an order that came just now.
-
-        A resume acts, a lease came or lapsed, an order was logged, or this node has caught up.
-        """
-
-    async def on_complete(self, manifest: str) -> None:
-        """Every piece of a release is here."""
-
-    def on_no_room(self, manifest: str) -> None:
-        """The fetch of a release was given up; `Fetching.no_room` says why."""
-
-
 @dataclass(slots=True)
 class OrderTimes:
     """When this node did what, on its own clock; for status and the demo."""
@@ -123,41 +94,50 @@ class OrderTimes:
     recorded_at: Instant | None = None
 
 
-class Host:
-    """One node, its connections and its folders."""
+@dataclass(frozen=True, slots=True)
+class HostParts:
+    """What a host acts with. `interfaces`: of the multicast, as for mDNS.
 
-    def __init__(
-        self,
-        settings: NodeSettings,
-        state: Path,
-        *,
-        catalogue: Catalogue,
-        client: PeerClient,
-        clock: Clock,
-    ) -> None:
+    `signer` gives the beacon key of this mirror as it is now, None where it has none: the origin's
+    key is replaced while it runs.
+    """
+
+    clock: Clock
+    client: PeerClient
+    catalogue: Catalogue
+    store: PieceStore
+    order_log: OrderLog
+    interfaces: tuple[str, ...] = ()
+    signer: Callable[[], Signer | None] = lambda: None
+
+
+class Host:
+    """One node, its connections and its folders. It implements `Driver` for its parts."""
+
+    def __init__(self, settings: NodeSettings, parts: HostParts) -> None:
+        clock = parts.clock
         self.settings = settings
         self.clock = clock
-        self.client = client
-        self.catalogue = catalogue
+        self.client = parts.client
+        self.catalogue = parts.catalogue
+        self.store = parts.store
+        self.log = parts.order_log
         self.node = Node(settings, Dice(clock.seed()), clock.now())
-        self.store = PieceStore(state / "pieces")
-        self.log = OrderLog(state / "orders.log", may_heal=not settings.is_origin)
-        self.transfers = Transfers()
-        self.fetching = Fetching(self)
-        self.order_times: dict[str, OrderTimes] = {}
+        self.trusted = asyncio.Event()
+        self.program: Program = IdleProgram()
         self.started_at = clock.now()
-        self.multicast: Multicast | None = None
-        self.lines = Lines(self)
+        self.order_times: dict[str, OrderTimes] = {}
         self.sources = Sources()
-        self.program: Program
+        self.transfers = Transfers()
+        self.lines = Lines(self, parts.client)
+        self.fetching = Fetching(self, parts.client, self.lines, parts.store)
+        self.multicast = Multicast(self, parts.interfaces, Dice(clock.seed()))
+        self._signer = parts.signer
+        self._recorder = Recorder(parts.order_log, self.start)
+        self._group = asyncio.TaskGroup()
+        self._stirred = asyncio.Event()
         self._encoded: tuple[object, dict[int, bytes]] = (None, {})
         self._is_cut = self._is_changed = False
-        self._stirred = asyncio.Event()
-        self._recorder = Recorder(self.log, self.start)
-        self._group: asyncio.TaskGroup
-        self.trusted = asyncio.Event()
-        self.sign_lease: Callable[[bytes], bytes]
-        self.add_signature: Callable[[bytes], bytes]
         self._divergence = clock.divergence()
 
     # --- life ----------------------------------------------------------------------------------
@@ -169,7 +149,7 @@ class Host:
             lambda: self.apply(self.node.was_copied()),
             on_lost=lambda: self.node.leasing.lease.void("the kernel's events came too fast"),
         )
-        async with asyncio.TaskGroup() as self._group:
+        async with self._group:
             self._group.create_task(watch.keep())
             try:
                 self.catalogue.load()
@@ -281,13 +261,12 @@ class Host:
                 now = self.clock.now()
                 self.apply(self.node.ask_lease(self.clock.nonce(), now))
             case SignLease(nonces):
-                self.apply(self.node.answer(self.sign_lease(nonces), self.clock.now()))
+                self.apply(self.node.answer(self._sign_lease(nonces), self.clock.now()))
             case KeepVouched(orders):
                 entries.append((VOUCHED, b"".join(orders)))
             case Cut(order):
                 self.order_times.setdefault(order.hex(), OrderTimes(self.clock.now()))
-                if self.multicast is not None:
-                    self.multicast.spread(order)
+                self.multicast.spread(order)
                 self.transfers.cut(lambda manifest: not self.node.permits(Gate.SERVE, manifest))
                 self._is_cut = True
             case Fetch():
@@ -348,9 +327,20 @@ class Host:
                     self.apply(self.node.recorded(order))
                     self.program.on_message(Recorded((order,)), self.settings.me)
                 case AddSignature(peer, record):
-                    self.send(peer, Countersign(self.add_signature(record)))
+                    self.send(peer, Countersign(self._beacon_key().vouch(record)))
                 case _:
                     pass
+
+    def _sign_lease(self, nonces: bytes) -> bytes:
+        authority = self.catalogue.authority
+        assert authority is not None
+        return self._beacon_key().lease(self.node.logged_ids(), nonces, authority)
+
+    def _beacon_key(self) -> Signer:
+        """Asked for only where the node says that this mirror has one."""
+        signer = self._signer()
+        assert signer is not None
+        return signer
 
     def drop(self, peer: PeerId, why: str) -> None:
         """End the conversation with a peer; it may come back, and then syncs anew."""
@@ -389,7 +379,7 @@ class Host:
 
     def getter(self, source: PeerId | None) -> Getter:
         """Fetches small files from `source`, or from any other mirror, or peers where none is."""
-        return Getter(self, source)
+        return Getter(self, self.client, self.lines, self.sources, first=source)
 
     # --- time ----------------------------------------------------------------------------------
 

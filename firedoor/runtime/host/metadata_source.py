@@ -5,16 +5,15 @@ from collections.abc import AsyncIterator, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
-from typing import TYPE_CHECKING
 
 from firedoor.errors import Absent, FiredoorError, Unavailable
 from firedoor.identity import Peer, PeerId, Role
 from firedoor.limits import METADATA_BYTES_MAX, STRANGERS_DIALLED_MAX
+from firedoor.runtime.host.connections import Lines
+from firedoor.runtime.host.contract import Driver
+from firedoor.runtime.host.sources import Sources
 from firedoor.runtime.network.peer_client import CONNECT_S, PeerClient
 from firedoor.units import Instant
-
-if TYPE_CHECKING:
-    from firedoor.runtime.host.host import Host
 
 # Peers that are asked in turn for one small file.
 SOURCES_MAX = 3
@@ -24,7 +23,7 @@ _SLOW_S = 3.0
 
 
 class Getter:
-    """A `Get` of metadata/catalogue.py over this host's connections.
+    """A `Get` of metadata/catalogue.py over this node's connections; `first` is asked first.
 
     Sources are mirrors that settings, site or LAN make one, and endpoints where there is none. They
     are asked in turn (sources.py). That one of them does not have a metadata file is an answer: a
@@ -32,9 +31,20 @@ class Getter:
     file, is no better than one that fails.
     """
 
-    def __init__(self, host: "Host", source: PeerId | None) -> None:
-        self._host = host
-        self._source = source
+    def __init__(
+        self,
+        driver: Driver,
+        client: PeerClient,
+        lines: Lines,
+        sources: Sources,
+        *,
+        first: PeerId | None,
+    ) -> None:
+        self._driver = driver
+        self._client = client
+        self._lines = lines
+        self._sources = sources
+        self._first = first
         self._spent: dict[PeerId, float] = {}
 
     async def __call__(self, path: str, limit: int) -> bytes:
@@ -43,17 +53,17 @@ class Getter:
         bound = min(limit, METADATA_BYTES_MAX) if is_metadata else limit
         last = Unavailable(path, why="no mirror and no peer is connected")
         for source in self._able()[:SOURCES_MAX]:
-            began = self._host.clock.now()
+            began = self._driver.clock.now()
             try:
-                address, port = self._host.lines.address_of(source)
-                data = await self._host.client.get(address, port, path, expect=source, limit=bound)
+                address, port = self._lines.address_of(source)
+                data = await self._client.get(address, port, path, expect=source, limit=bound)
             except Absent as error:
-                self._host.sources.answered(source)
+                self._sources.answered(source)
                 last = error
                 if is_metadata:
                     break
             except Unavailable as error:
-                self._host.sources.failed(source, self._host.clock.now())
+                self._sources.failed(source, self._driver.clock.now())
                 last = error
             else:
                 self._judge(source, began)
@@ -61,19 +71,19 @@ class Getter:
         raise last
 
     def _judge(self, source: PeerId, began: Instant) -> None:
-        now = self._host.clock.now()
+        now = self._driver.clock.now()
         self._spent[source] = self._spent.get(source, 0.0) + (now - began)
         if self._spent[source] > _SLOW_S:
-            self._host.sources.failed(source, now)
+            self._sources.failed(source, now)
         else:
-            self._host.sources.answered(source)
+            self._sources.answered(source)
 
     def _able(self) -> list[PeerId]:
-        lines = [*self._host.lines.open.values()]
+        lines = [*self._lines.open.values()]
         able = [line.peer.id for line in lines if line.is_upstream]
-        if self._host.settings.role is Role.AGENT:
+        if self._driver.settings.role is Role.AGENT:
             able = able or [line.peer.id for line in lines if line.peer.role is Role.AGENT]
-        return self._host.sources.in_turn(able, self._source, self._host.clock.now())
+        return self._sources.in_turn(able, self._first, self._driver.clock.now())
 
 
 @dataclass(frozen=True, slots=True)

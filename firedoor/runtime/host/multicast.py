@@ -17,17 +17,15 @@ from collections.abc import Sequence
 from contextlib import suppress
 from hashlib import sha256
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from firedoor.dice import Dice
 from firedoor.errors import Refused, Unavailable
 from firedoor.halt.order import Halt
+from firedoor.runtime.host.contract import Driver
 from firedoor.runtime.logs import log
 from firedoor.runtime.network.pacing import Rate
 from firedoor.units import Span
-
-if TYPE_CHECKING:
-    from firedoor.runtime.host.host import Host
 
 # Organisation-local scope (RFC 2365): routers at a site's edge do not pass it.
 GROUP = "239.255.70.68"
@@ -49,11 +47,11 @@ _COUNTED_MAX = 256
 class Multicast(asyncio.DatagramProtocol):
     """Hears and says halts on some interfaces, while entered. `interfaces`: as for mDNS."""
 
-    def __init__(self, host: "Host", interfaces: Sequence[str], dice: Dice) -> None:
-        self._host = host
+    def __init__(self, driver: Driver, interfaces: Sequence[str], dice: Dice) -> None:
+        self._driver = driver
         self._interfaces = interfaces
         self._dice = dice
-        self._rate = Rate(VERIFIED_PER_S, Span(1.0), host.clock.now())
+        self._rate = Rate(VERIFIED_PER_S, Span(1.0), driver.clock.now())
         self._heard: dict[bytes, int] = {}
         self._senders: list[socket.socket] = []
         self._transport: asyncio.DatagramTransport | None = None
@@ -86,10 +84,10 @@ class Multicast(asyncio.DatagramProtocol):
 
     def spread(self, order: bytes) -> None:
         """An order was admitted here: if it is a halt, say it to the LAN."""
-        held = self._host.node.orders.get(order)
+        held = self._driver.node.orders.get(order)
         is_fit = isinstance(held, Halt) and len(held.record) <= _DATAGRAM_BYTES_MAX
         if held is not None and is_fit and self._senders:
-            self._host.start(self._say(held.record))
+            self._driver.start(self._say(held.record))
 
     def datagram_received(self, data: bytes, addr: tuple[str | Any, int]) -> None:
         """A datagram came; the sender's address proves nothing and is not used."""
@@ -100,13 +98,13 @@ class Multicast(asyncio.DatagramProtocol):
         if key in self._heard:
             self._heard[key] += 1
             return
-        if not self._rate.take(self._host.clock.now()):
+        if not self._rate.take(self._driver.clock.now()):
             return
         try:
-            self._host.apply(self._host.node.submit(data, None, self._host.clock.now()))
+            self._driver.apply(self._driver.node.submit(data, None, self._driver.clock.now()))
         except Refused as refusal:
-            self._host.node.refusals[refusal.code] = (
-                self._host.node.refusals.get(refusal.code, 0) + 1
+            self._driver.node.refusals[refusal.code] = (
+                self._driver.node.refusals.get(refusal.code, 0) + 1
             )
         except Unavailable:
             return  # No keys to check it with yet.

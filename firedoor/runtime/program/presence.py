@@ -7,10 +7,8 @@ from typing import Any
 
 from aiohttp import web
 
-from firedoor.dice import Dice
 from firedoor.identity import FleetId, PeerId
 from firedoor.runtime.host.host import Host
-from firedoor.runtime.host.multicast import Multicast
 from firedoor.runtime.host.service import Service
 from firedoor.runtime.keys.tls import server_context
 from firedoor.runtime.network.discovery import Discovery, Found
@@ -67,7 +65,6 @@ async def present(
         on_found=hooks.on_found,
         on_orders=hooks.on_orders,
     )
-    host.multicast = Multicast(host, settings.mdns, Dice(host.clock.seed()))
     try:
         async with discovery, host.multicast:
             yield discovery

@@ -18,7 +18,7 @@ from typing import Any
 
 from firedoor import __version__
 from firedoor.errors import FiredoorError, Malformed, Unavailable, sentence_of
-from firedoor.halt.lease import STANDARD, THIN_WAN, LeaseTerms
+from firedoor.halt.lease import TERMS, THIN_WAN
 from firedoor.identity import FleetId, Peer, PeerId, Role
 from firedoor.limits import (
     BATCH_BYTES,
@@ -30,14 +30,17 @@ from firedoor.node.settings import NodeSettings
 from firedoor.pieces.manifest_reading import LARGE, NORMAL
 from firedoor.runtime.clocks import Clock
 from firedoor.runtime.folders import read_named, require_regular
-from firedoor.runtime.host.host import Host
+from firedoor.runtime.host.contract import Signer
+from firedoor.runtime.host.host import Host, HostParts
 from firedoor.runtime.keys.key_files import KeyFile, read_key_file
 from firedoor.runtime.keys.tls import Credentials, credentials_of, peer_of_certificate
 from firedoor.runtime.metadata.catalogue import Catalogue
 from firedoor.runtime.metadata.trust_client import fleet_of
 from firedoor.runtime.network.pacing import Budget
 from firedoor.runtime.network.peer_client import PeerClient
-from firedoor.runtime.settings import LimitSettings
+from firedoor.runtime.settings import AgentSettings, MirrorSettings, split_address
+from firedoor.runtime.storage.order_log import OrderLog
+from firedoor.runtime.storage.piece_store import PieceStore
 from firedoor.runtime.terminal import plain
 
 # mallopt(3) parameters: keep piece buffers on the heap, where glibc would map and unmap each one,
@@ -153,48 +156,64 @@ def read_identity(path: Path, role: Role, clock: Clock, passphrase: Callable[[],
 
 def make_host(
     person: Person,
-    state: Path,
-    *,
-    root_path: str,
-    port: int,
-    site: str,
-    limits: LimitSettings,
+    settings: AgentSettings | MirrorSettings,
     clock: Clock,
-    is_origin: bool = False,
-    has_mirrors: bool = True,
-    lease: LeaseTerms = STANDARD,
+    store: PieceStore,
+    *,
+    signer: Callable[[], Signer | None] = lambda: None,
     beacon_key: str = "",
 ) -> Host:
-    """A host on this state folder.
+    """A host on the state folder of these settings. `beacon_key`: as in `NodeSettings`.
 
     Raises:
         Malformed: root or site are not those of the identity.
         Unavailable: the root or the state folder cannot be read.
     """
-    root, fleet = read_root(Path(root_path))
+    root, fleet = read_root(Path(settings.fleet_root))
     if person.key.fleet != fleet:
         wanted, got = f"an identity of fleet {fleet[:12]}", person.key.fleet[:12]
-        raise Malformed(str(root_path), wanted=wanted, got=got)
-    if person.peer.site != site:
+        raise Malformed(settings.fleet_root, wanted=wanted, got=got)
+    site = person.peer.site
+    if site != settings.site:
         # Who a peer is stands in its certificate; a settings file that says otherwise is a mistake.
-        raise Malformed("site in the settings", wanted=f"{person.peer.site}, as enrolled", got=site)
+        wanted = f"{site}, as enrolled"
+        raise Malformed("site in the settings", wanted=wanted, got=settings.site)
+    state, limits = Path(settings.state).expanduser(), settings.limits
+    node = node_settings_of(person, settings, beacon_key)
     bound = LARGE if limits.large_manifests else NORMAL
-    catalogue = Catalogue(state / "metadata", root=root, fleet=fleet, clock=clock, bound=bound)
     budget = Budget(limits.receive_bytes_per_s)
-    client = PeerClient(person.credentials, clock, budget, is_thin=lease is THIN_WAN)
-    settings = NodeSettings(
+    parts = HostParts(
+        clock=clock,
+        client=PeerClient(person.credentials, clock, budget, is_thin=node.lease is THIN_WAN),
+        catalogue=Catalogue(state / "metadata", root=root, fleet=fleet, clock=clock, bound=bound),
+        store=store,
+        order_log=OrderLog(state / "orders.log", may_heal=not node.is_origin),
+        interfaces=settings.mdns,
+        signer=signer,
+    )
+    return Host(node, parts)
+
+
+def node_settings_of(
+    person: Person, settings: AgentSettings | MirrorSettings, beacon_key: str
+) -> NodeSettings:
+    """What a node needs to know of its certificate and its settings file."""
+    if isinstance(settings, MirrorSettings):
+        above, is_origin = settings.upstream, bool(settings.origin_folder)
+    else:
+        above, is_origin = settings.mirrors, False
+    return NodeSettings(
         me=PeerId(person.peer.id),
         role=person.peer.role,
         site=person.peer.site,
-        port=port,
+        port=split_address(settings.listen)[1],
         is_origin=is_origin,
-        has_mirrors=has_mirrors,
-        requests_max=places_of(limits.receive_bytes_per_s),
-        lease=lease,
+        has_mirrors=bool(above),
+        requests_max=places_of(settings.limits.receive_bytes_per_s),
+        lease=TERMS[settings.lease],
         beacon_key=beacon_key,
         ring=person.peer.ring,
     )
-    return Host(settings, state, catalogue=catalogue, client=client, clock=clock)
 
 
 def places_of(receive_bytes_per_s: int) -> int:

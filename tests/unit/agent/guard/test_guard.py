@@ -9,7 +9,6 @@ from collections.abc import Callable
 from dataclasses import asdict
 from hashlib import sha256
 from pathlib import Path
-from types import SimpleNamespace
 
 import msgpack
 import pytest
@@ -18,18 +17,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent import __main__ as program
-from agent.daemon import AgentDaemon
 from agent.guard import guard
 from agent.guard import records as guard_records
 from agent.guard.records import DoubtError, read_log, unpack
+from agent.install.guard_results import GuardResults
 from agent.install.journal import Journal
-from firedoor.dice import Dice
 from firedoor.halt.envelope import seal
 from firedoor.halt.order import HaltPayload, ResumePayload, RevokePayload
 from firedoor.identity import FleetId
-from firedoor.runtime.clocks import Clock
 from firedoor.runtime.keys.key_files import read_key_file
-from firedoor.runtime.settings import read_agent
 from firedoor.runtime.storage.order_log import ACTED, FORGOTTEN, ORDER, OrderLog
 from firedoor.trust.keys import key_of
 from tests.unit.endpoint import PRODUCT, Endpoint
@@ -283,10 +279,7 @@ def test_the_agent_does_not_install_again_what_the_guard_took_back(
         start(home)
     assert current(home) == "1.0"
     journal = Journal(home / "state" / "journal.db")
-    host = SimpleNamespace(clock=Clock(), node=None, lines=SimpleNamespace())
-    settings = read_agent(home / "agent.toml")
-    daemon = AgentDaemon(host, settings, Dice(1), bytes(32), FleetId("f" * 32))  # type: ignore[arg-type]  # only heeds
-    daemon._heed_guard(journal)
+    GuardResults(home / "state" / "guard.json").apply_to(journal)
     bad = read_manifest_content(bench, "2.0")
     assert bad in journal.failed("app")
     journal.close()

@@ -26,7 +26,7 @@ class Looker:
     def __init__(self, one: Endpoint) -> None:
         self.me = one.host.settings.me
         self._lines = one.host.lines.open
-        self._neighbours = Neighbours(one.host, Dice(1), dialled_max=DIALLED_MAX)
+        self._neighbours = Neighbours(one.host, one.host.lines, Dice(1), dialled_max=DIALLED_MAX)
 
     def hold(self, peer: Peer, *, dialler: PeerId, is_upstream: bool = False) -> None:
         nothing = cast("Any", None)

@@ -45,7 +45,7 @@ def made() -> tuple[Multicast, Node, SimpleNamespace]:
     clock.now = lambda: clock.time
     node = Node()
     host = SimpleNamespace(clock=clock, node=node, apply=lambda effects: None)
-    return Multicast(host, [], Dice(1)), node, clock  # type: ignore[arg-type]  # what it asks of a host
+    return Multicast(host, [], Dice(1)), node, clock
 
 
 def test_the_same_datagram_is_looked_at_once() -> None:

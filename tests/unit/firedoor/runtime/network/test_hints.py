@@ -11,9 +11,13 @@ import pytest
 
 from agent.daemon import AgentDaemon
 from firedoor.dice import Dice
-from firedoor.identity import FleetId, PeerId, Role
+from firedoor.identity import PeerId, Role
 from firedoor.limits import HINTS_MAX, HINTS_OF_HOST_MAX, PROVED_MAX, PROVED_OF_PEER_MAX
+from firedoor.runtime.keys.key_files import read_key_file
+from firedoor.runtime.keys.tls import credentials_of, peer_of_certificate
 from firedoor.runtime.network.hints import Hint, Hints
+from firedoor.runtime.program.renewal import Renewal
+from firedoor.runtime.program.startup import Person
 from firedoor.runtime.settings import AgentSettings
 from firedoor.units import Instant
 from tests.unit.endpoint import PRODUCT, Endpoint
@@ -42,7 +46,13 @@ def follow(
         server = await asyncio.start_server(refuse, "127.0.0.1", 0)
         port = server.sockets[0].getsockname()[1]
         settings = AgentSettings("root.json", str(folder / "state"), "branch")
-        daemon = AgentDaemon(one.host, settings, Dice(1), bytes(32), FleetId("f" * 32))
+        key = read_key_file(bench.fleet / "origin" / "identity.key", str)
+        credentials = credentials_of(key)
+        person = Person(
+            peer_of_certificate(credentials.certificate, one.host.clock.unix()), credentials, key
+        )
+        renewal = Renewal(folder / "identity.key", one.host.client, one.host.clock)
+        daemon = AgentDaemon(one.host, settings, person, renewal, lambda *_: [])
         running = asyncio.ensure_future(daemon.neighbours.run())
         daemon.neighbours.found(MIRROR, ("127.0.0.1", port), Role.MIRROR)
         await dials.get()
