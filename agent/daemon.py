@@ -401,8 +401,8 @@ class AgentDaemon:
         self._said_at = max(self._said_at + 1, self.host.clock.unix())
         products = tuple(installer.health() for installer in self.installers)
         halts = [halt.id for halt in self.host.node.orders.in_force()]
-        durable = self.host.node.durable
-        orders = tuple(order.hex() for order in halts if order in durable)[:ORDERS_SAID_MAX]
+        is_recorded = self.host.node.is_recorded
+        orders = tuple(order.hex() for order in halts if is_recorded(order))[:ORDERS_SAID_MAX]
         settings = self.host.settings
         lease_s = int(settings.lease.start)
         return Report(

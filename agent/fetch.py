@@ -30,8 +30,8 @@ async def fetch_release(host: Host, product: str, version: str, out: Path, linge
     entry = await _entry(host, product, version)
     await _leased(host, entry)
     await host.acquire(entry, host.getter(None))
-    while not host.node.sharing.holdings.is_whole(entry.manifest):
-        host.node.gates.require(Gate.FETCH, entry.manifest)
+    while not host.node.is_whole(entry.manifest):
+        host.node.require(Gate.FETCH, entry.manifest)
         if entry.manifest in host.fetching.no_room:
             raise Unavailable(entry.product, why=host.fetching.no_room[entry.manifest])
         await asyncio.sleep(LOOK_S)
@@ -42,7 +42,7 @@ async def fetch_release(host: Host, product: str, version: str, out: Path, linge
         host.store.get,
         old={},
         target=out,
-        may_go_on=lambda: host.node.gates.require(Gate.FETCH, entry.manifest),
+        may_go_on=lambda: host.node.require(Gate.FETCH, entry.manifest),
     )
     print(f"{entry.product} {entry.version}: verified, in {out}")  # noqa: T201  # the answer
     await asyncio.sleep(linger)
@@ -58,10 +58,10 @@ async def _leased(host: Host, entry: ReleaseEntry) -> None:
     try:
         async with asyncio.timeout(SYNC_SPAN_S):
             while not host.may_start(Gate.FETCH, entry.manifest):
-                host.node.gates.require(Gate.FETCH, entry.manifest)
+                host.node.require(Gate.FETCH, entry.manifest)
                 await asyncio.sleep(LOOK_S)
     except TimeoutError as error:
-        raise host.node.leasing.wanting() from error
+        raise host.node.no_lease() from error
 
 
 async def _entry(host: Host, product: str, version: str) -> ReleaseEntry:

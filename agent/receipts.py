@@ -89,7 +89,7 @@ class ReceiptWriter:
         """After a start: what an earlier run recorded has a receipt of this one too."""
         self.closed()
         for halt in self._host.node.orders.in_force():
-            if halt.id in self._host.node.durable:
+            if self._host.node.is_recorded(halt.id):
                 self.recorded(halt.id, is_new=False)
 
     async def _follow(self, halt: Halt, hooks: tuple[str, ...]) -> None:
@@ -171,17 +171,14 @@ class ReceiptWriter:
         """The most that is here of what the halt covers."""
         node = self._host.node
         covered = {
-            manifest
-            for manifest, subject in node.gates.subjects.items()
-            if self._covers(halt, subject)
+            manifest for manifest, subject in node.releases.items() if self._covers(halt, subject)
         }
         if covered & set(self._active()):
             return Had.ACTIVE
         if covered & set(self._staged()):
             return Had.INSTALLED
-        holdings = node.sharing.holdings
-        has_pieces = any(holdings.progress(each)[0] for each in covered)
+        has_pieces = any(node.progress_of(each)[0] for each in covered)
         return Had.PIECES if has_pieces else Had.NOTHING
 
     def _covers(self, halt: Halt, subject: Subject) -> bool:
-        return self._host.node.gates.brake.covers(halt, subject)
+        return self._host.node.is_covered(halt, subject)

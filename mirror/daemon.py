@@ -285,7 +285,7 @@ class MirrorDaemon:
                 # One publisher's list that cannot be had keeps nothing of the others back.
                 failures.append(error)
             self._host.believe()
-        # A run was ended between a record and the beacon that names it, or keys were turned.
+        # A run was ended between a record and the beacon that names it, or keys were rotated.
         self._beacon_wanted.set()
         failures += [
             error for error in [await self._try(entry, get) for entry in self._open()] if error
@@ -320,7 +320,7 @@ class MirrorDaemon:
 
     def _is_under_way(self, entry: ReleaseEntry) -> bool:
         node, manifest = self._host.node, entry.manifest
-        return node.sharing.holdings.is_whole(manifest) or manifest in node.swarm.wanted()
+        return node.is_whole(manifest) or node.is_fetching(manifest)
 
     def _source(self) -> Get:
         if self._origin is not None:
@@ -381,7 +381,7 @@ class MirrorDaemon:
             "endpoints": self._endpoints.table(self._host.lines.open, enrolled),
             "is_fed_by_stick": self._host.settings.is_fed_by_stick,
             "reports_refused": asdict(self._endpoints.refusals),
-            "waiting_for_stick": len(self._host.node.leasing.carried.questions()),
+            "waiting_for_stick": len(self._host.node.carried.questions()),
         }
 
 

@@ -248,6 +248,34 @@ def test_every_attribute_has_a_value_once_its_object_is_made() -> None:
     assert not wrong, "\n".join(wrong)
 
 
+# What a program may look at through its node: values with questions of their own.
+LOOKED_AT = {"orders", "lease", "carried", "releases", "sessions", "refusals"}
+
+
+def chain(node: ast.expr) -> list[str]:
+    """The names of `a.b.c`, the first to the last."""
+    names: list[str] = []
+    while isinstance(node, ast.Attribute):
+        names.insert(0, node.attr)
+        node = node.value
+    return [node.id, *names] if isinstance(node, ast.Name) else names
+
+
+def test_programs_ask_the_node_and_reach_through_it_for_nothing() -> None:
+    wrong = []
+    for module, (path, tree) in sources().items():
+        if layer_of(module) in PURE:
+            continue
+        for each in ast.walk(tree):
+            if not isinstance(each, ast.Attribute):
+                continue
+            names = chain(each)
+            beyond = names[names.index("node") + 1 :] if "node" in names else []
+            if len(beyond) > 1 and (beyond[0] not in LOOKED_AT or len(beyond) > 2):
+                wrong.append(f"{path.relative_to(ROOT)}:{each.lineno}: {'.'.join(names)}")
+    assert not wrong, "\n".join(wrong)
+
+
 def test_imports_are_absolute() -> None:
     wrong = [
         f"{module}:{line}"

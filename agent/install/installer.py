@@ -145,14 +145,14 @@ class Installer:
             self._disarm()
         if entry is None:
             return LOOK_AGAIN_S
-        is_whole = self._host.node.sharing.holdings.is_whole(entry.manifest)
+        is_whole = self._host.node.is_whole(entry.manifest)
         if not self._host.may_start(Gate.INSTALL if is_whole else Gate.FETCH, entry.manifest):
             self._disarm()
-            self._say(str(self._host.node.leasing.wanting()))
+            self._say(str(self._host.node.no_lease()))
         elif is_whole:
             await self._install(entry)
             return ARMED_LOOK_S if self.arming.manifest else LOOK_AGAIN_S
-        elif entry.manifest not in self._host.node.swarm.wanted():
+        elif not self._host.node.is_fetching(entry.manifest):
             self._life.note(Phase.FETCHING, manifest=entry.manifest)
             await self._host.acquire(entry, self._host.getter(None))
         return LOOK_AGAIN_S
@@ -205,14 +205,14 @@ class Installer:
 
     def _require_activation(self, entry: ReleaseEntry) -> None:
         # The end of staging asks no gate, so level 3 is looked at here as well.
-        self._host.node.gates.require(Gate.INSTALL, entry.manifest)
+        self._host.node.require(Gate.INSTALL, entry.manifest)
         if not self._host.may_start(Gate.ACTIVATE, entry.manifest):
-            raise self._host.node.leasing.wanting()
+            raise self._host.node.no_lease()
 
     def _arm(self, entry: ReleaseEntry) -> None:
         """Have the release switch when it is told to; its lease is renewed until then."""
         self._require_activation(entry)
-        self._host.node.leasing.lease.seek(self._host.clock.now())
+        self._host.node.seek_lease(self._host.clock.now())
         self.arming.arm(entry.manifest)
         self._say(f"{entry.version} is armed: it switches when it is told to")
 
@@ -238,7 +238,7 @@ class Installer:
                 manifest,
                 entry.manifest,
                 store_get=host.store.get,
-                may_go_on=lambda: host.node.gates.require(Gate.INSTALL, entry.manifest),
+                may_go_on=lambda: host.node.require(Gate.INSTALL, entry.manifest),
             )
         except NoRoom:
             raise
@@ -259,7 +259,7 @@ class Installer:
         if not is_permitted or not self._host.may_start(Gate.ACTIVATE, entry.manifest):
             self._undo(before)
             if is_permitted:
-                raise self._host.node.leasing.wanting()
+                raise self._host.node.no_lease()
             self.counts.activations_after_receipt += 1
             raise Halted(entry.manifest[:12], level=Gate.ACTIVATE)
         log("activated", product=self.product, version=entry.version)
@@ -349,13 +349,13 @@ class Installer:
         return True
 
     def _may_run(self, manifest: str) -> bool:
-        subject = self._host.node.gates.subjects.get(manifest)
+        subject = self._host.node.releases.get(manifest)
         if subject is None:
             return False  # Nobody can say which orders cover it.
         is_failed = (
             subject.content in self._journal.failed(self.product) or subject.counter < self._floor()
         )
-        return not is_failed and self._host.node.gates.brake.permits(Gate.ACTIVATE, subject)
+        return not is_failed and self._host.node.may_run(manifest)
 
     def _floor(self) -> int:
         """The lowest counter that the publisher lets this product step back to."""
@@ -373,8 +373,8 @@ class Installer:
 
     def _tell_guard(self, manifest: str) -> None:
         """Keep what the guard goes by up to date: a newer release changes what one key may do."""
-        subject = self._host.node.gates.subjects.get(manifest)
-        newest, floor = self._host.node.gates.brake.newest(self.product), self._floor()
+        subject = self._host.node.releases.get(manifest)
+        newest, floor = self._host.node.newest_of(self.product), self._floor()
         if subject is not None and self._told.get(manifest) != (newest, floor):
             self._journal.know_release(manifest, subject, newest=newest, floor=floor)
             self._told[manifest] = (newest, floor)
@@ -382,8 +382,8 @@ class Installer:
     def keep_tombstones(self) -> None:
         """Have the halts in force lie beside the product; blocking."""
         self._tombstones.keep(
-            self._host.node.gates.brake.halts,
-            {*self._host.node.orders.ids(), *self._host.node.forgotten},
+            self._host.node.orders.in_force(),
+            self._host.node.is_known,
         )
 
     async def _learn_what_is_here(self) -> None:
@@ -478,8 +478,7 @@ class Installer:
 
     def _lowered(self, manifest: str) -> str:
         """Why a halt of what runs has a lower level here than the one that was signed."""
-        subject = self._host.node.gates.subjects.get(manifest)
-        signed = self._host.node.gates.brake.lowered(subject) if subject is not None else 0
+        signed = self._host.node.lowered_level_of(manifest)
         if not signed:
             return ""
         return (
@@ -488,8 +487,7 @@ class Installer:
         )
 
     def _level(self, manifest: str) -> int:
-        subject = self._host.node.gates.subjects.get(manifest)
-        return self._host.node.gates.brake.level(subject) if subject is not None else 0
+        return self._host.node.level_of(manifest)
 
     # --- small things --------------------------------------------------------------------------
 

@@ -31,10 +31,10 @@ class Offers:
                 entry.version,
                 entry.counter,
                 entry.manifest,
-                node.gates.subjects[entry.manifest].content,
+                node.releases[entry.manifest].content,
             )
             for entry in self._host.catalogue.releases
-            if entry.product == self._product and entry.manifest in node.gates.subjects
+            if entry.product == self._product and entry.manifest in node.releases
         ]
         return choose(
             self._wanted,
@@ -54,7 +54,7 @@ class Offers:
     def _permits(self, offer: Offer) -> bool:
         # The next step that it needs: a halt of level 2 stops what is not here yet, and lets the
         # plan go on to the release before it.
-        is_whole = self._host.node.sharing.holdings.is_whole(offer.manifest)
+        is_whole = self._host.node.is_whole(offer.manifest)
         gate = Gate.INSTALL if is_whole else Gate.FETCH
         return self._host.node.permits(gate, offer.manifest)
 

@@ -10,7 +10,7 @@ and said; no link is followed, and reading never waits (runtime/folders.py).
 
 import asyncio
 import re
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
 
@@ -63,21 +63,20 @@ class Tombstones:
             log("tombstones-unread", level="error", why=self.unread, do="remove what is there")
         return found
 
-    def keep(self, halts: Iterable[Halt], known: Collection[bytes]) -> None:
+    def keep(self, halts: Iterable[Halt], is_known: Callable[[bytes], bool]) -> None:
         """Have these lie there, durably; what cannot be written is said.
 
-        Others are removed once they are `known`, and so were lifted: one that is not may be all
-        that is left of a halt.
+        Others are removed once `is_known`, and so were lifted: one that is not may be all that is
+        left of a halt.
         """
         wanted = {f"{halt.id.hex()}.order": halt.record for halt in [*halts][:TOMBSTONES_MAX]}
-        lifted = {f"{each.hex()}.order" for each in known} - wanted.keys()
         try:
             with (
                 open_folder(self._root) as root,
                 below(root, *TOMBSTONES.parts, is_made=bool(wanted)) as folder,
             ):
                 if folder is not None:
-                    _keep_all(folder, wanted, lifted)
+                    _keep_all(folder, wanted, is_known)
         except (OSError, FiredoorError) as error:
             log("tombstone-not-kept", level="error", why=str(error), do="mend the product's root")
 
@@ -97,7 +96,7 @@ def _read_all(folder: Folder) -> tuple[list[bytes], list[str]]:
     return found, failures
 
 
-def _keep_all(folder: Folder, wanted: dict[str, bytes], lifted: set[str]) -> None:
+def _keep_all(folder: Folder, wanted: dict[str, bytes], is_known: Callable[[bytes], bool]) -> None:
     for name, record in wanted.items():
         held = None
         # What stands there in its place is replaced, a folder excepted.
@@ -105,7 +104,8 @@ def _keep_all(folder: Folder, wanted: dict[str, bytes], lifted: set[str]) -> Non
             held = folder.read(name, ORDER_BYTES_MAX)
         if held != record:
             folder.write(name, record, 0o600)
-    gone = [name for name in folder.names(_NAME) if name in lifted]
+    others = [name for name in folder.names(_NAME) if name not in wanted]
+    gone = [name for name in others if is_known(bytes.fromhex(name.partition(".")[0]))]
     for name in gone:
         folder.remove(name)
     if gone:

@@ -55,17 +55,19 @@ class Gates:
 
     def permits(self, gate: Gate, manifest: str) -> bool:
         """Whether this release may pass `gate` here and now. An unknown one may not."""
-        subject = self.subjects.get(manifest)
         is_done = self._reconciliation.is_done
         is_behind = not is_done and not (self._is_mirror and gate is Gate.SERVE)
-        if subject is None or is_behind:
-            return False
-        return self.brake.permits(gate, subject)
+        return not is_behind and self.is_open(gate, manifest)
+
+    def is_open(self, gate: Gate, manifest: str) -> bool:
+        """Whether no order closes `gate` for this release; an unknown one may not pass."""
+        subject = self.subjects.get(manifest)
+        return subject is not None and self.brake.permits(gate, subject)
 
     def may_start(self, gate: Gate, manifest: str, now: Instant) -> bool:
         """Whether this release may pass `gate`, with fresh proof that no order is missing here.
 
-        Where only the proof is wanting, the node begins to look for it.
+        Where only the proof is missing, the node begins to look for it.
         """
         return self.permits(gate, manifest) and self._leasing.covers(gate, now)
 

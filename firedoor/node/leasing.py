@@ -88,8 +88,8 @@ class Leasing:
             self.lease.seek(now)
         return is_live
 
-    def wanting(self) -> Unavailable:
-        """The error that says that a lease is wanting, and why."""
+    def missing(self) -> Unavailable:
+        """The error that says that a lease is missing, and why."""
         why = self.lease.why or "the last has run out; a new one is asked for"
         return Unavailable("waits for a lease", why=why)
 

@@ -97,7 +97,7 @@ class Carrying:
         own = await asyncio.to_thread(self._renewal.due_request)
         if own is not None:
             requests[self._host.settings.me] = own
-        asked = self._host.node.leasing.carried.questions()
+        asked = self._host.node.carried.questions()
         receipts = [record for message in self._desk.all() for record in message.records]
         return Outbound(
             self._host.settings.me,
@@ -117,7 +117,7 @@ class Carrying:
         for certificate in brought.certificates:
             taken += await self._take_certificate(certificate)
         told = self._take_answer(brought.answer) if brought.answer is not None else 0
-        lease, now = self._host.node.leasing.lease, self._host.clock.now()
+        lease, now = self._host.node.lease, self._host.clock.now()
         return Homecoming(lease.is_live(lease.terms.start, now), lease.why[:400], told, taken)
 
     def _take_answer(self, answer: Answer) -> int:
@@ -196,8 +196,8 @@ class Carrying:
         if self._host.may_start(Gate.FETCH, manifest):
             return
         if self._host.node.is_reconciled:
-            self._host.node.gates.require(Gate.FETCH, manifest)
-        raise self._host.node.leasing.wanting()
+            self._host.node.require(Gate.FETCH, manifest)
+        raise self._host.node.no_lease()
 
     async def _pieces(self, manifest: str) -> dict[bytes, None]:
         """The digests of a release, in order; the last's are kept, for its pieces come singly."""

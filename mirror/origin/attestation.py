@@ -79,7 +79,7 @@ def _logged_at(host: Host, order: bytes) -> int:
 
     Of one that an earlier run recorded it is this run's start: later, so no bound is over too soon.
     """
-    if order not in host.node.durable:
+    if not host.node.is_recorded(order):
         return 0
     times = host.order_times.get(order.hex())
     recorded = times.recorded_at if times is not None and times.recorded_at else host.started_at

@@ -71,7 +71,7 @@ def test_a_start_with_one_key_s_orders_takes_no_longer_than_one_without() -> Non
     node = node_of()
     node.restore(Kept(tuple(map(a_range, range(AT_ONCE)))), START)
     began = time.monotonic()
-    node.learn_all(releases(RELEASES), START)
+    node.learn(releases(RELEASES), START)
     took = time.monotonic() - began
     assert took < START_MAX_S
 
@@ -79,7 +79,7 @@ def test_a_start_with_one_key_s_orders_takes_no_longer_than_one_without() -> Non
 def test_one_key_s_decisions_stay_small() -> None:
     """What a halt names is kept for ever: in the log and, at a start, in memory."""
     node = node_of()
-    node.learn_all(releases(RELEASES), START)
+    node.learn(releases(RELEASES), START)
     size = sum(decided(node.submit(a_range(each), None, START)) for each in range(AT_ONCE))
     assert size < DECISIONS_BYTES_MAX
 

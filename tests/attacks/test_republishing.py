@@ -79,7 +79,7 @@ def node_of(*known: Subject) -> Node:
 
 def learn(node: Node, *subjects: Subject) -> None:
     for each in subjects:
-        node.learn(sha256(f"{each}".encode()).hexdigest(), each, START)
+        node.learn({sha256(f"{each}".encode()).hexdigest(): each}, START)
 
 
 def record(node: Node, scope: str, level: int, *names: str) -> None:
@@ -92,7 +92,7 @@ def record(node: Node, scope: str, level: int, *names: str) -> None:
 
 
 def levels(node: Node, *subjects: Subject) -> list[int]:
-    return [node.gates.brake.level(each) for each in subjects]
+    return [node._gates.brake.level(each) for each in subjects]
 
 
 @pytest.mark.parametrize("level", [5, 6, 7])
@@ -215,8 +215,8 @@ async def settled(one: Endpoint) -> None:
 
 
 def level_of_what_runs(one: Endpoint) -> int:
-    subject = one.host.node.gates.subjects[one.installer.health().manifest]
-    return one.host.node.gates.brake.level(subject)
+    subject = one.host.node.releases[one.installer.health().manifest]
+    return one.host.node._gates.brake.level(subject)
 
 
 @pytest.mark.slow

@@ -54,11 +54,11 @@ class OtherOffers(Offers):
     def best(self) -> Offer | None:
         node, active = self._host.node, self._handler.active()
         for entry in self._host.catalogue.releases:
-            is_other = entry.product == self._product and entry.manifest in node.gates.subjects
+            is_other = entry.product == self._product and entry.manifest in node.releases
             is_other &= active is not None and active[1] != entry.manifest
-            is_ready = is_other and node.sharing.holdings.is_whole(entry.manifest)
+            is_ready = is_other and node.is_whole(entry.manifest)
             if is_ready and node.permits(Gate.INSTALL, entry.manifest):
-                content = node.gates.subjects[entry.manifest].content
+                content = node.releases[entry.manifest].content
                 return Offer(entry.product, entry.version, entry.counter, entry.manifest, content)
         return super().best()
 

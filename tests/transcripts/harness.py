@@ -231,7 +231,7 @@ class World:
         self._waiting.append((sender, to, Countersign(record)))
 
     def _learn(self, name: str, release: str) -> None:
-        self._do(name, self._nodes[name].learn(*subject(release), self._now))
+        self._do(name, self._nodes[name].learn(dict([subject(release)]), self._now))
 
     def _hold(self, name: str, release: str) -> None:
         """`hold NODE RELEASE`: it is there whole."""
@@ -258,12 +258,12 @@ class World:
         gates = [gate.name.lower() for gate in Gate if node.permits(gate, manifest)]
         self._lines.append(f"may {', '.join(gates) or 'nothing'}")
         held = [self._orders[each] for each in node.orders.ids()]
-        force = [self._orders[halt.id] for halt in node.gates.brake.halts]
+        force = [self._orders[halt.id] for halt in node._gates.brake.halts]
         self._lines.append(f"holds {', '.join(held) or 'no order'}; in force {', '.join(force)}")
 
     def _start(self, name: str, release: str) -> None:
         """`start NODE RELEASE`: what it may begin; a lease that is wanting is sought."""
-        gates, manifest = self._nodes[name].gates, subject(release)[0]
+        gates, manifest = self._nodes[name]._gates, subject(release)[0]
         able = [
             gate.name.lower()
             for gate in (Gate.FETCH, Gate.INSTALL)
@@ -278,7 +278,7 @@ class World:
 
     def _take(self, name: str) -> None:
         """`take MIRROR`: a stick takes along what the site asks."""
-        self._questions = self._nodes[name].leasing.carried.questions()
+        self._questions = self._nodes[name]._leasing.carried.questions()
         self._lines.append(
             f"asked by {', '.join(self._names[PeerId(e.peer)] for e in self._questions)}"
         )
@@ -294,7 +294,7 @@ class World:
 
     def _why(self, name: str) -> None:
         """`why NODE`: why it has no lease."""
-        self._lines.append(self._nodes[name].leasing.lease.why or "it has one")
+        self._lines.append(self._nodes[name]._leasing.lease.why or "it has one")
 
     def _reach(self, name: str, *traits: str) -> None:
         """`reach NODE`: it starts anew, with nothing in memory but what `node` gives it."""

@@ -100,11 +100,11 @@ class Endpoint:
         seeds = {key.keyid: key.signing_seed}
         order, record = seal("halt", payload, fleet=FleetId(key.fleet), keys=seeds)
         self.host.apply(self.host.node.submit(record, None, self.host.clock.now()))
-        await self.until(lambda: order in self.host.node.durable)
+        await self.until(lambda: self.host.node.is_recorded(order))
 
     def grant_lease(self) -> None:
         """The origin answers a nonce of this endpoint."""
-        lease, now, nonce = self.host.node.leasing.lease, self.host.clock.now(), bytes(32)
+        lease, now, nonce = self.host.node.lease, self.host.clock.now(), bytes(32)
         lease.ask(nonce, now)
         assert lease.grant(climb(nonce, ()), (), now)
         self.installer.stir()
@@ -188,7 +188,7 @@ class Endpoint:
         )
         host = Host(NodeSettings(PeerId("e" * 32), Role.AGENT, "branch", 7443), parts)
         # Nobody is there to sync with first; all else is as at any endpoint.
-        host.node._reconciliation.is_done = True
+        host.node._catch_up.state.is_done = True
         return host
 
 

@@ -54,7 +54,7 @@ class Fetching:
             task.cancel()
 
     async def _fetch(self, fetch: Fetch) -> None:
-        swarm, number, now = self._driver.node.swarm, fetch.number, self._driver.clock.now
+        node, number, now = self._driver.node, fetch.number, self._driver.clock.now
         try:
             await self._fetch_pieces(fetch)
         except NoRoom as error:
@@ -62,9 +62,9 @@ class Fetching:
         except (Untrusted, Halted, Unavailable, Refused) as error:
             lie = isinstance(error, Untrusted)
             log("fetch-failed", level="debug", peer=fetch.peer, why=str(error))
-            self._driver.apply(swarm.failed(number, now(), is_lie=lie, retry_after=RETRY_SPAN))
+            self._driver.apply(node.failed(number, now(), is_lie=lie, retry_after=RETRY_SPAN))
         else:
-            self._driver.apply(swarm.finished(number, now()))
+            self._driver.apply(node.finished(number, now()))
         finally:
             self._tasks.pop(number, None)
 
@@ -73,16 +73,16 @@ class Fetching:
         driver = self._driver
         log("no-room", level="error", manifest=manifest[:12], why=str(error), do="free disk space")
         self.no_room[manifest] = str(error)
-        is_whole = driver.node.sharing.holdings.is_whole(manifest)
+        is_whole = driver.node.is_whole(manifest)
         # Half a release that blocks the disk would keep out orders and all other releases.
-        pieces = frozenset() if is_whole else driver.node.sharing.holdings.of_none_but(manifest)
+        pieces = frozenset() if is_whole else driver.node.pieces_of_none_but(manifest)
         driver.apply(driver.node.forget_pieces(manifest, driver.clock.now()))
         driver.start(asyncio.to_thread(self._store.remove_all, pieces))
         driver.program.on_no_room(manifest)
 
     async def _fetch_pieces(self, fetch: Fetch) -> None:
         node, manifest = self._driver.node, fetch.manifest
-        pieces = node.sharing.holdings.pieces_of(manifest)
+        pieces = node.pieces_of(manifest)
         start, end = pieces.range_of(fetch.first, fetch.last)
         wanted = [(pieces.digests[at], pieces.sizes[at]) for at in range(fetch.first, fetch.last)]
         address, port = self._lines.address_of(fetch.peer)
@@ -124,7 +124,6 @@ class Fetching:
     def _received(self, manifest: str, kind: str, count: int) -> None:
         node = self._driver.node
         self.counters.received[kind] += count
-        subject = node.gates.subjects.get(manifest)
-        if subject is not None and not node.gates.brake.permits(Gate.FETCH, subject):
+        if node.is_halted(Gate.FETCH, manifest):
             self.counters.covered_bytes += count
             self.counters.covered_last_at = self._driver.clock.now()

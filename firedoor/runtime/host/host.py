@@ -147,7 +147,7 @@ class Host:
         self.program = program
         watch = GenerationWatch(
             lambda: self.apply(self.node.was_copied()),
-            on_lost=lambda: self.node.leasing.lease.void("the kernel's events came too fast"),
+            on_lost=lambda: self.node.void_lease("the kernel's events came too fast"),
         )
         async with self._group:
             self._group.create_task(watch.keep())
@@ -180,9 +180,9 @@ class Host:
             self.trusted.set()
         # Past its dates metadata starts nothing, but what it names can still be halted.
         listed = (*self.catalogue.releases, *self.catalogue.dateless)
-        known = self.node.gates.subjects
+        known = self.node.releases
         fresh = {each.manifest: subject_of(each) for each in listed if each.manifest not in known}
-        self.apply(self.node.learn_all(fresh, now))
+        self.apply(self.node.learn(fresh, now))
 
     async def learn_held(self, manifest: str) -> None:
         """A release that is on this machine can be halted by whatever is in it.
@@ -202,7 +202,7 @@ class Host:
                 counter=held.counter,
                 publisher=entry.publisher if entry is not None else "",
             )
-            self.apply(self.node.learn(manifest, subject, self.clock.now()))
+            self.apply(self.node.learn({manifest: subject}, self.clock.now()))
 
     # --- effects -------------------------------------------------------------------------------
 
@@ -254,7 +254,7 @@ class Host:
             case KeepKnown(record):
                 entries.append((KNOWN, record))
             case DrawNonce():
-                lease = self.node.leasing.lease
+                lease = self.node.lease
                 # Where they are carried older nonces may still be answered: they count from then.
                 if not (lease.terms.is_carried and lease.is_asking):
                     self._divergence = self.clock.divergence()
@@ -367,12 +367,12 @@ class Host:
             if await asyncio.to_thread(self.store.get, digest) is not None:
                 have.set(index)
         now = self.clock.now()
-        self.apply(self.node.learn(entry.manifest, subject_of(entry, manifest.files), now))
+        self.apply(self.node.learn({entry.manifest: subject_of(entry, manifest.files)}, now))
         try:
             self.store.make_sure_of_room(sum(pieces.sizes[at] for at in have.missing()))
         except NoRoom as error:
             # Held for a moment: a half that an earlier run left is let go of as well.
-            self.node.sharing.holdings.hold(pieces, have)
+            self.node.hold(pieces, have)
             self.fetching.give_up(entry.manifest, error)
             return
         self.apply(self.node.want(pieces, have, now))
@@ -399,7 +399,7 @@ class Host:
     def may_start(self, gate: Gate, manifest: str) -> bool:
         """Whether this release may pass `gate` now; a lease that is wanting for it is sought."""
         self._look_at_clocks()
-        may = self.node.gates.may_start(gate, manifest, self.clock.now())
+        may = self.node.may_start(gate, manifest, self.clock.now())
         if not may:
             self._stirred.set()
         return may
@@ -409,7 +409,7 @@ class Host:
         divergence = self.clock.divergence()
         if abs(divergence - self._divergence) > CLOCKS_APART_S:
             log("clocks-diverged", level="warning", by=round(divergence - self._divergence, 1))
-            self.node.leasing.lease.void("the wall clock and the boot-time clock have diverged")
+            self.node.void_lease("the wall clock and the boot-time clock have diverged")
             self._divergence = divergence
 
     async def _keep_dates(self) -> None:

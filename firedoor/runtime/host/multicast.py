@@ -103,9 +103,7 @@ class Multicast(asyncio.DatagramProtocol):
         try:
             self._driver.apply(self._driver.node.submit(data, None, self._driver.clock.now()))
         except Refused as refusal:
-            self._driver.node.refusals[refusal.code] = (
-                self._driver.node.refusals.get(refusal.code, 0) + 1
-            )
+            self._driver.node.count_refusal(refusal)
         except Unavailable:
             return  # No keys to check it with yet.
         else:

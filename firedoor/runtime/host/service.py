@@ -85,7 +85,7 @@ def status_of(host: Host) -> Table:
         "is_origin": settings.is_origin,
         "is_reconciled": node.is_reconciled,
         "is_trust_fresh": bool(host.catalogue.authority and host.catalogue.authority.is_fresh),
-        "releases": [_release(host, manifest) for manifest in sorted(node.gates.subjects)],
+        "releases": [_release(host, manifest) for manifest in sorted(node.releases)],
         "orders": [_order(host, order_id) for order_id in node.orders.ids()],
         "order_set": node.orders.digest().hex(),
         "lease": _lease(host),
@@ -102,7 +102,7 @@ def status_of(host: Host) -> Table:
 
 
 def _lease(host: Host) -> Table:
-    lease, now = host.node.leasing.lease, host.clock.now()
+    lease, now = host.node.lease, host.clock.now()
     return {
         "start_s": lease.terms.start,
         "move_s": lease.terms.move,
@@ -113,8 +113,8 @@ def _lease(host: Host) -> Table:
 
 
 def _release(host: Host, manifest: str) -> Table:
-    subject = host.node.gates.subjects[manifest]
-    have, total = host.node.sharing.holdings.progress(manifest)
+    subject = host.node.releases[manifest]
+    have, total = host.node.progress_of(manifest)
     entry = host.catalogue.entry(manifest)
     return {
         "product": subject.product,
@@ -122,8 +122,8 @@ def _release(host: Host, manifest: str) -> Table:
         "manifest": manifest,
         "content": subject.content.hex(),
         "counter": entry.counter if entry else 0,
-        "level": host.node.gates.brake.level(subject),
-        "level_lowered": host.node.gates.brake.lowered(subject),
+        "level": host.node.level_of(manifest),
+        "level_lowered": host.node.lowered_level_of(manifest),
         "pieces_have": have,
         "pieces_total": total,
     }
@@ -139,7 +139,7 @@ def _order(host: Host, order_id: bytes) -> Table:
         "kind": order.kind,
         "reason": order.reason,
         "issued_at": order.issued_at,
-        "is_recorded": order_id in node.durable,
+        "is_recorded": node.is_recorded(order_id),
         "is_named": node.orders.is_named(order_id),
         "closed_at": times.closed_at if times else None,
         "recorded_at": times.recorded_at if times else None,

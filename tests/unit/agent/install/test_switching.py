@@ -88,7 +88,7 @@ def test_a_halt_that_comes_while_the_last_piece_is_staged_arms_nothing(
     loops: list[asyncio.AbstractEventLoop] = []
 
     async def story(one: Endpoint) -> None:
-        await one.until(lambda: bool(one.host.node.gates.brake.halts))
+        await one.until(lambda: bool(one.host.node.orders.in_force()))
         await one.until(lambda: len(one.installer.staged()) == 1)
         assert not one.installer.arming.manifest
         assert "lease" not in one.installer.health().detail
@@ -108,7 +108,7 @@ def test_a_halt_that_comes_while_the_last_piece_is_staged_arms_nothing(
 def test_an_armed_release_has_its_lease_renewed(endpoint: Endpoint) -> None:
     async def story(one: Endpoint) -> None:
         await until_armed(one)
-        lease = one.host.node.leasing.lease
+        lease = one.host.node.lease
         soon = after(one.host.clock.now(), lease.terms.renewal)
         due = lease.next_wakeup(one.host.clock.now(), has_work=False)
         assert due is not None
@@ -140,7 +140,7 @@ def test_a_word_that_is_no_list_of_products_is_refused(body: bytes) -> None:
 def test_a_lease_that_lapses_disarms_and_the_next_one_arms_again(endpoint: Endpoint) -> None:
     async def story(one: Endpoint) -> None:
         await until_armed(one)
-        one.host.node.leasing.lease.void("the origin is silent")
+        one.host.node.void_lease("the origin is silent")
         await one.until(lambda: not one.installer.arming.manifest)
         assert "waits for a lease" in one.installer.health().detail
         with pytest.raises(Unavailable, match="nothing is armed"):

@@ -115,7 +115,7 @@ def test_a_program_that_may_not_hear_the_kernel_goes_without(
 
 def test_a_machine_that_was_copied_has_no_lease(bench: Bench, tmp_path: Path) -> None:
     async def story(one: Endpoint) -> None:
-        lease = one.host.node.leasing.lease
+        lease = one.host.node.lease
         assert lease.age(one.host.clock.now()) is not None
         one.host.node.was_copied()
         assert lease.age(one.host.clock.now()) is None
