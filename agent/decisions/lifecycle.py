@@ -1,9 +1,10 @@
 """The life of one product on one endpoint, as a table.
 
 The journal holds the phase. After a crash, and after any step that the world refused, the life
-goes on by `RESUMES`; what neither table has cannot happen and is refused as our own mistake.
+goes on by `RECOVERS_TO`; what neither table has cannot happen and is refused as our own mistake.
 """
 
+from dataclasses import dataclass
 from enum import Enum
 
 
@@ -25,7 +26,8 @@ NEXT: dict[Phase, frozenset[Phase]] = {
     Phase.FETCHING: frozenset({Phase.FETCHING, Phase.STAGING, Phase.IDLE, Phase.ROLLING_BACK}),
     # IDLE: the brake aborted it.
     Phase.STAGING: frozenset({Phase.STAGED, Phase.IDLE}),
-    Phase.STAGED: frozenset({Phase.ACTIVATING, Phase.IDLE}),
+    # ROLLING_BACK: while it waits for the word to switch, a halt takes back what runs.
+    Phase.STAGED: frozenset({Phase.ACTIVATING, Phase.IDLE, Phase.ROLLING_BACK}),
     # ROLLING_BACK: the gate, asked once more after the switch, had closed.
     Phase.ACTIVATING: frozenset({Phase.CHECKING, Phase.ROLLING_BACK}),
     Phase.CHECKING: frozenset({Phase.IDLE, Phase.ROLLING_BACK}),
@@ -33,7 +35,7 @@ NEXT: dict[Phase, frozenset[Phase]] = {
     Phase.ROLLING_BACK: frozenset({Phase.IDLE, Phase.ROLLING_BACK}),
 }
 
-RESUMES: dict[Phase, Phase] = {
+RECOVERS_TO: dict[Phase, Phase] = {
     Phase.IDLE: Phase.IDLE,
     Phase.FETCHING: Phase.IDLE,
     Phase.STAGING: Phase.IDLE,
@@ -54,3 +56,41 @@ def advance(now_in: Phase, to: Phase) -> Phase:
     if to not in NEXT[now_in]:
         raise RuntimeError(f"lifecycle: no way from {now_in.value} to {to.value}")
     return to
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One product in the journal: its phase and the manifest that it is about.
+
+    `good`: the release that last ran well here; `earlier`: the one that did so before it.
+    """
+
+    phase: Phase = Phase.IDLE
+    manifest: str = ""
+    good: str = ""
+    earlier: str = ""
+
+    @property
+    def kept(self) -> tuple[str, ...]:
+        """The releases that ran well here, the last one first."""
+        return tuple(each for each in (self.good, self.earlier) if each)
+
+    def moved(
+        self, phase: Phase, *, manifest: str | None = None, good: str | None = None
+    ) -> "Entry":
+        """The entry in `phase`, as `advance` allows. `good`: what has just proved to run well."""
+        is_new = good is not None and good != self.good
+        return Entry(
+            advance(self.phase, phase),
+            self.manifest if manifest is None else manifest,
+            self.good if good is None else good,
+            self.good if is_new else self.earlier,
+        )
+
+    def recovered(self, *, is_switched: bool) -> "Entry":
+        """The entry after a crash or a refused step.
+
+        `is_switched`: the release that the phase is about is active, and not proved yet.
+        """
+        phase = RECOVERS_TO[self.phase] if is_switched else Phase.IDLE
+        return Entry(phase, self.manifest, self.good, self.earlier)

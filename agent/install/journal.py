@@ -7,11 +7,10 @@ about good and failed releases is unknown then, so the caller must install nothi
 
 import sqlite3
 import threading
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from agent.decisions.lifecycle import Phase
+from agent.decisions.lifecycle import Entry, Phase
 from firedoor.errors import Malformed, Unavailable
 from firedoor.halt.scope import Subject
 from firedoor.runtime.folders import require_regular
@@ -28,19 +27,6 @@ _SCHEMA = (
     version TEXT NOT NULL, content BLOB NOT NULL, files BLOB NOT NULL, counter INTEGER NOT NULL,
     newest INTEGER NOT NULL, floor INTEGER NOT NULL)""",
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """One product: its phase and the manifest that it is about.
-
-    `good`: the release that last ran well here; `earlier`: the one that did so before it.
-    """
-
-    phase: Phase = Phase.IDLE
-    manifest: str = ""
-    good: str = ""
-    earlier: str = ""
 
 
 class Journal:

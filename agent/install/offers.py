@@ -22,8 +22,11 @@ class Offers:
         self._handler = handler
         self._counters: dict[str, int] = {}
 
-    def best(self) -> Offer | None:
-        """The release to move to; None when what runs is right or nothing better may run."""
+    def best(self, also_failed: frozenset[bytes] = frozenset()) -> Offer | None:
+        """The release to move to; None when what runs is right or nothing better may run.
+
+        `also_failed`: contents that failed here and that a full journal may not have.
+        """
         node = self._host.node
         offers = [
             Offer(
@@ -40,7 +43,7 @@ class Offers:
             self._wanted,
             offers,
             running=self._running(),
-            failed=self._journal.failed(self._product),
+            failed=self._journal.failed(self._product) | also_failed,
             permits=self._permits,
         )
 

@@ -20,9 +20,6 @@ from firedoor.errors import FiredoorError, Malformed, Unavailable, Untrusted
 from firedoor.identity import PeerId
 from firedoor.runtime.network.peer_server import CLOCK, peer_of_request, read_body
 
-# An armed release's lease is looked at this often: a sixth of the 30 s that one counts for a start.
-LOOK_S = 5.0
-
 SWITCH_PATH = "/v1/switch"
 
 # The names of a few hundred products.
@@ -46,10 +43,11 @@ class Arming:
         """This release switches when it is told to."""
         self.manifest = manifest
 
-    def disarm(self) -> None:
-        """Nothing switches; whoever has told it hears so."""
+    def disarm(self, why: FiredoorError) -> None:
+        """Cancel the armed activation; a waiting `switched` fails with `why`."""
         self.manifest = ""
-        self.failed(Unavailable("the switch", why="it was disarmed meanwhile"))
+        if self._told is not None and not self._told.done():
+            self._told.set_exception(why)
 
     @property
     def is_told(self) -> bool:
@@ -83,11 +81,6 @@ class Arming:
         self.manifest = ""
         if self._told is not None and not self._told.done():
             self._told.set_result(version)
-
-    def failed(self, why: FiredoorError) -> None:
-        """It has not."""
-        if self._told is not None and not self._told.done():
-            self._told.set_exception(why)
 
 
 def switch_route(

@@ -169,8 +169,8 @@ def bench(tmp_path: Path) -> Iterator[Bench]:
 @pytest.fixture
 def patient(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     """Nobody's turn to leave a release comes, until this is undone: the power goes before it."""
-    monkeypatch.setattr("agent.install.installer.ROLL_BACKS_PER_S", 1e-9)
-    monkeypatch.setattr("agent.install.installer.ROLL_BACK_SPREAD", Span(1e9))
+    monkeypatch.setattr("agent.decisions.install.ROLL_BACKS_PER_S", 1e-9)
+    monkeypatch.setattr("agent.decisions.install.ROLL_BACK_SPREAD", Span(1e9))
     return monkeypatch
 
 
@@ -359,8 +359,8 @@ def change_product(site: LabSite, name: str, **changes: Any) -> None:
 # An agent whose turn to leave a release never comes, as if the power went before it.
 PATIENT = """
 import sys
-import agent.__main__, agent.installer
-agent.installer.ROLL_BACKS_PER_S, agent.installer.ROLL_BACK_SPREAD = 1e-9, 1e9
+import agent.__main__, agent.decisions.install as install
+install.ROLL_BACKS_PER_S, install.ROLL_BACK_SPREAD = 1e-9, 1e9
 sys.exit(agent.__main__.main())
 """
 

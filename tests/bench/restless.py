@@ -11,15 +11,15 @@ from typing import Any
 from unittest.mock import patch
 
 from agent import program as agent_program
+from agent.decisions.effects import Release
+from agent.decisions.lifecycle import Phase
 from agent.decisions.plan import Offer
 from agent.handlers.files import FilesHandler
 from agent.install import installer as agent_installer
 from agent.install.installer import Installer
 from agent.install.offers import Offers
-from firedoor.errors import FiredoorError
 from firedoor.halt.brake import Gate
 from firedoor.runtime.clocks import Clock
-from firedoor.runtime.metadata.release_entries import ReleaseEntry
 from firedoor.units import Instant, Span, UnixTime
 
 Tell = Callable[[str, str, float], None]
@@ -51,7 +51,7 @@ class CrookedClock(Clock):
 class OtherOffers(Offers):
     """The best is always the other release that is whole here."""
 
-    def best(self) -> Offer | None:
+    def best(self, also_failed: frozenset[bytes] = frozenset()) -> Offer | None:
         node, active = self._host.node, self._handler.active()
         for entry in self._host.catalogue.releases:
             is_other = entry.product == self._product and entry.manifest in node.releases
@@ -60,7 +60,7 @@ class OtherOffers(Offers):
             if is_ready and node.permits(Gate.INSTALL, entry.manifest):
                 content = node.releases[entry.manifest].content
                 return Offer(entry.product, entry.version, entry.counter, entry.manifest, content)
-        return super().best()
+        return super().best(also_failed)
 
 
 class Restless(Installer):
@@ -70,20 +70,18 @@ class Restless(Installer):
     _switches = 0
     tell: Tell
 
-    async def _round(self) -> float:
-        return min(await super()._round(), Restless.each_s)
+    async def _round(self) -> Span | None:
+        span = await super()._round()
+        return None if span is None else min(span, Span(Restless.each_s))
 
-    def _activate(self, entry: ReleaseEntry) -> None:
+    async def _activate(self, release: Release) -> Span | None:
         self._switches += 1
         SWITCHED.clear()
-        try:
-            super()._activate(entry)
-        except FiredoorError:
-            # It was switched, and then doubt undid it in the same turn of the loop.
-            if SWITCHED:
-                Restless.tell("undone", f"{self._switches}", SWITCHED[0])
-            raise
-        Restless.tell("activated", f"{self._switches}", SWITCHED[0])
+        span = await super()._activate(release)
+        # It was switched; where doubt undid it, that was in the same turn of the loop.
+        end = "activated" if self._install.phase is Phase.CHECKING else "undone"
+        Restless.tell(end, f"{self._switches}", SWITCHED[0])
+        return span
 
 
 # When the last switch was made, by the machine's true clock.

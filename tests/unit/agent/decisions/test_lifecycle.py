@@ -12,9 +12,9 @@ import pytest
 
 from agent.checks.command import LocalChecks
 from agent.checks.contract import CheckResult
-from agent.decisions.lifecycle import NEXT, RESUMES, Phase, advance
+from agent.decisions.lifecycle import NEXT, RECOVERS_TO, Entry, Phase, advance
 from agent.decisions.verdict import Verdict, verdict
-from agent.install.journal import Entry, Journal
+from agent.install.journal import Journal
 from firedoor.errors import Malformed, Unavailable
 from firedoor.units import Instant, Span
 
@@ -22,7 +22,7 @@ from firedoor.units import Instant, Span
 
 
 def test_every_phase_has_a_way_on_and_a_way_back_from_a_crash() -> None:
-    assert set(NEXT) == set(RESUMES) == set(Phase)
+    assert set(NEXT) == set(RECOVERS_TO) == set(Phase)
     assert all(NEXT.values())
 
 
@@ -38,7 +38,7 @@ def test_every_phase_is_reached_from_idle_and_leads_back_to_it() -> None:
 
 
 def test_a_crash_resumes_only_where_the_table_leads() -> None:
-    for phase, resumed in RESUMES.items():
+    for phase, resumed in RECOVERS_TO.items():
         assert resumed is phase or resumed in NEXT[phase]
 
 
@@ -63,7 +63,7 @@ def test_only_what_was_activated_is_checked(phase: Phase) -> None:
 
 def test_a_switch_that_the_disk_refused_to_throw_back_is_thrown_again() -> None:
     assert Phase.ROLLING_BACK in NEXT[Phase.ROLLING_BACK]
-    assert RESUMES[Phase.ROLLING_BACK] is Phase.ROLLING_BACK
+    assert RECOVERS_TO[Phase.ROLLING_BACK] is Phase.ROLLING_BACK
 
 
 # --- verdict -----------------------------------------------------------------------------------

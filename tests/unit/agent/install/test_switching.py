@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
+from agent.decisions import install
 from agent.decisions.lifecycle import Phase
-from agent.install import installer as agent_installer
 from agent.install import switching
 from firedoor.errors import Halted, Malformed, Unavailable
-from firedoor.units import after
+from firedoor.units import Span, after
 from tests.unit.endpoint import PRODUCT, Endpoint
 from tests.unit.origin_bench import Bench
 
@@ -19,7 +19,7 @@ ARMED = ("1.0", Phase.STAGED.value)
 @pytest.fixture
 def endpoint(bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Endpoint:
     """One that runs 1.0 and has 2.0 armed once its story begins."""
-    monkeypatch.setattr(agent_installer, "ARMED_LOOK_S", 0.01)
+    monkeypatch.setattr(install, "LOOK_ARMED", Span(0.01))
     one = Endpoint(bench, tmp_path / "endpoint", switch="when-told")
     one.publish("1.0")
 
