@@ -155,9 +155,9 @@ class Install:
             return self._roll_back(seen)
         if wait := self._resting.wait(seen.now):
             return [LookAgain(wait)]
-        if self.phase is Phase.STAGED and not self._is_ready(seen.candidate):
-            idle = Note(self.entry.moved(Phase.IDLE))
-            return self._disarm() if self.armed else [idle]
+        is_over = not self._is_ready(seen.candidate)
+        if is_over and (self.armed or self.phase is Phase.STAGED):
+            return self._disarm() if self.armed else [Note(self.entry.moved(Phase.IDLE))]
         return self._approach(seen.candidate, seen) if seen.candidate else [LookAgain(LOOK_AGAIN)]
 
     def staged(self) -> None:

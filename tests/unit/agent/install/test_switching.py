@@ -1,6 +1,7 @@
 """Products that switch when they are told: armed under a lease, disarmed without one."""
 
 import asyncio
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -103,6 +104,36 @@ def test_a_halt_that_comes_while_the_last_piece_is_staged_arms_nothing(
         await story(one)
 
     endpoint.run(with_loop, cut_power=watch)
+
+
+def test_a_halt_of_what_runs_is_obeyed_while_the_next_release_is_armed(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(install, "LOOK_ARMED", Span(0.01))
+    one = Endpoint(bench, tmp_path / "three", switch="when-told")
+
+    async def switch_to_next(one: Endpoint) -> None:
+        await until_next_is_armed(one)
+        version = await one.installer.switch()
+        await one.until_runs(version)
+
+    for version in ("1.0", "2.0"):
+        one.publish(version)
+        one.run(switch_to_next)
+    # A pinned version is taken even downwards; what is halted is the newest, so one key is enough.
+    one._settings = replace(one._settings, version="1.0")
+
+    async def story(one: Endpoint) -> None:
+        await until_next_is_armed(one)
+        await one.halt(f"{PRODUCT}==2.0", 6)
+        await one.until(lambda: one.state[0] == "1.0")
+        assert one.installer.counts.rolled_back == 1
+
+    one.run(story)
+
+
+async def until_next_is_armed(one: Endpoint) -> None:
+    await one.until(lambda: bool(one.installer.arming.manifest))
 
 
 def test_an_armed_release_has_its_lease_renewed(endpoint: Endpoint) -> None:
