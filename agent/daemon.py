@@ -26,7 +26,7 @@ from firedoor.runtime.network.discovery import Discovery
 from firedoor.runtime.network.hints import STRANGER_S
 from firedoor.runtime.network.peer_client import CONNECT_S
 from firedoor.runtime.program.renewal import Renewal
-from firedoor.runtime.program.startup import Person
+from firedoor.runtime.program.startup import ProgramIdentity
 from firedoor.runtime.settings import AgentSettings, split_address
 from firedoor.trust.report_signing import signed_report
 from firedoor.units import between
@@ -71,7 +71,7 @@ class AgentDaemon:
         self,
         host: Host,
         settings: AgentSettings,
-        person: Person,
+        person: ProgramIdentity,
         renewal: Renewal,
         make_installers: Callable[[Journal, Callable[[], None]], list[Installer]],
     ) -> None:
@@ -100,12 +100,12 @@ class AgentDaemon:
         )
         kept = Path(settings.state).expanduser() / "neighbours.json"
         self.neighbours = Neighbours(
-            host, host.lines, dice, dialled_max=NEIGHBOURS_DIALLED_MAX, kept=kept
+            host, host.connections, dice, dialled_max=NEIGHBOURS_DIALLED_MAX, kept=kept
         )
 
     async def run(self, discovery: Discovery) -> None:
         """Serve until cancelled; `discovery` finds endpoints while no mirror answers."""
-        lines, clock = self.host.lines, self.host.clock
+        lines, clock = self.host.connections, self.host.clock
         mirrors = [split_address(text) for text in self._settings.mirrors]
         peers = [split_address(text) for text in self._settings.peers]
         dials = [keep_dialling(lines, clock, each, Role.MIRROR, self._dice) for each in mirrors]
@@ -150,7 +150,7 @@ class AgentDaemon:
             self.receipts.catch_up()
             self.receipts.repeat(peer)
         self._announce(peer)
-        self._stir()
+        self._notify_installers()
 
     def on_gone(self, peer: PeerId) -> None:
         """With the last mirror gone, news that endpoints told of is worth asking them for."""
@@ -166,25 +166,25 @@ class AgentDaemon:
         span = span_of_recording(self.host.node.sessions, self._dice)
         for installer in self.installers:
             if installer.is_at_rest:
-                asyncio.get_running_loop().call_later(span, installer.stir)
+                asyncio.get_running_loop().call_later(span, installer.notify)
             else:
-                installer.stir()
+                installer.notify()
 
     def on_changed(self) -> None:
         """What may move here has changed, and nothing was halted by it."""
         self.receipts.closed()
         self._tombstones_wanted.set()
-        self._stir()
+        self._notify_installers()
 
     async def on_complete(self, manifest: str) -> None:
         """A release is here whole."""
         log("release-complete", manifest=manifest[:12])
-        self._stir()
+        self._notify_installers()
 
     def on_no_room(self, manifest: str) -> None:
         """The disk is full; the installer says so and tries again later."""
         del manifest
-        self._stir()
+        self._notify_installers()
 
     def found(self, peer: PeerId, role: Role, address: tuple[str, int]) -> None:
         """A peer is on this LAN, says mDNS."""
@@ -195,7 +195,7 @@ class AgentDaemon:
     def heard_of_orders(self, peer: PeerId, orders: str) -> None:
         """A mirror's mDNS record says which orders it holds: if others, do not wait to dial it."""
         mine = self.host.node.orders.digest().hex()[: len(orders)]
-        if orders != mine and peer not in self.host.lines.open:
+        if orders != mine and peer not in self.host.connections.open:
             self.neighbours.hurry(peer)
 
     # --- inside --------------------------------------------------------------------------------
@@ -236,17 +236,21 @@ class AgentDaemon:
     def _active(self) -> list[str]:
         return [row.manifest for each in self.installers if (row := each.health()).manifest]
 
-    def _stir(self) -> None:
+    def _notify_installers(self) -> None:
         for installer in self.installers:
-            installer.stir()
+            installer.notify()
 
     def _mirrors(self) -> list[PeerId]:
         """Those that give to this endpoint; one of another site that has dialled in does not."""
-        return [line.peer.id for line in self.host.lines.open.values() if line.is_upstream]
+        return [
+            connection.peer.id
+            for connection in self.host.connections.open.values()
+            if connection.is_upstream
+        ]
 
     def _news(self) -> list[PeerId]:
         """Who has newer metadata, the newest first; endpoints only while no mirror answers."""
-        lines, mine = self.host.lines.open, self.host.catalogue.timestamp
+        lines, mine = self.host.connections.open, self.host.catalogue.timestamp
         self._announced = {peer: each for peer, each in self._announced.items() if peer in lines}
         sources = self._mirrors()
         able = [
@@ -261,8 +265,8 @@ class AgentDaemon:
 
     def _announce(self, peer: PeerId) -> None:
         """Tell an endpoint what there is: it may have missed the mirror's own word."""
-        authority, line = self.host.catalogue.authority, self.host.lines.open.get(peer)
-        if authority is not None and line is not None and line.peer.role is Role.AGENT:
+        authority, connection = self.host.catalogue.authority, self.host.connections.open.get(peer)
+        if authority is not None and connection is not None and connection.peer.role is Role.AGENT:
             timestamp = self.host.catalogue.timestamp
             self.host.send(peer, Announce(timestamp, authority.targets_version))
 
@@ -302,7 +306,7 @@ class AgentDaemon:
             is_done = await self._refreshed()
             # What came is believed, though not all of it could be had.
             self.host.believe()
-            self._stir()
+            self._notify_installers()
             pause = REFRESH_AGAIN_S if is_done else min(pause * 2, REFRESH_AGAIN_MAX_S)
             # Claims without end must not make this endpoint ask without end.
             await asyncio.sleep((REFRESH_EVERY_S if is_done else pause) * self._jitter())
@@ -330,7 +334,7 @@ class AgentDaemon:
                     # What came meanwhile may be of what was not there yet.
                     del self._announced[source]
                 if self.host.catalogue.timestamp > before:
-                    for peer in list(self.host.lines.open):
+                    for peer in list(self.host.connections.open):
                         self._announce(peer)
                 return True
         return False
@@ -372,7 +376,7 @@ class AgentDaemon:
         except (FiredoorError, OSError) as error:
             log("first-contact-failed", address=f"{place.host}:{place.port}", why=str(error))
         self.host.believe()
-        self._stir()
+        self._notify_installers()
 
     async def _report(self) -> None:
         while True:

@@ -25,7 +25,7 @@ from firedoor.runtime.network.peer_client import PeerClient
 from firedoor.runtime.program.presence import Hooks, present
 from firedoor.runtime.program.renewal import Renewal
 from firedoor.runtime.program.startup import (
-    Person,
+    ProgramIdentity,
     StateLock,
     guarded,
     make_host,
@@ -103,7 +103,7 @@ def _warnings(settings: AgentSettings) -> list[str]:
     return [f"{why}: releases that bring checks are held back{more}"]
 
 
-def _person(settings: AgentSettings, clock: Clock) -> Person:
+def _person(settings: AgentSettings, clock: Clock) -> ProgramIdentity:
     path = Path(settings.state).expanduser() / "identity.key"
     return read_identity(path, Role.AGENT, clock, _no_passphrase)
 
@@ -111,7 +111,7 @@ def _person(settings: AgentSettings, clock: Clock) -> Person:
 async def _run(
     settings: AgentSettings,
     state: Path,
-    errand: Callable[[AgentDaemon], Awaitable[None]] | None,
+    one_shot: Callable[[AgentDaemon], Awaitable[None]] | None,
 ) -> None:
     clock = Clock()
     person = _person(settings, clock)
@@ -120,7 +120,7 @@ async def _run(
     checks = Checks(settings)
 
     def make_installers(journal: Journal, on_change: Callable[[], None]) -> list[Installer]:
-        followed = settings.products.items() if errand is None else ()
+        followed = settings.products.items() if one_shot is None else ()
         return [
             Installer(
                 host,
@@ -140,10 +140,10 @@ async def _run(
     try:
         async with present(host, person, settings, hooks) as discovery:
             logs.log("agent-started", listen=settings.listen, peer=person.peer.id)
-            if errand is None:
+            if one_shot is None:
                 await daemon.run(discovery)
             else:
-                await _until_done(daemon, discovery, errand)
+                await _until_done(daemon, discovery, one_shot)
     finally:
         await host.client.close()
         host.log.close()
@@ -152,10 +152,10 @@ async def _run(
 async def _until_done(
     daemon: AgentDaemon,
     discovery: Discovery,
-    errand: Callable[[AgentDaemon], Awaitable[None]],
+    one_shot: Callable[[AgentDaemon], Awaitable[None]],
 ) -> None:
     running = asyncio.ensure_future(daemon.run(discovery))
-    work = asyncio.ensure_future(errand(daemon))
+    work = asyncio.ensure_future(one_shot(daemon))
     try:
         await asyncio.wait({running, work}, return_when=asyncio.FIRST_COMPLETED)
     finally:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 
 from firedoor.dice import Dice
 from firedoor.halt.order import LEVEL_NARROW, Halt
-from firedoor.halt.receipt import Had, ReceiptPayload, seal_receipt
+from firedoor.halt.receipt import LocalState, ReceiptPayload, seal_receipt
 from firedoor.halt.scope import Subject
 from firedoor.identity import PeerId
 from firedoor.node.rosters import span_of_recording
@@ -53,7 +53,7 @@ class ReceiptWriter:
         self._dice = Dice(host.clock.seed())
         self._instance = host.clock.nonce()[:16]
         self._said: dict[bytes, ReceiptPayload] = {}
-        self._found: dict[bytes, Had] = {}
+        self._found: dict[bytes, LocalState] = {}
         self._hooking = asyncio.Lock()
 
     def closed(self) -> None:
@@ -139,11 +139,13 @@ class ReceiptWriter:
 
     def _note(self, halt: Halt, *, is_enforced: bool) -> None:
         now, known = self._host.clock.unix_ms(), self._said.get(halt.id)
-        had = self._found.get(halt.id, Had.NOTHING)
-        if is_enforced and had is Had.ACTIVE:
-            is_left = self._had(halt) is not Had.ACTIVE
-            kept = Had.STILL_RUNS if halt.level >= LEVEL_NARROW and not halt.is_drill else had
-            had = Had.ROLLED_BACK if is_left else kept
+        had = self._found.get(halt.id, LocalState.NOTHING)
+        if is_enforced and had is LocalState.ACTIVE:
+            is_left = self._had(halt) is not LocalState.ACTIVE
+            kept = (
+                LocalState.STILL_RUNS if halt.level >= LEVEL_NARROW and not halt.is_drill else had
+            )
+            had = LocalState.ROLLED_BACK if is_left else kept
         self._said[halt.id] = ReceiptPayload(
             version=1,
             order=halt.id,
@@ -158,27 +160,27 @@ class ReceiptWriter:
         if payload is None:
             return
         record = self._sealed(payload)
-        for line in self._host.lines.open.values():
-            if line.is_upstream:
-                self._host.send(line.peer.id, Receipts((record,)))
+        for connection in self._host.connections.open.values():
+            if connection.is_upstream:
+                self._host.send(connection.peer.id, Receipts((record,)))
 
     def _sealed(self, payload: ReceiptPayload) -> bytes:
         authority = self._host.catalogue.authority
         assert authority is not None  # Without keys no order was admitted.
         return seal_receipt(payload, fleet=authority.fleet, seed=self._seed)
 
-    def _had(self, halt: Halt) -> Had:
+    def _had(self, halt: Halt) -> LocalState:
         """The most that is here of what the halt covers."""
         node = self._host.node
         covered = {
             manifest for manifest, subject in node.releases.items() if self._covers(halt, subject)
         }
         if covered & set(self._active()):
-            return Had.ACTIVE
+            return LocalState.ACTIVE
         if covered & set(self._staged()):
-            return Had.INSTALLED
+            return LocalState.INSTALLED
         has_pieces = any(node.progress_of(each)[0] for each in covered)
-        return Had.PIECES if has_pieces else Had.NOTHING
+        return LocalState.PIECES if has_pieces else LocalState.NOTHING
 
     def _covers(self, halt: Halt, subject: Subject) -> bool:
         return self._host.node.is_covered(halt, subject)

@@ -72,7 +72,7 @@ class TooLarge(Refused):
 
 
 class ShareFull(TooLarge):
-    """A signing key's share of the order set is full; once its orders are logged there is room."""
+    """A signing key's share of the order set is full until its orders are committed."""
 
     code: ClassVar[str] = "share-full"
 

@@ -31,8 +31,8 @@ UNRECORDED_PER_KEY_MAX = 64
 CONTROLLER_HALTS_MAX = 256
 CONTROLLER_HALTS_OF_ONE_MAX = 4
 
-# New orders of one key that an origin logs at once; halt/logbook.py says how fast it goes on.
-LOGGED_AT_ONCE_MAX = UNRECORDED_PER_KEY_MAX
+# New orders of one key that an origin commits at once; halt/commit_queue.py has the pace after.
+COMMITTED_AT_ONCE_MAX = UNRECORDED_PER_KEY_MAX
 
 # All orders of a fleet between two compactions. 4,096 ids are 128 KiB, below FRAME_BYTES_MAX.
 ORDERS_MAX = 4096

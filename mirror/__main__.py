@@ -20,7 +20,7 @@ from firedoor.runtime.network.listening import serve
 from firedoor.runtime.program.presence import Hooks, present
 from firedoor.runtime.program.renewal import Renewal
 from firedoor.runtime.program.startup import (
-    Person,
+    ProgramIdentity,
     StateLock,
     main_of,
     make_host,
@@ -29,7 +29,7 @@ from firedoor.runtime.program.startup import (
 )
 from firedoor.runtime.settings import MirrorSettings, read_mirror
 from firedoor.runtime.storage.piece_store import PieceStore
-from mirror.airgap.carrying import Carrying, Postbox
+from mirror.airgap.carrying import Carrying, OfflineEnroller
 from mirror.api.enrolment_routes import Enroller, Forwarder, enrolment_app, forward_routes
 from mirror.api.origin_routes import OriginApi
 from mirror.api.stick_routes import StickApi
@@ -37,7 +37,7 @@ from mirror.beacon_key import BeaconSigner, own_signer
 from mirror.daemon import MirrorDaemon, state_folder
 from mirror.origin.origin import Origin, renew_origin
 from mirror.telemetry.claims import Judge
-from mirror.telemetry.receipts import ReceiptDesk
+from mirror.telemetry.receipts import ReceiptCollector
 from mirror.telemetry.reports import Endpoints
 
 
@@ -87,7 +87,7 @@ async def _run(settings: MirrorSettings, state: Path) -> None:
         renewal = Renewal(state / "identity.key", host.client, clock)
     roll = origin.enrolments if origin is not None else None
     endpoints = Endpoints(state / "mirror.sqlite", Judge(fleet, person.credentials.ca, roll))
-    desk = ReceiptDesk(state / "receipts.sqlite", fleet, roll)
+    collector = ReceiptCollector(state / "receipts.sqlite", fleet, roll)
     daemon = MirrorDaemon(
         host,
         upstream=settings.upstream,
@@ -95,7 +95,7 @@ async def _run(settings: MirrorSettings, state: Path) -> None:
         signer=signer,
         renewal=renewal,
         endpoints=endpoints,
-        desk=desk,
+        collector=collector,
         dice=Dice(clock.seed()),
         kept=state / "neighbours.json",
     )
@@ -103,12 +103,12 @@ async def _run(settings: MirrorSettings, state: Path) -> None:
         await _serve(settings, person, daemon, host=host, origin=origin, renewal=renewal)
     finally:
         endpoints.close()
-        desk.close()
+        collector.close()
 
 
 async def _serve(
     settings: MirrorSettings,
-    person: Person,
+    person: ProgramIdentity,
     daemon: MirrorDaemon,
     *,
     host: Host,
@@ -146,7 +146,7 @@ def _origin_routes(
 
 def _site_routes(
     settings: MirrorSettings,
-    person: Person,
+    person: ProgramIdentity,
     daemon: MirrorDaemon,
     *,
     host: Host,
@@ -157,9 +157,9 @@ def _site_routes(
     if settings.upstream:
         forwarder = Forwarder(host.client, settings.upstream, ca)
         return forwarder, forward_routes(forwarder, is_banned)
-    postbox = Postbox(ca)
-    stick = StickApi(Carrying(host, postbox, renewal, daemon.desk), daemon)
-    return postbox, [*stick.routes(), *forward_routes(postbox, is_banned)]
+    offline_enroller = OfflineEnroller(ca)
+    stick = StickApi(Carrying(host, offline_enroller, renewal, daemon.collector), daemon)
+    return offline_enroller, [*stick.routes(), *forward_routes(offline_enroller, is_banned)]
 
 
 def _passphrase(settings: MirrorSettings) -> Callable[[], str]:

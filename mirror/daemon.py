@@ -33,7 +33,7 @@ from mirror.beacon_key import BeaconSigner
 from mirror.origin.attestation import certificate_of
 from mirror.origin.incoming import keep_sweeping
 from mirror.origin.origin import Origin
-from mirror.telemetry.receipts import ReceiptDesk
+from mirror.telemetry.receipts import ReceiptCollector
 from mirror.telemetry.reporting import Reporting
 from mirror.telemetry.reports import Endpoints
 
@@ -69,7 +69,7 @@ class MirrorDaemon:
         signer: Callable[[], BeaconSigner | None],
         renewal: Renewal | None,
         endpoints: Endpoints,
-        desk: ReceiptDesk,
+        collector: ReceiptCollector,
         dice: Dice,
         kept: Path | None = None,
     ) -> None:
@@ -88,13 +88,15 @@ class MirrorDaemon:
         self._named: tuple[bytes, ...] = ()
         self._endpoints = endpoints
         self._reporting = Reporting(host, endpoints)
-        self.desk = desk
-        self.neighbours = Neighbours(host, host.lines, dice, dialled_max=ROSTER_MAX, kept=kept)
+        self.collector = collector
+        self.neighbours = Neighbours(
+            host, host.connections, dice, dialled_max=ROSTER_MAX, kept=kept
+        )
 
     async def run(self, discovery: Discovery) -> None:
         """Serve until cancelled; `discovery` shows on the LAN which orders this mirror holds."""
         addresses = [split_address(text) for text in self._upstream]
-        lines, clock = self._host.lines, self._host.clock
+        lines, clock = self._host.connections, self._host.clock
         dials = [
             keep_dialling(lines, clock, each, Role.MIRROR, self._dice, is_upstream=True)
             for each in addresses
@@ -105,13 +107,13 @@ class MirrorDaemon:
         self._sync_wanted.set()
         renewal = []
         if self._renewal is not None:
-            renewal = [self._renewal.keep(self._host.lines.mirrors)]
+            renewal = [self._renewal.keep(self._host.connections.mirrors)]
         workers = (
             self._sync(),
             self.neighbours.run(),
             self._endpoints.keep_saving(),
             self._reporting.keep_passing(),
-            self.desk.keep_passing(self._host.is_idle, self._host.send),
+            self.collector.keep_passing(self._host.is_idle, self._host.send),
             self._keep_naming(discovery),
             self._keep_announcing(),
         )
@@ -127,12 +129,12 @@ class MirrorDaemon:
                     self._heard_targets = targets
                     self._sync_wanted.set()
             case Health(reports) if sender not in self._upstream_ids():
-                peer = self._host.lines.open[sender].peer
+                peer = self._host.connections.open[sender].peer
                 here, now = self._agents_here(), self._host.clock.unix()
                 self._reporting.changed(self._endpoints.take(reports, peer, here, now))
             case Receipts() if sender not in self._upstream_ids():
-                peer = self._host.lines.open[sender].peer
-                self.desk.take(message, peer, self._in_force())
+                peer = self._host.connections.open[sender].peer
+                self.collector.take(message, peer, self._in_force())
             case Recorded() if sender == self._host.settings.me:
                 self._beacon_wanted.set()
             case _:
@@ -144,12 +146,12 @@ class MirrorDaemon:
         if peer in self._upstream_ids():
             self._sync_wanted.set()
             self._reporting.connected(peer)
-            self.desk.connected(peer)
+            self.collector.connected(peer)
 
     def on_gone(self, peer: PeerId) -> None:
         """An endpoint's connection ended; those above should not wait to hear of its silence."""
         self._reporting.gone(peer)
-        self.desk.gone(peer)
+        self.collector.gone(peer)
         self._reporting.changed(self._endpoints.lost(peer))
 
     def on_cut(self) -> None:
@@ -160,14 +162,14 @@ class MirrorDaemon:
         self._endpoints.forget_senders(self._host.node.refuses)
 
     def on_changed(self) -> None:
-        """A resume may let a release move again, and an order that is logged wants its beacon."""
+        """A resume may let a release move again, and a committed order needs its beacon."""
         if self._origin is None or self._open():
-            # At the origin most that changes is an order that is logged, while its site records.
+            # At the origin most that changes is an order that is committed, while its site records.
             self._sync_wanted.set()
         self._beacon_wanted.set()
         if self._origin is None:
             # The origin's own are evidence.
-            self.desk.keep_only(self._in_force())
+            self.collector.keep_only(self._in_force())
 
     async def on_complete(self, manifest: str) -> None:
         """A release has arrived whole; its pieces were relayed as they came."""
@@ -213,24 +215,28 @@ class MirrorDaemon:
         assert self._origin is not None
         heard = self._endpoints.heard()
         return await certificate_of(
-            self._host, self._origin, self.desk.book, order=order, reports=heard
+            self._host, self._origin, self.collector.book, order=order, reports=heard
         )
 
     def _in_force(self) -> frozenset[bytes]:
         return frozenset(halt.id for halt in self._host.node.orders.in_force())
 
     def _upstream_ids(self) -> set[PeerId]:
-        return {line.peer.id for line in self._host.lines.open.values() if line.is_upstream}
+        return {
+            connection.peer.id
+            for connection in self._host.connections.open.values()
+            if connection.is_upstream
+        }
 
     def _agents_here(self) -> set[PeerId]:
-        lines = self._host.lines.open.values()
-        return {line.peer.id for line in lines if line.peer.role is Role.AGENT}
+        lines = self._host.connections.open.values()
+        return {connection.peer.id for connection in lines if connection.peer.role is Role.AGENT}
 
     def _announce(self, peer: PeerId | None = None) -> None:
         if self._host.catalogue.authority is None:
             return
         notice = Announce(self._host.catalogue.timestamp, self._targets())
-        for each in [peer] if peer else list(self._host.lines.open):
+        for each in [peer] if peer else list(self._host.connections.open):
             if each not in self._upstream_ids():
                 self._host.send(each, notice)
 
@@ -334,7 +340,7 @@ class MirrorDaemon:
         """Where beacons are made: name what is recorded here, unless the last beacon does so."""
         if self._origin is None and not self._host.node.is_second_origin:
             return
-        node, ids = self._host.node, self._host.node.logged_ids()
+        node, ids = self._host.node, self._host.node.committed_ids()
         authority = self._host.catalogue.authority
         is_valid = authority is not None and node.orders.has_valid_beacon(authority)
         # One that takes a witness's signature is not whole before that has come.
@@ -351,7 +357,7 @@ class MirrorDaemon:
         """
         while True:
             await self._beacon_wanted.wait()
-            peers = len(self._host.lines.open)
+            peers = len(self._host.connections.open)
             await asyncio.sleep(max(BEACON_PAUSE_S, BEACON_PAUSE_S_PER_PEER * peers))
             self._beacon_wanted.clear()
             self._sign_beacon()
@@ -378,7 +384,7 @@ class MirrorDaemon:
         """What a mirror's status has beside the common part."""
         enrolled = self._origin.enrolled() if self._origin is not None else ()
         return {
-            "endpoints": self._endpoints.table(self._host.lines.open, enrolled),
+            "endpoints": self._endpoints.table(self._host.connections.open, enrolled),
             "is_fed_by_stick": self._host.settings.is_fed_by_stick,
             "reports_refused": asdict(self._endpoints.refusals),
             "waiting_for_stick": len(self._host.node.carried.questions()),

@@ -209,7 +209,7 @@ class Rollout:
                     nonce = self._nonces.to_bytes(32)
                     self._do(me, node.ask_lease(nonce, self._now))
                 case SignLease(nonces):
-                    ids = node.logged_ids()
+                    ids = node.committed_ids()
                     payload = LeasePayload(1, 0, 1, 0, len(ids), root_of(ids), nonces)
                     self._do(me, node.answer(_signed("beacon", payload), self._now))
                 case Fetch(number, _, manifest):
@@ -228,7 +228,7 @@ class Rollout:
         node = self._node(me)
         self._do(me, node.recorded(order))
         if me == ORIGIN:
-            record = _signed("beacon", BeaconPayload(1, node.logged_ids()))
+            record = _signed("beacon", BeaconPayload(1, node.committed_ids()))
             self._do(me, node.take_beacon(record, None, self._now))
 
     def _fetched(self, me: PeerId, number: int, manifest: str) -> None:

@@ -42,7 +42,7 @@ from agent.install.journal import Journal
 from agent.install.offers import Offers
 from agent.install.product_row import Counts, row_of
 from agent.install.switching import Arming
-from agent.install.tombstones import Tombstones, heed_tombstones
+from agent.install.tombstones import Tombstones, admit_tombstones
 from firedoor.dice import Dice
 from firedoor.effects import Tell
 from firedoor.errors import FiredoorError, NoRoom, Refused, Unavailable, Untrusted
@@ -78,7 +78,7 @@ class Installer:
         self._journal = journal
         self._handler = handler
         self._on_change = on_change
-        self._stirred = asyncio.Event()
+        self._notified = asyncio.Event()
         self._ordered = asyncio.Event()
         self._detail = ""
         self._install = Install(
@@ -96,9 +96,9 @@ class Installer:
         self.arming = Arming()
         self.counts = Counts()
 
-    def stir(self) -> None:
+    def notify(self) -> None:
         """Something changed that may change the plan, or end a trial."""
-        self._stirred.set()
+        self._notified.set()
         self._ordered.set()
 
     @property
@@ -123,7 +123,7 @@ class Installer:
     async def run(self) -> None:
         """Follow the plan for ever; a failure is said and tried again later."""
         while True:
-            self._stirred.clear()
+            self._notified.clear()
             try:
                 span = await self._round()
             except (FiredoorError, OSError) as error:
@@ -134,11 +134,11 @@ class Installer:
             pause = 0.0 if span is None else span
             with suppress(TimeoutError):
                 async with asyncio.timeout(pause):
-                    await self._stirred.wait()
+                    await self._notified.wait()
 
     async def switch(self) -> str:
         """Switch to what is armed; the version. Raises as `Arming.switched`."""
-        self.stir()
+        self.notify()
         return await self.arming.switched()
 
     def has_to_obey(self) -> bool:
@@ -184,7 +184,7 @@ class Installer:
         # Nothing that lies beside the product may delay this.
         await self._perform(self._install.obey(self._look()))
         self._handler.check_root()
-        await heed_tombstones(self._tombstones, self._host, self.product)
+        await admit_tombstones(self._tombstones, self._host, self.product)
         try:
             await asyncio.to_thread(self._handler.sweep)
         except OSError as error:

@@ -119,7 +119,7 @@ def _sentence(failures: list[str]) -> str:
     return f"halts beside the product cannot be read: {'; '.join(failures[:_SAID_MAX])}{more}"
 
 
-async def heed_tombstones(tombstones: Tombstones, host: Host, product: str) -> None:
+async def admit_tombstones(tombstones: Tombstones, host: Host, product: str) -> None:
     """Admit the halts that lie beside a product: the state folder may be an older one."""
     try:
         async with asyncio.timeout(_READ_SPAN_S):

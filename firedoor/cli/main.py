@@ -118,12 +118,12 @@ def rotate(
         )
     if with_key and role != "beacon":
         raise typer.BadParameter("--with is for beacon: other keys are made here or at the origin")
-    from firedoor.cli.fleet.rotation import Turn  # noqa: PLC0415
+    from firedoor.cli.fleet.rotation import RotationRequest  # noqa: PLC0415
     from firedoor.cli.fleet.rotation import rotate as rotate_role  # noqa: PLC0415
 
     survivors = tuple(keep or ()) if compact else None
     others = tuple(with_key or ())
-    turn = Turn(role, keys, threshold, tuple(signer or ()), survivors, others)
+    turn = RotationRequest(role, keys, threshold, tuple(signer or ()), survivors, others)
     rotate_role(fleet, turn, passphrase_file)
 
 
@@ -259,9 +259,9 @@ def publish(
 ) -> None:
     """Validate, sign and publish one release; the origin announces it at once."""
     from firedoor.cli.client.origin import chosen_key  # noqa: PLC0415
-    from firedoor.cli.releases.publish import Wish, publish_release  # noqa: PLC0415
+    from firedoor.cli.releases.publish import PublishRequest, publish_release  # noqa: PLC0415
 
-    wish = Wish(
+    wish = PublishRequest(
         product=product,
         version=version,
         path=path,

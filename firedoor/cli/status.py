@@ -101,7 +101,7 @@ def lines_of(status: PeerStatus) -> list[str]:
 
 
 def _halt_lines(row: Order, status: PeerStatus) -> list[str]:
-    named = "logged by the origin" if row.is_named else "NOT yet logged by the origin"
+    named = "committed by the origin" if row.is_named else "NOT yet committed by the origin"
     if row.kind == "controller-halt":
         named = "by a release's controller, so no lease waits for it"
     holders, total = sum(row.id in each.orders for each in status.endpoints), len(status.endpoints)
@@ -134,7 +134,7 @@ def bound_of(status: PeerStatus) -> list[str]:
     start, move = status.lease.start_s, status.lease.move_s
     lines = [
         f"leases here: {start:g} s to start an install or activation, {move:g} s to move pieces",
-        f"  so {start:g} s after the origin logged a halt no machine with these terms can newly",
+        f"  so {start:g} s after the origin committed a halt no machine with these terms can newly",
         "  activate what it covers; a certificate has the bound of each",
     ]
     lifted = {each for row in status.orders if row.kind == "resume" for each in row.halts}

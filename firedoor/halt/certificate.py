@@ -4,8 +4,8 @@
   root. The receipts are signed by their endpoints, the halt by its keys, those by root: whoever has
   the fleet's first root.json can check the whole file offline. Of a controller's halt the origin's
   word is the proof.
-* Who is silent cannot newly activate once the span of its lease has gone by since the origin logged
-  the halt (S2); until then it is named as within its bound.
+* A silent endpoint cannot newly activate once the span of its lease has gone by since the origin
+  committed the halt (S2); until then it is named as within its bound.
 
 Source: halt.md, Proof.
 """
@@ -124,7 +124,7 @@ def statement_of(
     receipts: Sequence[bytes],
     clones: Sequence[str],
 ) -> CertificatePayload:
-    """What the origin signs over these lists; `times`: logged, made."""
+    """What the origin signs over these lists; `times`: committed, made."""
     roots = [
         root_of([encode(each) for each in expected]),
         root_of(receipts),

@@ -246,7 +246,7 @@ class OrderSet:
         envelope = open_envelope(record, "beacon", limit=BEACON_BYTES_MAX)
         return Named(fresh, is_list_new, is_key_new, encode(only_by(envelope, signers)), digest)
 
-    def is_logged(self, order_id: bytes, authority: Authority) -> bool:
+    def is_committed(self, order_id: bytes, authority: Authority) -> bool:
         """Whether fewer beacon keys than make a lease have yet to say that they hold this order."""
         role = authority.roles.get("beacon")
         keys = role.keys if role is not None else {}
@@ -271,7 +271,7 @@ class OrderSet:
             # Exactly what is held here: no list need have come.
             return frozenset(self.counted())
         if digest == root_of(()):
-            # An origin that has logged nothing yet has made no beacon.
+            # An origin that has committed nothing yet has made no beacon.
             return frozenset()
         return self._lists.get(digest)
 
@@ -349,7 +349,7 @@ class OrderSet:
         return tuple(each for each in self.offered() if self._held[each].kind != CONTROLLER_HALT)
 
     def expect(self, order_ids: Collection[bytes]) -> bool:
-        """The origin has logged these, says its signature; whether all of them are held here."""
+        """The origin has committed these, says its signature; whether all of them are held here."""
         self._expected = frozenset(order_ids)
         return self._expected <= set(self._held)
 
@@ -377,7 +377,7 @@ class OrderSet:
         if len(self._held) >= ORDERS_MAX:
             raise TooLarge("order set", limit=ORDERS_MAX, size=len(self._held) + 1)
         if order.id in self._named or order.id in self._expected:
-            return order  # The origin has logged it: who refused it would get no lease.
+            return order  # The origin has committed it: who refused it would get no lease.
         if isinstance(order, Halt) and order.is_by_controller:
             self._check_room_of_controllers(order)
         full = {keyid: why for keyid in order.signers if (why := self._lacks_room(keyid))}
@@ -395,7 +395,7 @@ class OrderSet:
             return ShareFull("orders of one key", limit=ORDERS_PER_KEY_MAX, size=len(mine) + 1)
         unlogged = len(set(mine) - self._named)
         if unlogged >= UNRECORDED_PER_KEY_MAX:
-            what = "orders of one key that the origin has not logged"
+            what = "orders of one key that the origin has not committed"
             return ShareFull(what, limit=UNRECORDED_PER_KEY_MAX, size=unlogged + 1)
         return None
 

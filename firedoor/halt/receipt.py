@@ -31,7 +31,7 @@ OVERLAP_MS = 2000
 INSTANCES_MAX = 4
 
 
-class Had(Enum):
+class LocalState(Enum):
     """What of the halted an endpoint had when it recorded the halt, or what became of it.
 
     STILL_RUNS: it should have been left, and there is nothing good to go back to.
@@ -75,13 +75,13 @@ class Receipt:
     instance: bytes
     recorded_at: int
     enforced_at: int
-    had: Had
+    had: LocalState
     record: bytes
 
     @property
     def is_enforced(self) -> bool:
         """Whether all was done that the halt asks for there."""
-        return self.enforced_at > 0 and self.had is not Had.STILL_RUNS
+        return self.enforced_at > 0 and self.had is not LocalState.STILL_RUNS
 
 
 def seal_receipt(payload: ReceiptPayload, *, fleet: FleetId, seed: bytes) -> bytes:
@@ -105,7 +105,7 @@ def read_receipt(record: bytes, fleet: FleetId) -> Receipt:
     except (BadSignatureError, ValueError, TypeError) as error:
         raise Untrusted("receipt", wanted="its endpoint's signature", got="another") from error
     payload = decode(ReceiptPayload, signed.payload, what="receipt", limit=RECEIPT_BYTES_MAX)
-    had = next((each for each in Had if each.value == payload.had), None)
+    had = next((each for each in LocalState if each.value == payload.had), None)
     if had is None:
         raise Malformed("receipt", wanted="what it had", got=repr(payload.had))
     return Receipt(

@@ -79,7 +79,7 @@ class BeaconRecords:
         if session is not None:
             session.sync.has_untrusted_beacon = False
         told = [*news, *self._issuing.named(self._orders.named)]
-        told += order_progress.tell_logged(sessions, self._orders, authority)
+        told += order_progress.tell_committed(sessions, self._orders, authority)
         acts = self._enforcement.apply(authority, now) if news else []
         again = sync_for_room(sessions) if news and self._orders.lacks_named() else []
         return [*acts, *told, *self._book.vouch(authority), *again]

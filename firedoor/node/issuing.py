@@ -1,15 +1,15 @@
-"""What a node with a beacon key issues: which orders it logs, and for what it vouches.
+"""What a node with a beacon key issues: which orders it commits, and for what it vouches.
 
 The origin has such a key; so may a mirror right below it. By itself that is a second origin's: it
 makes beacons always, and leases while nothing above it answers. With others it is a witness's.
-halt/logbook.py and countersigning.py have the rules; the host has the key.
+halt/commit_queue.py and countersigning.py have the rules; the host has the key.
 """
 
 from collections.abc import Collection
 
 from firedoor.effects import Effect, Tell
+from firedoor.halt.commit_queue import CommitQueue
 from firedoor.halt.envelope import threshold_of
-from firedoor.halt.logbook import Logbook
 from firedoor.halt.order import Order
 from firedoor.halt.orderset import OrderSet
 from firedoor.node.countersigning import Countersigning, makes_leases_alone
@@ -20,13 +20,13 @@ from firedoor.units import Instant
 
 
 class Issuing:
-    """The log of one node and what it signs with others; nothing where it has no beacon key."""
+    """What one node commits, and signs with others; nothing where it has no beacon key."""
 
-    __slots__ = ("_logbook", "_settings", "countersigning")
+    __slots__ = ("_commit_queue", "_settings", "countersigning")
 
     def __init__(self, settings: NodeSettings) -> None:
         self._settings = settings
-        self._logbook = Logbook()
+        self._commit_queue = CommitQueue()
         self.countersigning = Countersigning(is_origin=settings.is_origin)
 
     def is_second_origin(self, authority: Authority | None, *, is_reconciled: bool) -> bool:
@@ -40,31 +40,33 @@ class Issuing:
 
     def restore(self, recorded: Collection[bytes], vouched: Collection[bytes]) -> None:
         """These were recorded by an earlier run, and that was signed for."""
-        self._logbook.restore(recorded)
+        self._commit_queue.restore(recorded)
         self.countersigning.restore(vouched)
 
     def recorded(self, order: Order | None, authority: Authority) -> None:
-        """This order is durable here; `wake` logs it."""
+        """This order is durable here; `wake` commits it."""
         has_key = self._settings.is_origin or self._settings.beacon_key
         if has_key and order is not None:
             threshold = threshold_of(order.kind, authority)
-            self._logbook.enter(order.id, order.signers, threshold=threshold)
+            self._commit_queue.enter(order.id, order.signers, threshold=threshold)
 
     def named(self, ids: Collection[bytes]) -> list[Effect]:
-        """A beacon names these, so they are logged somewhere, and here too."""
-        return _told(self._logbook.restore(ids))
+        """A beacon names these, so they are committed somewhere, and here too."""
+        return _told(self._commit_queue.restore(ids))
 
-    def logged_ids(self, orders: OrderSet, durable: Collection[bytes]) -> tuple[bytes, ...]:
+    def committed_ids(self, orders: OrderSet, durable: Collection[bytes]) -> tuple[bytes, ...]:
         """The orders that beacons and leases of this node are over, sorted."""
-        return tuple(each for each in _vouched(orders, durable) if each in self._logbook.logged)
+        return tuple(
+            each for each in _vouched(orders, durable) if each in self._commit_queue.committed
+        )
 
     def wake(self, now: Instant) -> list[Effect]:
-        """Log what may be logged now."""
-        return _told(self._logbook.wake(now))
+        """Commit what may be committed now."""
+        return _told(self._commit_queue.wake(now))
 
     def next_wakeup(self, now: Instant) -> Instant | None:
         """When `wake` is due."""
-        return self._logbook.next_wakeup(now)
+        return self._commit_queue.next_wakeup(now)
 
     def vouch(
         self, orders: OrderSet, durable: Collection[bytes], authority: Authority
@@ -87,8 +89,8 @@ class Issuing:
         return self.countersigning.answered(session, record, authority)
 
 
-def _told(logged: Collection[bytes]) -> list[Effect]:
-    return [Tell("order-logged", (("order", each.hex()),)) for each in logged]
+def _told(committed: Collection[bytes]) -> list[Effect]:
+    return [Tell("order-logged", (("order", each.hex()),)) for each in committed]
 
 
 def _vouched(orders: OrderSet, durable: Collection[bytes]) -> tuple[bytes, ...]:

@@ -447,7 +447,7 @@ class Node:
         if session.peer.role is Role.OPERATOR:
             return effects
         if self._settings.role is Role.MIRROR and session.peer.role is Role.AGENT:
-            self._rosters.stir(self._sessions.values(), now)
+            self._rosters.schedule(self._sessions.values(), now)
         effects += self._catch_up.look_at(session)
         effects += self._sharing.interests(peer)
         # Whether its certificate is within its dates is for the giver of pieces to judge: a machine
@@ -483,9 +483,9 @@ class Node:
         is_proven = self._leasing.lease.is_live(self._leasing.lease.terms.start, now)
         return [*effects, *(self._catch_up.finish("a stick") if is_proven else ())]
 
-    def logged_ids(self) -> tuple[bytes, ...]:
+    def committed_ids(self) -> tuple[bytes, ...]:
         """The orders that beacons and leases of this node are over, sorted."""
-        return self._issuing.logged_ids(self.orders, self._book.durable)
+        return self._issuing.committed_ids(self.orders, self._book.durable)
 
     def _apply(self, now: Instant) -> list[Effect]:
         return self._enforcement.apply(self._authority, now)
@@ -494,5 +494,5 @@ class Node:
         session = self._sessions.pop(peer)
         self._leasing.closed(session)
         if session.peer.role is Role.AGENT and self._settings.role is Role.MIRROR:
-            self._rosters.stir(self._sessions.values(), now)
+            self._rosters.schedule(self._sessions.values(), now)
         return self._swarm.peer_left(peer, now)

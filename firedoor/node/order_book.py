@@ -84,7 +84,7 @@ class OrderBook:
             self._spreading.heard(record, self._sessions.get(sender or PeerId("")), now)
             done = Recorded((order.id,))
             said = order_progress.tell_operators(given_by, done) if order.id in self.durable else []
-            return [*said, *order_progress.tell_logged(given_by, self._orders, authority)]
+            return [*said, *order_progress.tell_committed(given_by, self._orders, authority)]
         cut = self._enforcement.apply(authority, now)
         forward = self._forward(order.record, sender, now)
         tell = Tell(f"{order.kind}-admitted", (("order", order.id.hex()),))

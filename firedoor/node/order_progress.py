@@ -1,6 +1,6 @@
-"""What an operator who handed an order over hears of it: obeyed, recorded, logged; or refused.
+"""What an operator who handed an order over hears of it: obeyed, recorded, committed; or refused.
 
-* Logged means that every lease from now on has the order: of the keys that make leases, too few
+* Committed means that every lease from now on has the order: of the keys that make leases, too few
   for one have yet to say that they hold it.
 * Others than operators are told nothing: they hear of orders as orders.
 """
@@ -28,13 +28,13 @@ def tell_operators(
     return [Send(one.peer.id, message) for one in sessions if one.peer.role is Role.OPERATOR]
 
 
-def tell_logged(
+def tell_committed(
     sessions: Iterable[Session], orders: OrderSet, authority: Authority
 ) -> list[Effect]:
-    """Word of all that is logged and was not said to be."""
+    """`Logged` notices for committed orders that these operators have not been told of."""
     effects: list[Effect] = []
     for session in sessions:
-        done = [each for each in session.handed if orders.is_logged(each, authority)]
+        done = [each for each in session.handed if orders.is_committed(each, authority)]
         session.handed.difference_update(done)
         effects += [Send(session.peer.id, Logged((each,))) for each in sorted(done)]
     return effects

@@ -35,7 +35,7 @@ class Rosters:
         self.due: Instant | None = None
         self._said: dict[str, RosterEntry] = {}
 
-    def stir(self, sessions: Collection[Session], now: Instant) -> None:
+    def schedule(self, sessions: Collection[Session], now: Instant) -> None:
         """An endpoint has come or gone."""
         span = Span(max(ROSTER_SPAN, ROSTER_SPAN_EACH * len(sessions)))
         self.due = self.due or after(now, span)

@@ -14,7 +14,7 @@ class Session:
 
     `roster`: whom it, a mirror, tells of new orders itself; `has_roster`: it was told this mirror's
     own, so that only changes follow; `is_witness`: it holds a beacon key and countersigns;
-    `handed`: what this operator has handed over and was not told to be logged yet.
+    `handed`: what this operator has handed over and whose commit it was not told of yet.
     """
 
     peer: Peer
@@ -36,7 +36,7 @@ def sync_anew(sessions: Iterable[Session], why: str) -> list[Effect]:
 
 
 def sync_for_room(sessions: Iterable[Session]) -> list[Effect]:
-    """Sync anew with whoever sent what there was no room for: it was logged since."""
+    """Sync anew with whoever sent what there was no room for: it was committed since."""
     heard = [one for one in sessions if one.sync.has_no_room]
     for session in heard:
         session.sync.has_no_room = False  # Once is enough, should it come back no better.

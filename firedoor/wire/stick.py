@@ -76,7 +76,7 @@ class Inbound:
 
 
 @dataclass(frozen=True, slots=True)
-class Homecoming:
+class ImportResult:
     """What an `Inbound` came to. `is_leased`: the mirror itself, and `why` not.
 
     `told`: connected endpoints that were sent a lease; `certificates`: that were of use.

@@ -25,14 +25,14 @@ from firedoor.wire.stick import (
     CARRIED_MAX,
     CARRIED_RECEIPTS_MAX,
     Answer,
-    Homecoming,
+    ImportResult,
     Inbound,
     Outbound,
 )
-from mirror.telemetry.receipts import ReceiptDesk
+from mirror.telemetry.receipts import ReceiptCollector
 
 
-class Postbox:
+class OfflineEnroller:
     """Answers renewals in place of the origin: from what the last stick brought. `ca`: in PEM."""
 
     def __init__(self, ca: bytes) -> None:
@@ -84,21 +84,27 @@ class Postbox:
 class Carrying:
     """The stick's place at one mirror. Errors of its methods are said to whoever carries it."""
 
-    def __init__(self, host: Host, postbox: Postbox, renewal: Renewal, desk: ReceiptDesk) -> None:
+    def __init__(
+        self,
+        host: Host,
+        offline_enroller: OfflineEnroller,
+        renewal: Renewal,
+        collector: ReceiptCollector,
+    ) -> None:
         self._host = host
-        self._desk = desk
-        self._postbox = postbox
+        self._collector = collector
+        self._offline_enroller = offline_enroller
         self._renewal = renewal
         self._held: tuple[str, dict[bytes, None]] = ("", {})
 
     async def outbound(self) -> Outbound:
         """What the stick takes along."""
-        requests = dict(self._postbox.requests)
+        requests = dict(self._offline_enroller.requests)
         own = await asyncio.to_thread(self._renewal.due_request)
         if own is not None:
             requests[self._host.settings.me] = own
         asked = self._host.node.carried.questions()
-        receipts = [record for message in self._desk.all() for record in message.records]
+        receipts = [record for message in self._collector.all() for record in message.records]
         return Outbound(
             self._host.settings.me,
             asked,
@@ -106,7 +112,7 @@ class Carrying:
             tuple(receipts[:CARRIED_RECEIPTS_MAX]),
         )
 
-    async def inbound(self, brought: Inbound) -> Homecoming:
+    async def inbound(self, brought: Inbound) -> ImportResult:
         """The stick has come home.
 
         Raises:
@@ -118,7 +124,7 @@ class Carrying:
             taken += await self._take_certificate(certificate)
         told = self._take_answer(brought.answer) if brought.answer is not None else 0
         lease, now = self._host.node.lease, self._host.clock.now()
-        return Homecoming(lease.is_live(lease.terms.start, now), lease.why[:400], told, taken)
+        return ImportResult(lease.is_live(lease.terms.start, now), lease.why[:400], told, taken)
 
     def _take_answer(self, answer: Answer) -> int:
         there = {session.peer.id for session in self._host.node.sessions}
@@ -135,7 +141,7 @@ class Carrying:
             log("carried-certificate-refused", level="warning", why=str(error))
             return False
         # Whose it is, and that the fleet's authority made it, its machine checks itself.
-        return self._postbox.put(peer, certificate)
+        return self._offline_enroller.put(peer, certificate)
 
     # --- releases ------------------------------------------------------------------------------
 

@@ -33,7 +33,7 @@ _TABLE = """CREATE TABLE IF NOT EXISTS receipts (
   PRIMARY KEY (halt, endpoint)) STRICT"""
 
 
-class ReceiptDesk:
+class ReceiptCollector:
     """The receipts at one mirror, in a SQLite file; in memory where that fails.
 
     `roll`: at the origin, whom it has enrolled; a receipt of anybody else is no evidence.
@@ -44,7 +44,7 @@ class ReceiptDesk:
         self._roll = roll
         self._news: list[Receipt] = []
         self._waiting: dict[PeerId, deque[Receipt]] = {}
-        self._stirred = asyncio.Event()
+        self._notified = asyncio.Event()
         # Whose receipts are kept; None: of every order.
         self._orders: frozenset[bytes] | None = None
         self.book = ReceiptBook()
@@ -80,7 +80,7 @@ class ReceiptDesk:
             is_meant &= is_own or self._roll is not None or self._has_room(receipt, sender.id)
             if is_meant and self.book.take(receipt, is_own=is_own):
                 self._news.append(receipt)
-                self._stirred.set()
+                self._notified.set()
 
     def _has_room(self, receipt: Receipt, sender: PeerId) -> bool:
         """Whether a sender may speak for one more endpoint that nothing proves to be one."""
@@ -104,7 +104,7 @@ class ReceiptDesk:
     def connected(self, upstream: PeerId) -> None:
         """An upstream has come: everything that is known waits for it."""
         self._waiting[upstream] = deque(self.book.all())
-        self._stirred.set()
+        self._notified.set()
 
     def gone(self, upstream: PeerId) -> None:
         """A peer has gone; an upstream among them is told anew when it comes back."""
@@ -118,16 +118,16 @@ class ReceiptDesk:
         `is_idle`: whether an upstream has taken what was sent to it before.
         """
         while True:
-            await self._stirred.wait()
+            await self._notified.wait()
             await asyncio.sleep(GATHER_S)
-            self._stirred.clear()
+            self._notified.clear()
             news, self._news = self._news, []
             for peer, waiting in [*self._waiting.items()]:
                 waiting.extend(news)
                 self._pass(peer, waiting, is_idle, send)
             await asyncio.to_thread(self._save, news)
             if any(self._waiting.values()):
-                self._stirred.set()
+                self._notified.set()
 
     def _pass(
         self,

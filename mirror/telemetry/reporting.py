@@ -33,13 +33,13 @@ class Reporting:
         self._endpoints = endpoints
         self._waiting: dict[PeerId, dict[PeerId, None]] = {}
         self._introduced: dict[PeerId, set[PeerId]] = {}
-        self._stirred = asyncio.Event()
+        self._notified = asyncio.Event()
 
     def connected(self, upstream: PeerId) -> None:
         """An upstream has come: it hears of everybody."""
         self._waiting[upstream] = dict.fromkeys(self._endpoints.all())
         self._introduced[upstream] = set()
-        self._stirred.set()
+        self._notified.set()
 
     def gone(self, upstream: PeerId) -> None:
         """A peer has gone; an upstream among them is told anew when it comes back."""
@@ -52,18 +52,18 @@ class Reporting:
         for waiting in self._waiting.values():
             waiting.update(news)
         if news:
-            self._stirred.set()
+            self._notified.set()
 
     async def keep_passing(self) -> None:
         """Send what waits, for ever."""
         while True:
-            await self._stirred.wait()
-            self._stirred.clear()
+            await self._notified.wait()
+            self._notified.clear()
             for upstream in [*self._waiting]:
                 self._pass(upstream)
             await asyncio.sleep(PASS_EVERY_S)
             if any(self._waiting.values()):
-                self._stirred.set()
+                self._notified.set()
 
     def _pass(self, upstream: PeerId) -> None:
         if not self._host.is_idle(upstream):

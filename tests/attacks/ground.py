@@ -118,7 +118,7 @@ class Program:
 
     @property
     def log(self) -> str:
-        """All that it has logged."""
+        """All that it has committed."""
         return (self.folder / "log").read_text("utf-8", errors="replace")
 
     @property

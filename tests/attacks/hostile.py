@@ -53,7 +53,7 @@ class Talk:
     def __init__(self, socket: aiohttp.ClientWebSocketResponse) -> None:
         self._socket = socket
         self._heard: list[Message] = []
-        self._stirred = asyncio.Event()
+        self._notified = asyncio.Event()
         self.is_over = False
 
     async def say(self, *messages: object) -> None:
@@ -91,8 +91,8 @@ class Talk:
                         return message
                 if self.is_over:
                     raise ConnectionResetError("the other side has hung up")
-                self._stirred.clear()
-                await self._stirred.wait()
+                self._notified.clear()
+                await self._notified.wait()
 
     async def heard_out(self) -> None:
         """Wait until a mirror has read whatever was said so far, or has hung up over it.
@@ -113,10 +113,10 @@ class Talk:
                         said = decode_message(message.data)
                         assert said is not None
                         self._heard.append(said)
-                    self._stirred.set()
+                    self._notified.set()
         finally:
             self.is_over = True
-            self._stirred.set()
+            self._notified.set()
 
 
 @asynccontextmanager

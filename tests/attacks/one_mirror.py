@@ -29,7 +29,7 @@ from firedoor.wire.messages import Beat, Health, Hello, Report, decode_message, 
 from firedoor.wire.versions import SPOKEN
 from mirror.daemon import MirrorDaemon
 from mirror.telemetry.claims import Judge
-from mirror.telemetry.receipts import ReceiptDesk
+from mirror.telemetry.receipts import ReceiptCollector
 from mirror.telemetry.reports import Endpoints
 from tests.unit.origin_bench import Bench
 
@@ -110,7 +110,7 @@ class OneMirror:
         self._endpoints = Endpoints(
             folder / "mirror.sqlite", Judge(FleetId(fleet), credentials_of(key).ca, None)
         )
-        self._desk = ReceiptDesk(folder / "receipts.sqlite", FleetId(fleet))
+        self._collector = ReceiptCollector(folder / "receipts.sqlite", FleetId(fleet))
         self._daemon = MirrorDaemon(
             self.host,
             upstream=(NOWHERE,),
@@ -118,7 +118,7 @@ class OneMirror:
             signer=lambda: None,
             renewal=None,
             endpoints=self._endpoints,
-            desk=self._desk,
+            collector=self._collector,
             dice=Dice(clock.seed()),
         )
         self._talks: set[asyncio.Task[None]] = set()
@@ -131,7 +131,7 @@ class OneMirror:
     def meet(self, peer: Peer, wire: Wire) -> None:
         """Begin a conversation that this peer, or for an upstream the mirror, has dialled."""
         is_above = peer == ABOVE
-        talk = self.host.lines.converse(
+        talk = self.host.connections.converse(
             peer,
             host="127.0.0.1",
             port=1,
@@ -167,5 +167,5 @@ class OneMirror:
             await asyncio.gather(*self._talks, return_exceptions=True)
             await self.host.client.close()
             self._endpoints.close()
-            self._desk.close()
+            self._collector.close()
             self.host.log.close()

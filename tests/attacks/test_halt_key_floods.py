@@ -38,7 +38,7 @@ START_MAX_S = 2.0
 # The orders themselves are 16 kB.
 DECISIONS_BYTES_MAX = 256 << 10
 
-# As many as one key has logged in under three hours, and as many releases.
+# As many as one key has committed in under three hours, and as many releases.
 LOGGED = 1024
 LOGGED_RELEASES = 2000
 

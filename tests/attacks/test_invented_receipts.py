@@ -13,8 +13,8 @@ from firedoor.identity import Peer, PeerId, Role
 from firedoor.limits import RECEIPTS_MAX, UNPROVED_PER_SENDER_MAX
 from firedoor.wire.messages import Receipts
 from firedoor.wire.stick import CARRIED_RECEIPTS_MAX
-from mirror.airgap.carrying import Carrying, Postbox
-from mirror.telemetry.receipts import ReceiptDesk
+from mirror.airgap.carrying import Carrying, OfflineEnroller
+from mirror.telemetry.receipts import ReceiptCollector
 from tests.unit.firedoor.halt.test_receipts import FLEET, ORDER, SEEDS, id_of, receipt
 
 pytestmark = pytest.mark.slow
@@ -24,8 +24,8 @@ HONEST = Peer(id_of(SEEDS[0]), Role.AGENT, "branch")
 
 
 @pytest.fixture
-def desk(tmp_path: Path) -> Iterator[ReceiptDesk]:
-    made = ReceiptDesk(tmp_path / "receipts.sqlite", FLEET)
+def collector(tmp_path: Path) -> Iterator[ReceiptCollector]:
+    made = ReceiptCollector(tmp_path / "receipts.sqlite", FLEET)
     yield made
     made.close()
 
@@ -36,14 +36,14 @@ def invented(count: int) -> list[bytes]:
     return [seal_receipt(payload, fleet=FLEET, seed=each) for each in seeds]
 
 
-def fill(desk: ReceiptDesk, count: int) -> None:
+def fill(collector: ReceiptCollector, count: int) -> None:
     made = invented(count)
     for at in range(0, count, RECEIPTS_MAX):
         message = Receipts(tuple(made[at : at + RECEIPTS_MAX]))
-        desk.take(message, STRANGER, frozenset({ORDER}))
+        collector.take(message, STRANGER, frozenset({ORDER}))
 
 
-def carrying(desk: ReceiptDesk) -> Carrying:
+def carrying(collector: ReceiptCollector) -> Carrying:
     """The stick's place at a mirror that has nothing else for it."""
     carried = SimpleNamespace(questions=lambda: ())
     host = SimpleNamespace(
@@ -51,17 +51,19 @@ def carrying(desk: ReceiptDesk) -> Carrying:
         node=SimpleNamespace(leasing=SimpleNamespace(carried=carried)),
     )
     renewal = SimpleNamespace(due_request=lambda: None)
-    return Carrying(cast("Any", host), Postbox(b""), cast("Any", renewal), desk)
+    return Carrying(cast("Any", host), OfflineEnroller(b""), cast("Any", renewal), collector)
 
 
-def test_one_sender_fills_no_mirror_with_receipts_of_nobody(desk: ReceiptDesk) -> None:
-    fill(desk, 2 * UNPROVED_PER_SENDER_MAX)
+def test_one_sender_fills_no_mirror_with_receipts_of_nobody(collector: ReceiptCollector) -> None:
+    fill(collector, 2 * UNPROVED_PER_SENDER_MAX)
     # As of reports: what nothing proves has a bound for each who brings it.
-    assert len(desk.book.of(ORDER)) <= UNPROVED_PER_SENDER_MAX
+    assert len(collector.book.of(ORDER)) <= UNPROVED_PER_SENDER_MAX
 
 
-def test_invented_receipts_leave_an_honest_one_its_place_on_the_stick(desk: ReceiptDesk) -> None:
-    fill(desk, CARRIED_RECEIPTS_MAX)
-    desk.take(Receipts((receipt(SEEDS[0]),)), HONEST, frozenset({ORDER}))
-    outbound = asyncio.run(carrying(desk).outbound())
+def test_invented_receipts_leave_an_honest_one_its_place_on_the_stick(
+    collector: ReceiptCollector,
+) -> None:
+    fill(collector, CARRIED_RECEIPTS_MAX)
+    collector.take(Receipts((receipt(SEEDS[0]),)), HONEST, frozenset({ORDER}))
+    outbound = asyncio.run(carrying(collector).outbound())
     assert receipt(SEEDS[0]) in outbound.receipts

@@ -10,7 +10,7 @@ from firedoor.halt import receipt as receipts
 from firedoor.halt.receipt import ReceiptBook, ReceiptPayload, read_receipt, seal_receipt
 from firedoor.identity import Peer, Role
 from firedoor.wire.messages import Receipts
-from mirror.telemetry.receipts import ReceiptDesk
+from mirror.telemetry.receipts import ReceiptCollector
 from tests.unit.firedoor.halt.test_receipts import FLEET, ORDER, SEEDS, id_of, receipt
 
 MIRROR = Peer(id_of(SEEDS[4]), Role.MIRROR, "branch")
@@ -62,11 +62,11 @@ def test_a_book_does_not_grow_with_each_order_that_is_over() -> None:
 @pytest.mark.parametrize("bad", [b"\xc0", bytes(512), receipt(SEEDS[1])[:-64] + bytes(64)])
 def test_one_bad_receipt_costs_no_other_of_its_message(tmp_path: Path, bad: bytes) -> None:
     async def story() -> None:
-        desk = ReceiptDesk(tmp_path / "receipts.sqlite", FLEET)
+        collector = ReceiptCollector(tmp_path / "receipts.sqlite", FLEET)
         good = (receipt(SEEDS[0]), receipt(SEEDS[2]))
-        desk.take(Receipts((good[0], bad, good[1])), MIRROR, frozenset({ORDER}))
-        assert set(desk.book.of(ORDER)) == {id_of(SEEDS[0]), id_of(SEEDS[2])}
-        desk.close()
+        collector.take(Receipts((good[0], bad, good[1])), MIRROR, frozenset({ORDER}))
+        assert set(collector.book.of(ORDER)) == {id_of(SEEDS[0]), id_of(SEEDS[2])}
+        collector.close()
 
     asyncio.run(story())
 
@@ -77,11 +77,11 @@ def test_invented_receipts_leave_an_honest_endpoint_its_room(
     monkeypatch.setattr(receipts, "ENDPOINTS_MAX", INVENTED, raising=False)
 
     async def story() -> None:
-        desk = ReceiptDesk(tmp_path / "receipts.sqlite", FLEET)
+        collector = ReceiptCollector(tmp_path / "receipts.sqlite", FLEET)
         junk = tuple(said(ORDER, seed, 1, 10_000) for seed in seeds_of(9))
-        desk.take(Receipts(junk), MIRROR, frozenset({ORDER}))
-        desk.take(Receipts((receipt(SEEDS[0]),)), HONEST, frozenset({ORDER}))
-        assert HONEST.id in desk.book.of(ORDER)
-        desk.close()
+        collector.take(Receipts(junk), MIRROR, frozenset({ORDER}))
+        collector.take(Receipts((receipt(SEEDS[0]),)), HONEST, frozenset({ORDER}))
+        assert HONEST.id in collector.book.of(ORDER)
+        collector.close()
 
     asyncio.run(story())

@@ -69,7 +69,7 @@ def test_nothing_is_signed_anew_that_nobody_had_signed(
         return [*held, encode(Envelope("resume", encode(payload), unsigned))]
 
     monkeypatch.setattr(Origin, "orders", hostile)
-    rotation.rotate(site.fleet, rotation.Turn("resume", 0, 0, ()), None)
+    rotation.rotate(site.fleet, rotation.RotationRequest("resume", 0, 0, ()), None)
     # So long the halt may not be lifted.
     time.sleep(3)
     assert in_force(site) == ["a real one"]

@@ -15,7 +15,7 @@ from firedoor.dice import Dice
 from firedoor.errors import Unavailable
 from firedoor.identity import PeerId, Role
 from firedoor.limits import HINTS_MAX, NEIGHBOURS_DIALLED_MAX, ROSTER_MAX
-from firedoor.runtime.host.connections import Lines
+from firedoor.runtime.host.connections import Connections
 from firedoor.runtime.host.dialling import Neighbours
 from firedoor.runtime.keys.key_files import read_key_file
 from tests.attacks.burdens import descriptors_of, operators_address, pid_of, running
@@ -95,7 +95,7 @@ def look_around(
     """A story with what a program knows of its neighbours while it dials them."""
 
     async def live(one: Endpoint) -> None:
-        neighbours = Neighbours(one.host, one.host.lines, Dice(1), dialled_max=dialled_max)
+        neighbours = Neighbours(one.host, one.host.connections, Dice(1), dialled_max=dialled_max)
         async with Abyss() as abyss:
             running = asyncio.ensure_future(neighbours.run())
             try:
@@ -165,14 +165,14 @@ def test_a_proved_address_is_kept_beside_one_that_somebody_else_claims(
     dials: asyncio.Queue[tuple[str, int]] = asyncio.Queue()
     monkeypatch.setattr("firedoor.runtime.host.dialling.PROVED_S", 0.0, raising=False)
 
-    async def dial(_: Lines, host: str, port: int, *args: object, **named: object) -> None:
+    async def dial(_: Connections, host: str, port: int, *args: object, **named: object) -> None:
         dials.put_nowait((host, port))
         if (host, port) != real:
             raise Unavailable(host, why="it is not who it says")
         # Held for a while, and then it is lost.
         await asyncio.sleep(0.01)
 
-    monkeypatch.setattr(Lines, "dial", dial)
+    monkeypatch.setattr(Connections, "dial", dial)
 
     async def story(neighbours: Neighbours, abyss: Abyss) -> None:
         neighbours.found(REAL, real, Role.MIRROR)

@@ -218,7 +218,7 @@ class LabSite(Site):
 
     async def halt(self, scope: str, *, at: str) -> None:
         """Halt `scope` by handing the order to the one program `at`."""
-        # Without the origin in reach the command waits in vain to hear that the order is logged.
+        # Without the origin in reach the command waits in vain to hear that the order is committed.
         wait = ("--wait", "5")
         key = str(self.fleet / "keys" / "halt-1.key")
         to = self.programs[at].address

@@ -35,7 +35,7 @@ def test_without_its_witness_the_origin_makes_no_lease(tmp_path: Path) -> None:
         key = str(site.fleet / "keys" / "halt-1.key")
         said = await site.firedoor("halt", "map==1", "--reason", "it is bad", "--key", key,
                                    "--to", site.programs["origin"].address)  # fmt: skip
-        assert "logged by the origin" in said
+        assert "committed by the origin" in said
         # The lease that it has may be used up first: it is 30 seconds old at most.
         await site.kill("mirror")
         await site.kill(names[0])
@@ -60,13 +60,13 @@ def test_a_second_origin_makes_leases_while_the_first_is_dead(tmp_path: Path) ->
         key = str(site.fleet / "keys" / "halt-1.key")
         said = await site.firedoor("halt", "map==1", "--reason", "it is bad", "--key", key,
                                    "--to", site.programs["origin"].address)  # fmt: skip
-        assert "logged by the origin" in said
+        assert "committed by the origin" in said
         await site.kill("origin")
         await site.start_all(late)
         await site.until_running("kiosk", "1.0", late)
         # Who cannot reach the first origin is told that its bound does not run yet.
         words = ("map==2", "--reason", "it is bad", "--key", key, "--wait", "4")
         said = await site.firedoor("halt", *words, "--to", site.programs["mirror"].address)
-        assert "not yet logged" in said
+        assert "not yet committed" in said
 
     tell(tmp_path, story)

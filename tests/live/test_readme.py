@@ -125,7 +125,7 @@ async def follow(origin: Machine, endpoint: Machine, address: str) -> None:
         elif number == "7":
             order = re.search(r"signed ([0-9a-f]{64})", said)[1]  # type: ignore[index]  # it printed one
             assert "recorded by the first peer" in said
-            assert "logged by the origin" in said
+            assert "committed by the origin" in said
             assert "HALTED hello at level 4: screens go blue" in said
             assert "halted: hello" in endpoint.run("firedoor-agent --config agent.toml status")
             assert greeting(endpoint) == "one"

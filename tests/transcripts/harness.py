@@ -350,7 +350,7 @@ class World:
                     self._lines.append(f"{name}: {effect}")
 
     def _lease(self, name: str, nonces: bytes) -> bytes:
-        ids = self._nodes[name].logged_ids()
+        ids = self._nodes[name].committed_ids()
         payload = LeasePayload(1, 0, 1, 0, len(ids), root_of(ids), nonces)
         keys = {key_of(self._signs[name]).keyid: self._signs[name]}
         return seal("lease", payload, fleet=FLEET, keys=keys)[1]

@@ -107,7 +107,7 @@ class Endpoint:
         lease, now, nonce = self.host.node.lease, self.host.clock.now(), bytes(32)
         lease.ask(nonce, now)
         assert lease.grant(climb(nonce, ()), (), now)
-        self.installer.stir()
+        self.installer.notify()
 
     # --- Program -------------------------------------------------------------------------------
 
@@ -121,14 +121,14 @@ class Endpoint:
         pass
 
     def on_changed(self) -> None:
-        self.installer.stir()
+        self.installer.notify()
 
     def on_cut(self) -> None:
-        self.installer.stir()
+        self.installer.notify()
 
     async def on_complete(self, manifest: str) -> None:
         del manifest
-        self.installer.stir()
+        self.installer.notify()
 
     def on_no_room(self, manifest: str) -> None:
         pass

@@ -38,7 +38,7 @@ from firedoor.trust.keys import Authority, RoleKeys, controller_of, key_of
 from firedoor.trust.signing import signed_bytes
 from firedoor.wire.codec import decode, encode, pack, record
 from firedoor.wire.messages import TAGS, decode_message, encode_message
-from firedoor.wire.stick import STICK_BYTES_MAX, Homecoming, Inbound, MetadataFiles, Outbound
+from firedoor.wire.stick import STICK_BYTES_MAX, ImportResult, Inbound, MetadataFiles, Outbound
 
 HERE = Path(__file__).parent
 
@@ -77,7 +77,7 @@ MESSAGES = load("messages.json")
 ORDERS = load("orders.json")
 CARRIED = load("stick.json")
 ON_A_STICK: Mapping[str, type[Any]] = {
-    kind.__name__: kind for kind in (Homecoming, Inbound, MetadataFiles, Outbound)
+    kind.__name__: kind for kind in (ImportResult, Inbound, MetadataFiles, Outbound)
 }
 KEYS = ORDERS["keys"]
 FLEET = FleetId(ORDERS["fleet"])

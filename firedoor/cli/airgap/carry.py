@@ -13,7 +13,7 @@ from pathlib import Path
 
 from firedoor.cli.airgap.bundle import RESERVE_BYTES, Stick
 from firedoor.cli.client.common import open_key, say, status_at, with_client
-from firedoor.cli.client.mirror_session import Talk, talking
+from firedoor.cli.client.mirror_session import MirrorSession, talking
 from firedoor.cli.client.order_delivery import give
 from firedoor.cli.client.origin import ANSWER_BYTES_MAX, origin_of
 from firedoor.cli.client.peer_status import PeerStatus
@@ -44,7 +44,7 @@ from firedoor.wire.codec import decode, digests_of, encode
 from firedoor.wire.stick import (
     STICK_BYTES_MAX,
     Answer,
-    Homecoming,
+    ImportResult,
     Inbound,
     MetadataFiles,
     Outbound,
@@ -58,7 +58,7 @@ _GIVE_S = 120.0
 
 
 @dataclass(frozen=True, slots=True)
-class Dock:
+class MirrorTarget:
     """The mirror that the stick is at. `status`: as it gave it when the visit began."""
 
     client: PeerClient
@@ -106,7 +106,7 @@ def carry(folder: Path, key_file: tuple[Path, Path | None], to: list[str]) -> No
         status = (await status_at(client, address)).status
         if status.role != Role.MIRROR.value:
             raise Malformed(f"{address[0]}:{address[1]}", wanted="a mirror", got=status.role)
-        dock = Dock(client, FleetId(key.fleet), address, PeerId(status.id), status)
+        dock = MirrorTarget(client, FleetId(key.fleet), address, PeerId(status.id), status)
         if status.is_fed_by_stick:
             await _at_the_site(dock, stick)
         else:
@@ -118,7 +118,7 @@ def carry(folder: Path, key_file: tuple[Path, Path | None], to: list[str]) -> No
 # --- both ends -----------------------------------------------------------------------------------
 
 
-async def _give_orders(dock: Dock, stick: Stick, there: Sequence[bytes]) -> None:
+async def _give_orders(dock: MirrorTarget, stick: Stick, there: Sequence[bytes]) -> None:
     """Every order of the stick that is not there. One that this mirror refuses another may take."""
     held, keys = _by_id(dock, there), await _keys_at(dock)
     given = passed_over = refused = 0
@@ -144,7 +144,7 @@ async def _give_orders(dock: Dock, stick: Stick, there: Sequence[bytes]) -> None
     say(f"orders: {given} were new here")
 
 
-async def _keys_at(dock: Dock) -> Authority | None:
+async def _keys_at(dock: MirrorTarget) -> Authority | None:
     """The fleet's keys, as this mirror's metadata has them; None: it has none yet."""
     with suppress(FiredoorError):
         root = await dock.get("/v1/metadata/1.root.json", METADATA_BYTES_MAX)
@@ -164,7 +164,7 @@ def _is_signed(record: bytes, keys: Authority) -> bool:
     return True
 
 
-def _by_id(dock: Dock, records: Iterable[bytes]) -> dict[bytes, bytes]:
+def _by_id(dock: MirrorTarget, records: Iterable[bytes]) -> dict[bytes, bytes]:
     """Those that are orders at all: junk among them must not keep the others back."""
     found = {}
     for record in records:
@@ -190,7 +190,7 @@ def _take_orders(stick: Stick, beacon: bytes, there: Sequence[bytes], keys: Auth
 
 
 @asynccontextmanager
-async def _catalogue(dock: Dock, root: bytes) -> AsyncIterator[Catalogue]:
+async def _catalogue(dock: MirrorTarget, root: bytes) -> AsyncIterator[Catalogue]:
     """An empty one beside the stick: it keeps links, which a stick's file system may not have."""
     with tempfile.TemporaryDirectory(prefix="firedoor-carry-") as folder:
         yield Catalogue(Path(folder), root=root, fleet=dock.fleet, clock=Clock())
@@ -199,7 +199,7 @@ async def _catalogue(dock: Dock, root: bytes) -> AsyncIterator[Catalogue]:
 # --- where a network leads to the origin ---------------------------------------------------------
 
 
-async def _at_the_fleet(dock: Dock, stick: Stick) -> None:
+async def _at_the_fleet(dock: MirrorTarget, stick: Stick) -> None:
     async with talking(dock.client, dock.address) as talk:
         # Before all that may fail: nothing else stops anything.
         await _give_orders(dock, stick, talk.orders)
@@ -221,7 +221,12 @@ async def _at_the_fleet(dock: Dock, stick: Stick) -> None:
 
 
 async def _answer(
-    dock: Dock, stick: Stick, outbound: Outbound, *, talk: Talk, catalogue: Catalogue
+    dock: MirrorTarget,
+    stick: Stick,
+    outbound: Outbound,
+    *,
+    talk: MirrorSession,
+    catalogue: Catalogue,
 ) -> None:
     """Have signed and renewed what one site asks for, and say what it has done.
 
@@ -252,7 +257,7 @@ async def _answer(
     say(f"site of mirror {outbound.mirror[:12]}: {leases}, {done}")
 
 
-def _newest(dock: Dock, catalogue: Catalogue) -> list[ReleaseEntry]:
+def _newest(dock: MirrorTarget, catalogue: Catalogue) -> list[ReleaseEntry]:
     """Of each product the newest release that may move."""
     able = {row.manifest for row in dock.status.releases if row.level == 0}
     newest: dict[str, ReleaseEntry] = {}
@@ -262,7 +267,9 @@ def _newest(dock: Dock, catalogue: Catalogue) -> list[ReleaseEntry]:
     return [newest[product] for product in sorted(newest)]
 
 
-async def _take(dock: Dock, stick: Stick, catalogue: Catalogue, entry: ReleaseEntry) -> None:
+async def _take(
+    dock: MirrorTarget, stick: Stick, catalogue: Catalogue, entry: ReleaseEntry
+) -> None:
     """Put one release on the stick, whole."""
     name = f"{entry.product} {entry.version}"
     try:
@@ -275,7 +282,7 @@ async def _take(dock: Dock, stick: Stick, catalogue: Catalogue, entry: ReleaseEn
         say(f"{name} is on the stick")
 
 
-async def _fetch(dock: Dock, stick: Stick, pieces: PieceMap) -> None:
+async def _fetch(dock: MirrorTarget, stick: Stick, pieces: PieceMap) -> None:
     sizes = zip(pieces.digests, pieces.sizes, strict=True)
     missing = sum(size for digest, size in sizes if not stick.store.has(digest))
     stick.store.make_sure_of_room(missing + RESERVE_BYTES)
@@ -315,7 +322,7 @@ def _runs(pieces: PieceMap, stick: Stick) -> Iterator[tuple[int, int]]:
 # --- at an air-gapped site -----------------------------------------------------------------------
 
 
-async def _at_the_site(dock: Dock, stick: Stick) -> None:
+async def _at_the_site(dock: MirrorTarget, stick: Stick) -> None:
     brought = stick.metadata()
     # First, for a mirror that has none can check no order; and halts must reach it all the same.
     await _bring_metadata(dock, brought)
@@ -334,7 +341,7 @@ async def _at_the_site(dock: Dock, stick: Stick) -> None:
         await _bring_orders_home(dock, stick, brought, talk.orders)
 
 
-async def _listed(dock: Dock, brought: MetadataFiles) -> set[str]:
+async def _listed(dock: MirrorTarget, brought: MetadataFiles) -> set[str]:
     """The manifests of the releases that the stick's own signed metadata lists."""
     files = CarriedFiles(brought)
     async with _catalogue(dock, brought.files.get("1.root.json", b"")) as catalogue:
@@ -343,7 +350,7 @@ async def _listed(dock: Dock, brought: MetadataFiles) -> set[str]:
         return {each.manifest for each in (*catalogue.releases, *catalogue.dateless)}
 
 
-async def _outbound(dock: Dock) -> Outbound:
+async def _outbound(dock: MirrorTarget) -> Outbound:
     """What the site asks; its mirror speaks for no other site."""
     answer = await dock.get("/v1/stick", STICK_BYTES_MAX)
     outbound = decode(Outbound, answer, what="/v1/stick", limit=STICK_BYTES_MAX)
@@ -353,7 +360,7 @@ async def _outbound(dock: Dock) -> Outbound:
     return outbound
 
 
-async def _bring_metadata(dock: Dock, brought: MetadataFiles | None) -> None:
+async def _bring_metadata(dock: MirrorTarget, brought: MetadataFiles | None) -> None:
     if brought is not None:
         try:
             await dock.post("/v1/stick/metadata", encode(brought))
@@ -362,7 +369,7 @@ async def _bring_metadata(dock: Dock, brought: MetadataFiles | None) -> None:
 
 
 async def _bring_orders_home(
-    dock: Dock, stick: Stick, brought: MetadataFiles, there: Sequence[bytes]
+    dock: MirrorTarget, stick: Stick, brought: MetadataFiles, there: Sequence[bytes]
 ) -> None:
     """Orders that were handed over at the site, which the fleet may not have heard of."""
     files = CarriedFiles(brought)
@@ -374,14 +381,14 @@ async def _bring_orders_home(
             _take_orders(stick, stick.beacon(), there, catalogue.authority)
 
 
-async def _come_home(dock: Dock, stick: Stick) -> None:
+async def _come_home(dock: MirrorTarget, stick: Stick) -> None:
     inbound = stick.inbound(dock.peer)
     if inbound is None:
         say("nothing has come for this site yet: carry the stick to the fleet, and back")
         return
     try:
         said = await dock.post("/v1/stick", encode(inbound))
-        done = decode(Homecoming, said, what="/v1/stick", limit=ENROLMENT_BYTES_MAX)
+        done = decode(ImportResult, said, what="/v1/stick", limit=ENROLMENT_BYTES_MAX)
     except FiredoorError as error:
         say(f"what has come for this site is not taken: {error}")
         return
@@ -390,7 +397,9 @@ async def _come_home(dock: Dock, stick: Stick) -> None:
     say(f"{lease}{why}; {done.told} endpoint(s) told, {done.certificates} certificate(s)")
 
 
-async def _give(dock: Dock, stick: Stick, release: tuple[str, bytes], manifest: Manifest) -> None:
+async def _give(
+    dock: MirrorTarget, stick: Stick, release: tuple[str, bytes], manifest: Manifest
+) -> None:
     """Bring the mirror a release, digest and bytes of its manifest, if the stick has it whole."""
     digest, data = release
     name = f"{manifest.product} {manifest.version}"

@@ -41,7 +41,7 @@ _ANSWER_S = 30.0
 _LIST_S = 3.0
 
 
-class Talk:
+class MirrorSession:
     """One conversation. `orders`: all that the mirror holds; `beacon`: its latest, or empty."""
 
     def __init__(self, socket: Conversation, where: str) -> None:
@@ -152,10 +152,10 @@ class Talk:
 @asynccontextmanager
 async def talking(
     client: PeerClient, address: tuple[str, int], beacon: bytes = b""
-) -> AsyncIterator[Talk]:
+) -> AsyncIterator[MirrorSession]:
     """A conversation that has begun; raises as `Talk.begin`, or Unavailable: nobody answers."""
     _, socket = await client.dial(*address, role=Role.MIRROR)
-    talk = Talk(socket, f"{address[0]}:{address[1]}")
+    talk = MirrorSession(socket, f"{address[0]}:{address[1]}")
     try:
         await talk.begin(beacon)
         yield talk

@@ -1,7 +1,7 @@
 """Hand a signed order to one peer, and hear how far it has come.
 
 The operator speaks the peers' own protocol: hello, the order, done; then what became of it comes
-back on the same connection: obeyed, recorded, logged by the origin; or refused, and why.
+back on the same connection: obeyed, recorded, committed by the origin; or refused, and why.
 """
 
 import asyncio
@@ -57,13 +57,13 @@ class Progress:
 
     obeyed_by: list[str] = field(default_factory=list)
     recorded_by: list[str] = field(default_factory=list)
-    is_logged: bool = False
-    until_logged: bool = True
+    is_committed: bool = False
+    until_committed: bool = True
 
     @property
     def is_done(self) -> bool:
         """Whether there is nothing more to hear."""
-        return self.is_logged if self.until_logged else bool(self.recorded_by)
+        return self.is_committed if self.until_committed else bool(self.recorded_by)
 
     def obeyed(self, address: str) -> None:
         """A peer has closed its brake and passes the order on."""
@@ -75,11 +75,11 @@ class Progress:
             say(f"recorded by the first peer, {address}")
         self.recorded_by.append(address)
 
-    def logged(self) -> None:
+    def committed(self) -> None:
         """Every lease from now on has it."""
-        if not self.is_logged:
-            say("logged by the origin: the bound of its leases runs from here")
-        self.is_logged = True
+        if not self.is_committed:
+            say("committed by the origin: the bound of its leases runs from here")
+        self.is_committed = True
 
 
 async def hand_over(
@@ -88,12 +88,12 @@ async def hand_over(
     order: tuple[bytes, bytes],
     wait_s: float,
     *,
-    until_logged: bool = True,
+    until_committed: bool = True,
 ) -> list[tuple[str, int]]:
     """Give `order` (id and record) to all of `peers` as they are found; to whom it was.
 
     Says what becomes of it. At once, for neither a dead first address nor a crowd of mDNS's must
-    cost the seconds that this is about. `until_logged`: no for what no lease is over, a
+    cost the seconds that this is about. `until_committed`: no for what no lease is over, a
     controller's halt.
 
     Raises:
@@ -102,7 +102,7 @@ async def hand_over(
         Unavailable: no peer has recorded it within `wait_s`, or none is known.
     """
     check_wait(wait_s)
-    progress = Progress(until_logged=until_logged)
+    progress = Progress(until_committed=until_committed)
     hands: dict[asyncio.Task[None], _Hand] = {}
 
     async def feed() -> None:
@@ -126,10 +126,10 @@ async def hand_over(
     ends = await asyncio.gather(feeding, *hands, return_exceptions=True)
     if not progress.recorded_by:
         raise _failure(progress, [end for end in ends if isinstance(end, FiredoorError)])
-    if not until_logged:
+    if not until_committed:
         say("every peer that hears it obeys; no lease waits for it: a person's halt has that bound")
-    elif not progress.is_logged:
-        say("not yet logged by the origin: every peer that hears it obeys all the same")
+    elif not progress.is_committed:
+        say("not yet committed by the origin: every peer that hears it obeys all the same")
     return [hand.address for hand in hands.values()]
 
 
@@ -268,7 +268,7 @@ class _Hand:
 
     async def _hear(self, socket: Conversation, order_id: bytes) -> None:
         progress, address = self._progress, f"{self.address[0]}:{self.address[1]}"
-        is_logged = recorded = False
+        is_committed = recorded = False
         async for frame in socket.frames():
             match decode_message(frame):
                 case Obeyed(ids) if order_id in ids:
@@ -280,10 +280,10 @@ class _Hand:
                     self.settled.set()
                     progress.recorded(address)
                 case Logged(ids) if order_id in ids:
-                    is_logged = True
+                    is_committed = True
                 case _:
                     pass
-            if is_logged and recorded:
-                progress.logged()
+            if is_committed and recorded:
+                progress.committed()
             if recorded and progress.is_done:
                 return

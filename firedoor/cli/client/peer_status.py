@@ -26,14 +26,14 @@ Id = Annotated[str, Meta(pattern=r"^[0-9a-f]{1,64}\Z")]
 Level = Annotated[int, Meta(ge=0, le=7)]
 Whole = Annotated[int, Meta(ge=0, le=2**53)]
 Seconds = Annotated[float, Meta(ge=0, le=10**9)]
-Line = Annotated[str, Meta(max_length=4096)]
+Connection = Annotated[str, Meta(max_length=4096)]
 
 
 class Release(msgspec.Struct, frozen=True):
     """One release that the peer knows; `level` in effect there, `level_lowered` as signed."""
 
-    product: Line
-    version: Line
+    product: Connection
+    version: Connection
     level: Level
     counter: Whole = 0
     level_lowered: Level = 0
@@ -54,13 +54,13 @@ class Order(msgspec.Struct, frozen=True):
     """One order that the peer holds, of whatever kind."""
 
     id: Id
-    kind: Line
-    reason: Line = ""
+    kind: Connection
+    reason: Connection = ""
     issued_at: Annotated[int, Meta(ge=-(2**53), le=2**53)] = 0
     is_named: bool = False
     is_recorded: bool = False
     is_in_force: bool = False
-    scope: Line = ""
+    scope: Connection = ""
     level: Level = 0
     peer: Annotated[str, Meta(pattern=r"^[0-9a-f]{0,32}\Z")] = ""
     halts: Annotated[tuple[Id, ...], Meta(max_length=ORDERS_MAX)] = ()
@@ -70,10 +70,10 @@ class Order(msgspec.Struct, frozen=True):
 class Product(msgspec.Struct, frozen=True):
     """What one endpoint has of one product."""
 
-    product: Line
-    version: Line
-    phase: Line
-    detail: Line = ""
+    product: Connection
+    version: Connection
+    phase: Connection
+    detail: Connection = ""
 
 
 Products = Annotated[tuple[Product, ...], Meta(max_length=4096)]
@@ -83,12 +83,12 @@ class Endpoint(msgspec.Struct, frozen=True):
     """What a mirror knows of one endpoint. `version`: of its agent."""
 
     id: Id
-    site: Line
+    site: Connection
     seen_at: Whole
     is_connected: bool
     products: Products
-    orders: Annotated[tuple[Line, ...], Meta(max_length=ORDERS_MAX)] = ()
-    version: Line = ""
+    orders: Annotated[tuple[Connection, ...], Meta(max_length=ORDERS_MAX)] = ()
+    version: Connection = ""
 
 
 class Lease(msgspec.Struct, frozen=True):
@@ -103,7 +103,7 @@ class PeerStatus(msgspec.Struct, frozen=True):
 
     id: Hex32
     role: Annotated[str, Meta(pattern=r"^(mirror|agent)\Z")]
-    site: Line
+    site: Connection
     releases: Annotated[tuple[Release, ...], Meta(max_length=_RELEASES_MAX)]
     orders: Annotated[tuple[Order, ...], Meta(max_length=2 * ORDERS_MAX)]
     is_reconciled: bool = False

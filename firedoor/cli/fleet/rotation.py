@@ -57,7 +57,7 @@ _BRAKE = ("halt", "resume", "promote")
 
 
 @dataclass(frozen=True, slots=True)
-class Turn:
+class RotationRequest:
     """What `keys rotate` was asked for. `count` and `threshold`: 0 keeps what is.
 
     For the origin's own roles 0 means its key with `others`, and a threshold of 1.
@@ -81,7 +81,7 @@ class Standing:
     threshold: int
 
 
-def rotate(fleet: Path, turn: Turn, passphrase_file: Path | None) -> None:
+def rotate(fleet: Path, turn: RotationRequest, passphrase_file: Path | None) -> None:
     """Give a role other keys.
 
     Raises:
@@ -179,7 +179,9 @@ async def _alive(origin: Origin, fleet: FleetId, role: str) -> list[bytes]:
     return found
 
 
-async def _turn(origin: Origin, turn: Turn, roots: Sequence[KeyFile], files: "KeyFiles") -> int:
+async def _turn(
+    origin: Origin, turn: RotationRequest, roots: Sequence[KeyFile], files: "KeyFiles"
+) -> int:
     """Sign the rotation and hand it in, unless it was taken before; how many keys must sign."""
     async with verified(origin, FleetId(roots[0].fleet)) as catalogue:
         root = Metadata[Root].from_bytes(catalogue.top_file("root"))
@@ -216,7 +218,7 @@ async def _turn(origin: Origin, turn: Turn, roots: Sequence[KeyFile], files: "Ke
 
 
 def _change(
-    turn: Turn,
+    turn: RotationRequest,
     today: tuple[Metadata[Root], Metadata[Targets]],
     new: RoleSeeds | RolePublic,
     signers: Sequence[bytes],

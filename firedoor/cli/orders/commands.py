@@ -8,8 +8,8 @@ import typer
 from firedoor.cli.options import Blind, Combine, Key, Keys, PassphraseFile, SignOnly, To, Wait
 
 if TYPE_CHECKING:
-    from firedoor.cli.orders.cosigning import Gathering
-    from firedoor.cli.orders.resume import Asked
+    from firedoor.cli.orders.cosigning import SigningSession
+    from firedoor.cli.orders.resume import OrderRequest
 
 order_app = typer.Typer(no_args_is_help=True, help="Carry orders on a stick.")
 certificate_app = typer.Typer(invoke_without_command=True, help="Who obeys a halt, with proof.")
@@ -42,9 +42,9 @@ def halt(
     passphrase_file: PassphraseFile = None,
 ) -> None:
     """Stop a release on every peer: announcing, serving, fetching, installing, activating."""
-    from firedoor.cli.orders.halt import Stop, halt_scope  # noqa: PLC0415  # keeps --help fast
+    from firedoor.cli.orders.halt import HaltRequest, halt_scope  # noqa: PLC0415  # keeps --help fast
 
-    stop = Stop(scope, level, reason, confirmed=confirm)
+    stop = HaltRequest(scope, level, reason, confirmed=confirm)
     halt_scope(stop, (_some(key), passphrase_file), to=to or [], wait_s=wait)
 
 
@@ -59,9 +59,9 @@ def drill(
     passphrase_file: PassphraseFile = None,
 ) -> None:
     """Send an order that goes all ways of a halt, is recorded and receipted, and stops nothing."""
-    from firedoor.cli.orders.halt import Stop, halt_scope  # noqa: PLC0415  # keeps --help fast
+    from firedoor.cli.orders.halt import HaltRequest, halt_scope  # noqa: PLC0415  # keeps --help fast
 
-    stop = Stop(scope, level, reason, is_drill=True)
+    stop = HaltRequest(scope, level, reason, is_drill=True)
     halt_scope(stop, (_some(key), passphrase_file), to=to or [], wait_s=wait)
 
 
@@ -210,14 +210,14 @@ def _gathering(
     sign_only: Path | None,
     *,
     is_blind: bool,
-) -> "Gathering":
-    from firedoor.cli.orders.cosigning import Gathering  # noqa: PLC0415  # keeps --help fast
+) -> "SigningSession":
+    from firedoor.cli.orders.cosigning import SigningSession  # noqa: PLC0415  # keeps --help fast
 
     parts = tuple(combine or ())
-    return Gathering(tuple(_some(keys)), passphrase_file, parts, sign_only, is_blind)
+    return SigningSession(tuple(_some(keys)), passphrase_file, parts, sign_only, is_blind)
 
 
-def _asked(what: list[str], reason: str, to: list[str] | None, wait_s: float) -> "Asked":
-    from firedoor.cli.orders.resume import Asked  # noqa: PLC0415  # keeps --help fast
+def _asked(what: list[str], reason: str, to: list[str] | None, wait_s: float) -> "OrderRequest":
+    from firedoor.cli.orders.resume import OrderRequest  # noqa: PLC0415  # keeps --help fast
 
-    return Asked(tuple(what), reason, tuple(to or ()), wait_s)
+    return OrderRequest(tuple(what), reason, tuple(to or ()), wait_s)

@@ -26,7 +26,7 @@ _FIND_S = 2.0
 
 
 @dataclass(frozen=True, slots=True)
-class Gathering:
+class SigningSession:
     """How the signatures come together. `combine`: files of part-signed orders.
 
     `sign_only`: write a part-signed order there instead of handing it over; `is_blind`: sign for
@@ -52,7 +52,7 @@ class Draft:
     show: Callable[[bytes, Evidence], Awaitable[list[str]]]
 
 
-def cosign(draft: Draft, gathering: Gathering, *, to: list[str], wait_s: float) -> None:
+def cosign(draft: Draft, gathering: SigningSession, *, to: list[str], wait_s: float) -> None:
     """Make or complete an order; write it, or hand it over.
 
     Raises:
@@ -90,7 +90,7 @@ def cosign(draft: Draft, gathering: Gathering, *, to: list[str], wait_s: float) 
     with_client(keys[0], work)
 
 
-def _keys(gathering: Gathering, role: str) -> list[KeyFile]:
+def _keys(gathering: SigningSession, role: str) -> list[KeyFile]:
     if not gathering.keys:
         raise Malformed("--key", wanted="a key file (it also opens the connection)", got="none")
     keys = [open_key(path, gathering.passphrase_file) for path in gathering.keys]

@@ -29,7 +29,7 @@ _LOWERED_SHOWN = 5
 
 
 @dataclass(frozen=True, slots=True)
-class Stop:
+class HaltRequest:
     """What `halt` or `drill` was asked for. `confirmed`: the scope, typed once more."""
 
     scope: str
@@ -40,7 +40,7 @@ class Stop:
 
 
 def halt_scope(
-    stop: Stop, key_files: tuple[list[Path], Path | None], *, to: list[str], wait_s: float
+    stop: HaltRequest, key_files: tuple[list[Path], Path | None], *, to: list[str], wait_s: float
 ) -> None:
     """Sign the halt, hand it over, say how far it has come.
 
@@ -70,7 +70,9 @@ def halt_scope(
         is_controllers = keys[0].role == CONTROLLER
         # What a crowd of the LAN hides is looked for all the while; the origin has it meanwhile.
         peers = peers_as_found(client, keys[0], to, wait_s)
-        addresses = await hand_over(client, peers, order, wait_s, until_logged=not is_controllers)
+        addresses = await hand_over(
+            client, peers, order, wait_s, until_committed=not is_controllers
+        )
         is_narrow = stop.level >= LEVEL_NARROW and not stop.is_drill
         is_by_one = is_narrow and len(keys) < SIGNERS_NARROW
         await _say_what_it_covers(client, addresses, scope, level=stop.level if is_by_one else 0)
@@ -78,7 +80,7 @@ def halt_scope(
     with_client(keys[0], work)
 
 
-def _check_controller(stop: Stop, scope: Scope, keys: int) -> None:
+def _check_controller(stop: HaltRequest, scope: Scope, keys: int) -> None:
     """Whether a controller's key can sign this; peers refuse whatever it cannot."""
     if keys > 1:
         raise Malformed("--key", wanted="a controller's alone", got=f"{keys} keys")
@@ -87,7 +89,7 @@ def _check_controller(stop: Stop, scope: Scope, keys: int) -> None:
         raise Malformed("scope", wanted="a halt of PRODUCT==VERSION, by a controller", got=got)
 
 
-def _confirm(stop: Stop) -> None:
+def _confirm(stop: HaltRequest) -> None:
     """Ask for the scope once more: this one stops a whole fleet."""
     typed = stop.confirmed
     if not typed and sys.stdin.isatty():
@@ -118,7 +120,7 @@ async def _say_what_it_covers(
             say(f"  and for {len(lowered) - _LOWERED_SHOWN} more; a second --key reaches them")
 
 
-def _sign(keys: list[KeyFile], stop: Stop) -> tuple[bytes, bytes]:
+def _sign(keys: list[KeyFile], stop: HaltRequest) -> tuple[bytes, bytes]:
     # No content digests: nodes resolve them from signed metadata, and what a peer says they are
     # could make an operator halt another release than the one that was typed.
     payload = HaltPayload(

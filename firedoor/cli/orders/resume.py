@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from firedoor.cli.client.common import open_key
 from firedoor.cli.client.evidence import Evidence
 from firedoor.cli.client.origin import Origin, origin_of, verified
-from firedoor.cli.orders.cosigning import Draft, Gathering, cosign
+from firedoor.cli.orders.cosigning import Draft, SigningSession, cosign
 from firedoor.errors import Malformed, Unavailable
 from firedoor.halt.order import BanPayload, PassPayload, ResumePayload, RevokePayload
 from firedoor.halt.scope import ScopeKind, parse_scope
@@ -30,7 +30,7 @@ _LIFTED = frozenset({"halt", "controller-halt", "drill", "ban", "pass"})
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class OrderRequest:
     """What was asked for, and how it is handed over."""
 
     what: tuple[str, ...]
@@ -39,7 +39,7 @@ class Asked:
     wait_s: float
 
 
-def lift_halts(asked: Asked, gathering: Gathering) -> None:
+def lift_halts(asked: OrderRequest, gathering: SigningSession) -> None:
     """Make or complete a resume; raises as `cosign`."""
 
     async def make(_: PeerClient, evidence: Evidence) -> object:
@@ -53,7 +53,7 @@ def lift_halts(asked: Asked, gathering: Gathering) -> None:
     _together("resume", make, show, asked, gathering)
 
 
-def revoke_key(asked: Asked, survivors: tuple[str, ...], gathering: Gathering) -> None:
+def revoke_key(asked: OrderRequest, survivors: tuple[str, ...], gathering: SigningSession) -> None:
     """Make or complete the revocation of the key `asked.what`; raises as `cosign`."""
 
     async def make(_: PeerClient, evidence: Evidence) -> object:
@@ -73,7 +73,7 @@ def revoke_key(asked: Asked, survivors: tuple[str, ...], gathering: Gathering) -
     _together("revoke", make, show, asked, gathering)
 
 
-def ban_machine(asked: Asked, gathering: Gathering) -> None:
+def ban_machine(asked: OrderRequest, gathering: SigningSession) -> None:
     """Make or complete the ban of the machine `asked.what`; raises as `cosign`."""
 
     async def make(_: PeerClient, __: Evidence) -> object:
@@ -89,7 +89,7 @@ def ban_machine(asked: Asked, gathering: Gathering) -> None:
     _together("ban", make, show, asked, gathering)
 
 
-def pass_release(asked: Asked, gathering: Gathering) -> None:
+def pass_release(asked: OrderRequest, gathering: SigningSession) -> None:
     """Make or complete the pass of the release `asked.what`; raises as `cosign`.
 
     What the release's content is, is read from the origin's signed metadata.
@@ -119,7 +119,9 @@ def pass_release(asked: Asked, gathering: Gathering) -> None:
     _together("pass", make, show, asked, gathering)
 
 
-def _together(kind: str, make: Make, show: Show, asked: Asked, gathering: Gathering) -> None:
+def _together(
+    kind: str, make: Make, show: Show, asked: OrderRequest, gathering: SigningSession
+) -> None:
     if gathering.combine and (asked.what or asked.reason):
         wanted = "parts that say what and why, or that and --reason"
         raise Malformed("--combine", wanted=wanted, got="both")

@@ -42,7 +42,7 @@ _VALIDATE_SPAN_S = 600
 
 
 @dataclass(frozen=True, slots=True)
-class Wish:
+class PublishRequest:
     """What `publish` was asked for."""
 
     product: str
@@ -56,7 +56,7 @@ class Wish:
     controller: str = ""
 
 
-def publish_release(key: KeyFile, wish: Wish) -> None:
+def publish_release(key: KeyFile, wish: PublishRequest) -> None:
     """Validate, cut, sign, upload, publish.
 
     Raises:
@@ -75,7 +75,7 @@ def publish_release(key: KeyFile, wish: Wish) -> None:
 
 
 async def _publish(
-    origin: Origin, key: KeyFile, wish: Wish, files: tuple[FileEntry, ...], staging: Path
+    origin: Origin, key: KeyFile, wish: PublishRequest, files: tuple[FileEntry, ...], staging: Path
 ) -> None:
     content = content_digest(files)
     async with verified(origin, FleetId(key.fleet)) as catalogue:
@@ -114,7 +114,7 @@ async def _warn_of_halts(origin: Origin, manifest: str) -> None:
 
 
 def _manifest(
-    wish: Wish,
+    wish: PublishRequest,
     key: KeyFile,
     files: tuple[FileEntry, ...],
     content: bytes,
@@ -135,7 +135,7 @@ def _manifest(
     )
 
 
-def _floor(wish: Wish, mine: list[ReleaseEntry]) -> int:
+def _floor(wish: PublishRequest, mine: list[ReleaseEntry]) -> int:
     """The counter of the version that endpoints may not step below."""
     if not wish.floor:
         return 0
@@ -170,7 +170,7 @@ async def _upload(origin: Origin, files: tuple[FileEntry, ...], staging: Path) -
         await origin.post("/v1/publish/piece", stored, {"X-Piece": digest.hex()})
 
 
-def _check(wish: Wish) -> None:
+def _check(wish: PublishRequest) -> None:
     checked_name("product", wish.product)
     checked_name("version", wish.version)
     if wish.handler != "files":
@@ -184,7 +184,7 @@ def _check(wish: Wish) -> None:
             check_command(what, command)
 
 
-def _check_same(wish: Wish, content: bytes, published: Manifest) -> None:
+def _check_same(wish: PublishRequest, content: bytes, published: Manifest) -> None:
     what = f"{wish.product}=={wish.version}"
     if published.content != content:
         raise Malformed(what, wanted="the bytes that are published", got="other bytes")

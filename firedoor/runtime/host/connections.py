@@ -58,7 +58,7 @@ NO_TIME = Span(0.0)
 
 
 @dataclass(slots=True)
-class Line:
+class Connection:
     """One standing connection. `dialler`: who opened it."""
 
     peer: Peer
@@ -71,14 +71,14 @@ class Line:
     intake: Budget
 
 
-class Lines:
+class Connections:
     """The connections of one host, by peer."""
 
     def __init__(self, driver: Driver, client: PeerClient) -> None:
         self._driver = driver
         self._client = client
         self._operators = 0
-        self.open: dict[PeerId, Line] = {}
+        self.open: dict[PeerId, Connection] = {}
         self.skipped = Skipped()
         self.is_shown: Callable[[PeerId], bool] = lambda _: False
 
@@ -121,17 +121,19 @@ class Lines:
         is_source = is_upstream or self._is_source(peer, is_mine=is_mine)
         pulse = pulse_of(role, peer.role, now(), is_mine=is_mine, round_trip=round_trip)
         bound_silence(socket)
-        line = Line(peer, socket, dialler, host, port, is_source, pulse, intake_of(peer.role))
-        self.open[peer.id] = line
+        connection = Connection(
+            peer, socket, dialler, host, port, is_source, pulse, intake_of(peer.role)
+        )
+        self.open[peer.id] = connection
         if old is not None:
             old.socket.close()
         node = self._driver.node
         self._driver.apply(node.connected(peer, host=host, is_upstream=is_source, now=now()))
         try:
-            await self._listen(line)
+            await self._listen(connection)
         finally:
             socket.close()
-            if self.open.get(peer.id) is line:
+            if self.open.get(peer.id) is connection:
                 del self.open[peer.id]
                 self._driver.apply(node.disconnected(peer.id, now()))
                 self._driver.program.on_gone(peer.id)
@@ -147,30 +149,30 @@ class Lines:
             return False
         return is_mine or peer.site == settings.site or self.is_shown(peer.id)
 
-    async def _listen(self, line: Line) -> None:
+    async def _listen(self, connection: Connection) -> None:
         # A mirror brings whole sets of orders, and speaks for a site.
-        share = FRAMES_OF_MIRROR if line.peer.role is Role.MIRROR else 1
+        share = FRAMES_OF_MIRROR if connection.peer.role is Role.MIRROR else 1
         turns = Turns(share * FRAMES_PER_S, share * FRAMES_AT_ONCE, self._driver.clock)
-        async for frame in line.socket.frames():
+        async for frame in connection.socket.frames():
             await turns.take(len(frame))
-            if self.open.get(line.peer.id) is not line:
+            if self.open.get(connection.peer.id) is not connection:
                 return
-            line.pulse.heard_at = self._driver.clock.now()
+            connection.pulse.heard_at = self._driver.clock.now()
             try:
                 message = decode_message(frame, self.skipped)
                 if message is None:
                     continue
                 self._driver.apply(
-                    self._driver.node.receive(message, line.peer.id, self._driver.clock.now())
+                    self._driver.node.receive(message, connection.peer.id, self._driver.clock.now())
                 )
                 if isinstance(message, FOR_PROGRAMS):
-                    self._driver.program.on_message(message, line.peer.id)
+                    self._driver.program.on_message(message, connection.peer.id)
                 if isinstance(message, BULK):
-                    # Nothing more is read meanwhile, so the sender's own line fills up.
-                    await line.intake.take(len(frame))
-                    line.pulse.heard_at = self._driver.clock.now()
+                    # Nothing more is read meanwhile, so the sender's own queue fills up.
+                    await connection.intake.take(len(frame))
+                    connection.pulse.heard_at = self._driver.clock.now()
             except (Refused, Unavailable) as error:
-                self._driver.drop(line.peer.id, str(error))
+                self._driver.drop(connection.peer.id, str(error))
                 return
 
     async def dial(
@@ -216,12 +218,14 @@ class Lines:
         Raises:
             Unavailable: it is not connected or has not said.
         """
-        line = self.open.get(peer)
+        connection = self.open.get(peer)
         session = next((one for one in self._driver.node.sessions if one.peer.id == peer), None)
-        port = line.port if line and line.port else (session.port if session else 0)
-        if line is None or not port:
+        port = (
+            connection.port if connection and connection.port else (session.port if session else 0)
+        )
+        if connection is None or not port:
             raise Unavailable(f"peer {peer[:12]}", why="not connected")
-        return line.host, port
+        return connection.host, port
 
     def listening(self) -> set[tuple[str, int]]:
         """Where the peers listen that are connected, whoever dialled; port 0: it has not said."""
@@ -231,11 +235,11 @@ class Lines:
     def mirrors(self) -> list[tuple[str, int, PeerId]]:
         """Where the mirrors listen that are connected and give to this node: host, port, id."""
         found = []
-        for line in self.open.values():
+        for connection in self.open.values():
             # One that has dialled us and not said yet where it listens can be asked later.
             with suppress(Unavailable):
-                if line.is_upstream:
-                    found.append((*self.address_of(line.peer.id), line.peer.id))
+                if connection.is_upstream:
+                    found.append((*self.address_of(connection.peer.id), connection.peer.id))
         return found
 
     async def keep_beating(self) -> None:
@@ -246,13 +250,13 @@ class Lines:
             now = self._driver.clock.now()
             stood_still = now - looked_at > MIRROR_BEAT + STOOD_STILL
             looked_at = now
-            for line in [*self.open.values()]:
+            for connection in [*self.open.values()]:
                 if stood_still:
-                    line.pulse.heard_at = now
-                elif line.pulse.is_dead(now):
-                    self._driver.drop(line.peer.id, "it has been silent for too long")
-                if line.pulse.is_due(now):
-                    self._driver.send(line.peer.id, BEAT)
+                    connection.pulse.heard_at = now
+                elif connection.pulse.is_dead(now):
+                    self._driver.drop(connection.peer.id, "it has been silent for too long")
+                if connection.pulse.is_due(now):
+                    self._driver.send(connection.peer.id, BEAT)
 
 
 def intake_of(role: Role) -> Budget:

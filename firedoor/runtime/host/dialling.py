@@ -16,7 +16,7 @@ from firedoor.identity import Peer, PeerId, Role
 from firedoor.limits import MIRRORS_DIALLED_MAX, STRANGERS_DIALLED_MAX
 from firedoor.runtime.clocks import Clock
 from firedoor.runtime.files import durable_write
-from firedoor.runtime.host.connections import Lines
+from firedoor.runtime.host.connections import Connections
 from firedoor.runtime.host.contract import Driver
 from firedoor.runtime.logs import log
 from firedoor.runtime.network.hints import NEVER, Hint, Hints
@@ -48,7 +48,7 @@ KEEP_S = 10.0
 
 
 async def keep_dialling(
-    lines: Lines,
+    connections: Connections,
     clock: Clock,
     address: tuple[str, int],
     role: Role,
@@ -61,7 +61,7 @@ async def keep_dialling(
     while True:
         began = clock.now()
         try:
-            await lines.dial(address[0], address[1], role, is_upstream=is_upstream)
+            await connections.dial(address[0], address[1], role, is_upstream=is_upstream)
         except (FiredoorError, OSError) as error:
             log("dial-failed", address=f"{address[0]}:{address[1]}", why=str(error))
         if clock.now() - began > PROVED_S:
@@ -81,14 +81,14 @@ class Neighbours:
     def __init__(
         self,
         driver: Driver,
-        lines: Lines,
+        connections: Connections,
         dice: Dice,
         *,
         dialled_max: int,
         kept: Path | None = None,
     ) -> None:
         self._driver = driver
-        self._lines = lines
+        self._connections = connections
         self._dice = dice
         self._max = dialled_max
         self._kept = kept
@@ -96,7 +96,7 @@ class Neighbours:
         self._rate = Rate(STRANGERS_PER_S, Span(1.0), driver.clock.now())
         self._changed = asyncio.Event()
         self._is_news = False
-        lines.is_shown = self._has_shown
+        connections.is_shown = self._has_shown
         if kept is not None:
             self._hints.load(kept)
 
@@ -171,13 +171,13 @@ class Neighbours:
             log("neighbours-not-kept", level="warning", why=str(error))
 
     def _choose(self, now: Instant) -> list[Hint]:
-        lines = self._lines
-        connected = lines.listening()
+        connections = self._connections
+        connected = connections.listening()
         dialling = [hint for hint in self._hints if hint.is_dialling]
 
         def is_due(hint: Hint) -> bool:
             known = hint.claimed if hint.is_told else None
-            is_open = hint.proved in lines.open or known in lines.open
+            is_open = hint.proved in connections.open or known in connections.open
             is_here = is_open or (hint.host, hint.port) in connected
             return not hint.is_dialling and not is_here and now >= hint.not_before
 
@@ -210,7 +210,7 @@ class Neighbours:
 
     def _held(self, role: Role) -> int:
         """The peers of a role that this node has dialled, or dials and knows."""
-        lines, me = self._lines.open, self._driver.settings.me
+        lines, me = self._connections.open, self._driver.settings.me
         held = [each for each in lines.values() if each.dialler == me and each.peer.role is role]
         waiting = [
             hint
@@ -224,7 +224,7 @@ class Neighbours:
         began = hint.tried_at = self._driver.clock.now()
         try:
             on_open = partial(self._proved, hint)
-            await self._lines.dial(
+            await self._connections.dial(
                 hint.host, hint.port, hint.role, on_open=on_open, span_s=hint.span_s
             )
         except (FiredoorError, OSError) as error:
@@ -249,10 +249,10 @@ class Neighbours:
             self._hints.drop(hint)
             return False
         self._is_news |= self._hints.prove(hint, peer.id)
-        line = self._lines.open.get(peer.id)
-        if line is not None:
+        connection = self._connections.open.get(peer.id)
+        if connection is not None:
             # A mirror that has dialled this node may be none of its sources until it is dialled.
-            is_theirs = line.dialler != self._driver.settings.me
-            return hint.role is Role.MIRROR and is_theirs and not line.is_upstream
+            is_theirs = connection.dialler != self._driver.settings.me
+            return hint.role is Role.MIRROR and is_theirs and not connection.is_upstream
         # This one is held by now, as it is proved.
         return self._held(hint.role) <= self._most(hint.role)

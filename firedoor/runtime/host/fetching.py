@@ -12,7 +12,7 @@ from firedoor.errors import Halted, NoRoom, Refused, Unavailable, Untrusted
 from firedoor.halt.brake import Gate
 from firedoor.identity import PeerId, Role
 from firedoor.limits import GATE_BYTES, RETRY_SPAN
-from firedoor.runtime.host.connections import Lines
+from firedoor.runtime.host.connections import Connections
 from firedoor.runtime.host.contract import Driver
 from firedoor.runtime.logs import log
 from firedoor.runtime.network.peer_client import PeerClient
@@ -34,10 +34,12 @@ class Counters:
 class Fetching:
     """The fetches under way of one host. `no_room`: why a release's fetch was given up."""
 
-    def __init__(self, driver: Driver, client: PeerClient, lines: Lines, store: PieceStore) -> None:
+    def __init__(
+        self, driver: Driver, client: PeerClient, connections: Connections, store: PieceStore
+    ) -> None:
         self._driver = driver
         self._client = client
-        self._lines = lines
+        self._connections = connections
         self._store = store
         self._tasks: dict[int, asyncio.Task[None]] = {}
         self.counters = Counters()
@@ -85,7 +87,7 @@ class Fetching:
         pieces = node.pieces_of(manifest)
         start, end = pieces.range_of(fetch.first, fetch.last)
         wanted = [(pieces.digests[at], pieces.sizes[at]) for at in range(fetch.first, fetch.last)]
-        address, port = self._lines.address_of(fetch.peer)
+        address, port = self._connections.address_of(fetch.peer)
         kind = self._kind_of(fetch.peer)
         arriving = self._client.fetch_range(
             address,
@@ -116,8 +118,8 @@ class Fetching:
             self._driver.apply(node.fetched(fetch.number, fetch.manifest, tuple(fresh), now))
 
     def _kind_of(self, peer: PeerId) -> str:
-        line = self._lines.open.get(peer)
-        if line is None or line.peer.role is not Role.MIRROR:
+        connection = self._connections.open.get(peer)
+        if connection is None or connection.peer.role is not Role.MIRROR:
             return "peer"
         return "upstream" if self._driver.settings.role is Role.MIRROR else "mirror"
 

@@ -42,7 +42,7 @@ from firedoor.node.node import Node
 from firedoor.node.settings import NodeSettings
 from firedoor.pieces.inventory import Bits, piece_map
 from firedoor.runtime.clocks import Clock
-from firedoor.runtime.host.connections import BULK, Lines
+from firedoor.runtime.host.connections import BULK, Connections
 from firedoor.runtime.host.contract import IdleProgram, Program, Signer
 from firedoor.runtime.host.fetching import Fetching
 from firedoor.runtime.host.generation import GenerationWatch
@@ -129,13 +129,13 @@ class Host:
         self.order_times: dict[str, OrderTimes] = {}
         self.sources = Sources()
         self.transfers = Transfers()
-        self.lines = Lines(self, parts.client)
-        self.fetching = Fetching(self, parts.client, self.lines, parts.store)
+        self.connections = Connections(self, parts.client)
+        self.fetching = Fetching(self, parts.client, self.connections, parts.store)
         self.multicast = Multicast(self, parts.interfaces, Dice(clock.seed()))
         self._signer = parts.signer
         self._recorder = Recorder(parts.order_log, self.start)
         self._group = asyncio.TaskGroup()
-        self._stirred = asyncio.Event()
+        self._notified = asyncio.Event()
         self._encoded: tuple[object, dict[int, bytes]] = (None, {})
         self._is_cut = self._is_changed = False
         self._divergence = clock.divergence()
@@ -160,7 +160,7 @@ class Host:
                 raise
             self._group.create_task(self._keep_time())
             self._group.create_task(self._keep_dates())
-            self._group.create_task(self.lines.keep_beating())
+            self._group.create_task(self.connections.keep_beating())
             for worker in workers:
                 self._group.create_task(worker)
 
@@ -214,7 +214,7 @@ class Host:
         entries: list[Entry] = []
         for effect in effects:
             self._do(effect, entries)
-        self._stirred.set()
+        self._notified.set()
         done, follow = partial(self._recorded, effects), partial(self._follow, effects)
         is_cut, self._is_cut = self._is_cut, False
         is_changed, self._is_changed = self._is_changed, False
@@ -294,10 +294,10 @@ class Host:
 
         A peer too slow to take it is dropped and comes back.
         """
-        line = self.lines.open.get(peer)
-        if line is None or line.socket.is_closing:
+        connection = self.connections.open.get(peer)
+        if connection is None or connection.socket.is_closing:
             return False
-        speaks = line.socket.speaks
+        speaks = connection.socket.speaks
         if not is_known_to(message, speaks):
             return False
         if message is not self._encoded[0]:
@@ -307,15 +307,15 @@ class Host:
         if speaks not in frames:
             frames[speaks] = encode_message(message, speaks)
         is_bulk = isinstance(message, BULK)
-        is_queued = line.socket.send(frames[speaks], is_bulk=is_bulk)
+        is_queued = connection.socket.send(frames[speaks], is_bulk=is_bulk)
         if not is_queued and not is_bulk:
             log("peer-too-slow", peer=peer)
         return is_queued
 
     def is_idle(self, peer: PeerId) -> bool:
         """Whether no bulk waits for `peer`, so that the newest may be sent; no one: not."""
-        line = self.lines.open.get(peer)
-        return line is not None and line.socket.is_idle
+        connection = self.connections.open.get(peer)
+        return connection is not None and connection.socket.is_idle
 
     def _recorded(self, effects: list[Effect]) -> None:
         """What these effects had to keep is on the disk: do what waited for that."""
@@ -334,7 +334,7 @@ class Host:
     def _sign_lease(self, nonces: bytes) -> bytes:
         authority = self.catalogue.authority
         assert authority is not None
-        return self._beacon_key().lease(self.node.logged_ids(), nonces, authority)
+        return self._beacon_key().lease(self.node.committed_ids(), nonces, authority)
 
     def _beacon_key(self) -> Signer:
         """Asked for only where the node says that this mirror has one."""
@@ -344,10 +344,10 @@ class Host:
 
     def drop(self, peer: PeerId, why: str) -> None:
         """End the conversation with a peer; it may come back, and then syncs anew."""
-        line = self.lines.open.get(peer)
+        connection = self.connections.open.get(peer)
         log("peer-dropped", level="warning", peer=peer, why=why)
-        if line is not None:
-            line.socket.close()
+        if connection is not None:
+            connection.socket.close()
 
     # --- pieces --------------------------------------------------------------------------------
 
@@ -379,7 +379,7 @@ class Host:
 
     def getter(self, source: PeerId | None) -> Getter:
         """Fetches small files from `source`, or from any other mirror, or peers where none is."""
-        return Getter(self, self.client, self.lines, self.sources, first=source)
+        return Getter(self, self.client, self.connections, self.sources, first=source)
 
     # --- time ----------------------------------------------------------------------------------
 
@@ -388,10 +388,10 @@ class Host:
             now = self.clock.now()
             due = self.node.next_wakeup(now)
             pause = IDLE_SPAN if due is None else max(0.0, due - now)
-            self._stirred.clear()
+            self._notified.clear()
             with suppress(TimeoutError):
                 async with asyncio.timeout(min(pause, IDLE_SPAN)):
-                    await self._stirred.wait()
+                    await self._notified.wait()
                 continue
             self._look_at_clocks()
             self.apply(self.node.wake(self.clock.now()))
@@ -401,7 +401,7 @@ class Host:
         self._look_at_clocks()
         may = self.node.may_start(gate, manifest, self.clock.now())
         if not may:
-            self._stirred.set()
+            self._notified.set()
         return may
 
     def _look_at_clocks(self) -> None:

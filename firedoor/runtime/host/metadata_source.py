@@ -9,7 +9,7 @@ from itertools import islice
 from firedoor.errors import Absent, FiredoorError, Unavailable
 from firedoor.identity import Peer, PeerId, Role
 from firedoor.limits import METADATA_BYTES_MAX, STRANGERS_DIALLED_MAX
-from firedoor.runtime.host.connections import Lines
+from firedoor.runtime.host.connections import Connections
 from firedoor.runtime.host.contract import Driver
 from firedoor.runtime.host.sources import Sources
 from firedoor.runtime.network.peer_client import CONNECT_S, PeerClient
@@ -35,14 +35,14 @@ class Getter:
         self,
         driver: Driver,
         client: PeerClient,
-        lines: Lines,
+        connections: Connections,
         sources: Sources,
         *,
         first: PeerId | None,
     ) -> None:
         self._driver = driver
         self._client = client
-        self._lines = lines
+        self._connections = connections
         self._sources = sources
         self._first = first
         self._spent: dict[PeerId, float] = {}
@@ -55,7 +55,7 @@ class Getter:
         for source in self._able()[:SOURCES_MAX]:
             began = self._driver.clock.now()
             try:
-                address, port = self._lines.address_of(source)
+                address, port = self._connections.address_of(source)
                 data = await self._client.get(address, port, path, expect=source, limit=bound)
             except Absent as error:
                 self._sources.answered(source)
@@ -79,10 +79,12 @@ class Getter:
             self._sources.answered(source)
 
     def _able(self) -> list[PeerId]:
-        lines = [*self._lines.open.values()]
-        able = [line.peer.id for line in lines if line.is_upstream]
+        connected = [*self._connections.open.values()]
+        able = [connection.peer.id for connection in connected if connection.is_upstream]
         if self._driver.settings.role is Role.AGENT:
-            able = able or [line.peer.id for line in lines if line.peer.role is Role.AGENT]
+            able = able or [
+                connection.peer.id for connection in connected if connection.peer.role is Role.AGENT
+            ]
         return self._sources.in_turn(able, self._first, self._driver.clock.now())
 
 

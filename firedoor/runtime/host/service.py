@@ -29,7 +29,7 @@ class Service:
 
     async def converse(self, peer: Peer, host: str, socket: Conversation) -> None:
         """Talk with a peer that dialled us, until it ends."""
-        await self._host.lines.converse(peer, host=host, port=0, socket=socket, is_mine=False)
+        await self._host.connections.converse(peer, host=host, port=0, socket=socket, is_mine=False)
 
     def pieces(self, peer: Peer, manifest: str, start: int, end: int) -> tuple[bytes, ...]:
         """The digests in a range of a release's payload; raises as `Node.serve`."""
@@ -90,10 +90,10 @@ def status_of(host: Host) -> Table:
         "order_set": node.orders.digest().hex(),
         "lease": _lease(host),
         "refusals": dict(node.refusals),
-        "skipped": asdict(host.lines.skipped),
+        "skipped": asdict(host.connections.skipped),
         "peers": [
-            {"id": line.peer.id, "role": line.peer.role.value, "host": line.host}
-            for line in host.lines.open.values()
+            {"id": connection.peer.id, "role": connection.peer.role.value, "host": connection.host}
+            for connection in host.connections.open.values()
         ],
         "bytes": {**counters.received, "sent": counters.sent},
         "covered": {"bytes": counters.covered_bytes, "last_at": counters.covered_last_at},

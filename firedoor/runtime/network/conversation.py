@@ -48,7 +48,7 @@ class Conversation:
         self._urgent: deque[bytes] = deque()
         self._bulk: deque[bytes] = deque()
         self._urgent_bytes = self._bulk_bytes = 0
-        self._stirred = asyncio.Event()
+        self._notified = asyncio.Event()
         self._is_closing = False
         self._is_ending = False
         # From the start, so that a conversation to which nobody listens can be closed as well.
@@ -89,7 +89,7 @@ class Conversation:
             return False
         self._urgent_bytes += len(frame)
         self._urgent.append(frame)
-        self._stirred.set()
+        self._notified.set()
         return True
 
     def close(self) -> None:
@@ -97,7 +97,7 @@ class Conversation:
         if self._is_closing:
             return
         self._is_closing = True
-        self._stirred.set()
+        self._notified.set()
         # A peer that takes nothing would keep the queue for ever.
         asyncio.get_running_loop().call_later(CLOSE_S, self._stop)
 
@@ -123,7 +123,7 @@ class Conversation:
             return False
         self._bulk_bytes += len(frame)
         self._bulk.append(frame)
-        self._stirred.set()
+        self._notified.set()
         return True
 
     def _abandon(self) -> None:
@@ -160,10 +160,10 @@ class Conversation:
                 frame = self._bulk.popleft()
                 self._bulk_bytes -= len(frame)
                 return frame
-            self._stirred.clear()
+            self._notified.clear()
             with suppress(TimeoutError):
                 async with asyncio.timeout(_LOOK_S if self._bulk else None):
-                    await self._stirred.wait()
+                    await self._notified.wait()
 
 
 def waiting_bytes(held: socket.socket | None) -> int:

@@ -16,7 +16,7 @@ from firedoor.runtime.network.listening import serve
 from firedoor.runtime.network.pacing import Budget
 from firedoor.runtime.network.peer_server import build_app
 from firedoor.runtime.program.renewal import Renewal
-from firedoor.runtime.program.startup import Person
+from firedoor.runtime.program.startup import ProgramIdentity
 from firedoor.runtime.settings import AgentSettings, MirrorSettings
 
 
@@ -37,7 +37,7 @@ class Hooks:
 
 @asynccontextmanager
 async def present(
-    host: Host, person: Person, settings: AgentSettings | MirrorSettings, hooks: Hooks
+    host: Host, person: ProgramIdentity, settings: AgentSettings | MirrorSettings, hooks: Hooks
 ) -> AsyncIterator[Discovery]:
     """Listen and advertise while entered.
 

@@ -50,7 +50,7 @@ _MIB = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
-class Person:
+class ProgramIdentity:
     """Who this program is: its peer facts and what proves them."""
 
     peer: Peer
@@ -136,7 +136,9 @@ def read_root(path: Path) -> tuple[bytes, FleetId]:
     return data, fleet_of(data)
 
 
-def read_identity(path: Path, role: Role, clock: Clock, passphrase: Callable[[], str]) -> Person:
+def read_identity(
+    path: Path, role: Role, clock: Clock, passphrase: Callable[[], str]
+) -> ProgramIdentity:
     """The key and certificate of this program.
 
     Raises:
@@ -151,11 +153,11 @@ def read_identity(path: Path, role: Role, clock: Clock, passphrase: Callable[[],
         raise Malformed(
             str(path), wanted=f"a certificate of role {role.value}", got=peer.role.value
         )
-    return Person(peer, credentials, key)
+    return ProgramIdentity(peer, credentials, key)
 
 
 def make_host(
-    person: Person,
+    person: ProgramIdentity,
     settings: AgentSettings | MirrorSettings,
     clock: Clock,
     store: PieceStore,
@@ -195,7 +197,7 @@ def make_host(
 
 
 def node_settings_of(
-    person: Person, settings: AgentSettings | MirrorSettings, beacon_key: str
+    person: ProgramIdentity, settings: AgentSettings | MirrorSettings, beacon_key: str
 ) -> NodeSettings:
     """What a node needs to know of its certificate and its settings file."""
     if isinstance(settings, MirrorSettings):

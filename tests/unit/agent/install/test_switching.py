@@ -219,7 +219,7 @@ def test_two_words_at_once_are_one_too_many(endpoint: Endpoint) -> None:
         await asyncio.sleep(0)
         with pytest.raises(Unavailable, match="told already"):
             await one.installer.arming.switched()
-        one.installer.stir()
+        one.installer.notify()
         assert await first == "2.0"
 
     endpoint.run(story)

@@ -18,7 +18,7 @@ from firedoor.cli.client.origin import chosen_key
 from firedoor.cli.client.peer_status import PeerStatus, status_of
 from firedoor.cli.fleet import enrolment
 from firedoor.cli.orders import halt, resume
-from firedoor.cli.orders.cosigning import Gathering
+from firedoor.cli.orders.cosigning import SigningSession
 from firedoor.cli.releases import publish
 from firedoor.errors import Denied, FiredoorError, Malformed, Unavailable, Untrusted
 from firedoor.halt.envelope import Envelope
@@ -229,7 +229,7 @@ def test_a_listener_with_another_ca_is_not_given_the_secret() -> None:
 # --- publish ---------------------------------------------------------------------------------
 
 
-def wish(path: Path, **changes: Any) -> publish.Wish:
+def wish(path: Path, **changes: Any) -> publish.PublishRequest:
     fields: dict[str, Any] = {
         "product": "app",
         "version": "1.0",
@@ -239,7 +239,7 @@ def wish(path: Path, **changes: Any) -> publish.Wish:
         "validators": (),
         "is_critical_fix": False,
     }
-    return publish.Wish(**(fields | changes))
+    return publish.PublishRequest(**(fields | changes))
 
 
 @pytest.mark.parametrize(
@@ -313,13 +313,13 @@ def test_a_halt_that_cannot_be_is_refused_before_it_is_signed(
 ) -> None:
     key = fleet / "keys" / "halt-1.key"
     with pytest.raises(Malformed):
-        halt.halt_scope(halt.Stop(scope, level, "why"), ([key], None), to=[], wait_s=1)
+        halt.halt_scope(halt.HaltRequest(scope, level, "why"), ([key], None), to=[], wait_s=1)
 
 
 def test_a_key_of_another_role_cannot_halt(fleet: Path) -> None:
     key = fleet / "keys" / "resume-1.key"
     with pytest.raises(Malformed, match="role halt"):
-        halt.halt_scope(halt.Stop("app", 4, "why"), ([key], None), to=[], wait_s=1)
+        halt.halt_scope(halt.HaltRequest("app", 4, "why"), ([key], None), to=[], wait_s=1)
 
 
 def test_a_halt_that_nobody_recorded_is_exit_code_1(
@@ -335,7 +335,7 @@ def test_a_halt_that_nobody_recorded_is_exit_code_1(
 
 def test_the_halt_that_is_signed_is_the_one_that_was_typed(fleet: Path, tmp_path: Path) -> None:
     key = read_key_file(fleet / "keys" / "halt-1.key", str)
-    stop = halt.Stop("app==1.0", 5, "it crashes")
+    stop = halt.HaltRequest("app==1.0", 5, "it crashes")
     order_id, record = halt._sign([key], stop)
     order = read_order(record, authority(fleet, tmp_path))
     assert order.id == order_id
@@ -351,12 +351,12 @@ def sign_part(
     """One signer's turn, written to `part`."""
     key = fleet / "keys" / f"resume-{number}.key"
     # Nobody is reachable here; tests/attacks/test_second_signer.py has what is shown otherwise.
-    gathering = Gathering((key,), None, combine, part, is_blind=True)
+    gathering = SigningSession((key,), None, combine, part, is_blind=True)
     resume.lift_halts(asked(*halts, reason="fixed" if halts else ""), gathering)
 
 
-def asked(*halts: str, reason: str = "r") -> resume.Asked:
-    return resume.Asked(halts, reason, ("127.0.0.1:1",), 1.0)
+def asked(*halts: str, reason: str = "r") -> resume.OrderRequest:
+    return resume.OrderRequest(halts, reason, ("127.0.0.1:1",), 1.0)
 
 
 def test_parts_signed_apart_make_one_whole_resume(fleet: Path, tmp_path: Path) -> None:
@@ -400,14 +400,14 @@ def test_a_part_that_is_not_there_is_said(fleet: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("key", ["halt-1", "operator"])
 def test_a_key_of_another_role_cannot_resume(fleet: Path, key: str) -> None:
-    gathering = Gathering((fleet / "keys" / f"{key}.key",), None, (), None)
+    gathering = SigningSession((fleet / "keys" / f"{key}.key",), None, (), None)
     with pytest.raises(Malformed, match="role resume"):
         resume.lift_halts(asked(HALT_ID), gathering)
 
 
 def test_a_resume_needs_a_key_and_a_halt(fleet: Path, tmp_path: Path) -> None:
     with pytest.raises(Malformed, match="key"):
-        resume.lift_halts(asked(HALT_ID), Gathering((), None, (), None))
+        resume.lift_halts(asked(HALT_ID), SigningSession((), None, (), None))
     with pytest.raises(Malformed, match="what it is about"):
         sign_part(fleet, 1, (), (), tmp_path / "part")
 
@@ -495,7 +495,7 @@ def test_an_agents_own_status_shows_its_products() -> None:
 
 def test_status_says_what_is_halted_and_how_far_it_has_come() -> None:
     row = {"id": HALT_ID, "kind": "halt", "scope": "app==1.0", "level": 4, "reason": "it crashes"}
-    for is_named, words in ((True, ", logged by"), (False, "NOT yet logged")):
+    for is_named, words in ((True, ", committed by"), (False, "NOT yet committed")):
         orders = [row | {"is_named": is_named, "is_in_force": True}]
         lines = status.lines_of(seen(orders=orders))
         assert "HALTED app==1.0 at level 4: it crashes" in lines
@@ -606,7 +606,7 @@ def test_one_peer_that_records_is_enough_whatever_the_others_say() -> None:
     progress.obeyed("10.0.0.1:7443")
     progress.recorded("10.0.0.1:7443")
     assert not progress.is_done
-    progress.logged()
+    progress.committed()
     assert progress.is_done
 
 

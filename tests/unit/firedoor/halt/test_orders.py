@@ -629,7 +629,7 @@ def test_an_order_signed_anew_counts_for_its_new_key() -> None:
         record = sealed("halt", halt_payload(number), HALT_2)[1]
         assert orders.admit(record, turned)[0] is Admission.SIGNED_ANEW
     assert len(orders.offered()) == UNRECORDED_PER_KEY_MAX
-    with pytest.raises(TooLarge, match="not logged"):
+    with pytest.raises(TooLarge, match="not committed"):
         orders.admit(sealed("halt", halt_payload(99), HALT_2)[1], turned)
 
 

@@ -22,7 +22,7 @@ from firedoor.halt.certificate import (
 from firedoor.halt.envelope import CONTROLLER_HALT, seal
 from firedoor.halt.order import HaltPayload, ResumePayload
 from firedoor.halt.receipt import (
-    Had,
+    LocalState,
     ReceiptBook,
     ReceiptPayload,
     SignedReceipt,
@@ -44,7 +44,11 @@ NOW = 1_700_000_000
 
 
 def payload(
-    *, order: bytes = ORDER, instance: int = 1, enforced_at: int = 0, had: Had = Had.ACTIVE
+    *,
+    order: bytes = ORDER,
+    instance: int = 1,
+    enforced_at: int = 0,
+    had: LocalState = LocalState.ACTIVE,
 ) -> ReceiptPayload:
     return ReceiptPayload(1, order, bytes([instance]) * 16, NOW, enforced_at, had.value)
 
@@ -59,7 +63,7 @@ def id_of(seed: bytes) -> PeerId:
 
 def test_a_receipt_says_who_signed_it_and_what() -> None:
     read = read_receipt(receipt(SEEDS[0], enforced_at=NOW + 1), FLEET)
-    assert (read.endpoint, read.order, read.had) == (id_of(SEEDS[0]), ORDER, Had.ACTIVE)
+    assert (read.endpoint, read.order, read.had) == (id_of(SEEDS[0]), ORDER, LocalState.ACTIVE)
     assert (read.recorded_at, read.enforced_at, read.is_enforced) == (NOW, NOW + 1, True)
 
 
@@ -77,7 +81,7 @@ def test_a_receipt_of_another_fleet_is_refused() -> None:
     [
         {"public": bytes(SigningKey(SEEDS[1]).verify_key)},
         {"signature": bytes(64)},
-        {"payload": encode(payload(had=Had.NOTHING))},
+        {"payload": encode(payload(had=LocalState.NOTHING))},
     ],
 )
 def test_a_receipt_that_its_key_has_not_signed_is_refused(change: dict[str, bytes]) -> None:
@@ -97,7 +101,7 @@ def test_what_is_no_receipt_is_refused() -> None:
 
 
 def test_what_still_runs_is_not_enforced() -> None:
-    said = payload(enforced_at=NOW, had=Had.STILL_RUNS)
+    said = payload(enforced_at=NOW, had=LocalState.STILL_RUNS)
     assert not read_receipt(seal_receipt(said, fleet=FLEET, seed=SEEDS[0]), FLEET).is_enforced
 
 

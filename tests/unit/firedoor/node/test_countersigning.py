@@ -1,4 +1,4 @@
-"""What a witness signs, and what it does not; and when an order is logged."""
+"""What a witness signs, and what it does not; and when an order is committed."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -301,15 +301,15 @@ def test_a_beacon_key_works_alone_only_where_one_signature_is_enough() -> None:
     assert not makes_leases_alone(key_of(STRANGER).keyid, EACH)
 
 
-# Logged.
+# Committed.
 
 
-def test_with_two_origins_an_order_is_logged_once_both_have_named_it() -> None:
+def test_with_two_origins_an_order_is_committed_once_both_have_named_it() -> None:
     orders = OrderSet()
     orders.name(a_beacon(A), EACH)
-    assert not orders.is_logged(A, EACH)
+    assert not orders.is_committed(A, EACH)
     assert orders.name(a_beacon(A, seed=WITNESS), EACH).is_key_new
-    assert orders.is_logged(A, EACH)
+    assert orders.is_committed(A, EACH)
     assert not orders.name(a_beacon(A, seed=WITNESS), EACH).is_key_new
 
 
@@ -321,21 +321,21 @@ def test_a_beacon_is_kept_without_signatures_by_nobody() -> None:
     assert OrderSet().name(bent, authority(1, ORIGIN)).record == beacon
 
 
-def test_with_a_witness_an_order_is_logged_once_one_beacon_of_both_names_it() -> None:
+def test_with_a_witness_an_order_is_committed_once_one_beacon_of_both_names_it() -> None:
     orders, beacon = OrderSet(), a_beacon(A)
     orders.name(joined(beacon, signed(beacon)), BOTH)
-    assert orders.is_logged(A, BOTH)
+    assert orders.is_committed(A, BOTH)
 
 
 def test_a_key_that_counts_no_more_has_logged_nothing() -> None:
     orders = OrderSet()
     orders.name(a_beacon(A), authority(1, ORIGIN))
-    assert orders.is_logged(A, authority(1, ORIGIN))
+    assert orders.is_committed(A, authority(1, ORIGIN))
     orders.judge(authority(1, STRANGER))
-    assert not orders.is_logged(A, authority(1, STRANGER))
+    assert not orders.is_committed(A, authority(1, STRANGER))
     # Nor does what a key said before it was turned away count once it is back.
     orders.judge(authority(1, ORIGIN))
-    assert not orders.is_logged(A, authority(1, ORIGIN))
+    assert not orders.is_committed(A, authority(1, ORIGIN))
 
 
 def test_an_old_beacon_is_no_news_and_takes_nothing_back() -> None:
@@ -344,7 +344,7 @@ def test_an_old_beacon_is_no_news_and_takes_nothing_back() -> None:
     orders.name(a_beacon(A), one)
     orders.name(a_beacon(A, B), one)
     assert not orders.name(a_beacon(A), one).is_key_new
-    assert orders.is_logged(B, one)
+    assert orders.is_committed(B, one)
 
 
 # The key file.

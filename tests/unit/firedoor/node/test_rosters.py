@@ -39,7 +39,7 @@ class Site:
 
     def told(self) -> list[Effect]:
         """What is said once somebody has come or gone."""
-        self.rosters.stir(self.sessions, Instant(0.0))
+        self.rosters.schedule(self.sessions, Instant(0.0))
         return self.rosters.wake(self.sessions, LATER)
 
 

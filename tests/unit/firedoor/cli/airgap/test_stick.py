@@ -9,7 +9,7 @@ import pytest
 from blake3 import blake3
 
 from firedoor.cli.airgap.bundle import Stick
-from firedoor.cli.airgap.carry import Dock, _by_id, _take_orders
+from firedoor.cli.airgap.carry import MirrorTarget, _by_id, _take_orders
 from firedoor.cli.client.peer_status import status_of
 from firedoor.errors import Malformed, Unavailable
 from firedoor.halt.envelope import seal
@@ -26,7 +26,7 @@ from firedoor.trust.keys import key_of
 from firedoor.units import UnixTime
 from firedoor.wire.codec import pack
 from firedoor.wire.stick import CARRIED_MAX, Answer, Inbound, MetadataFiles, Outbound, Question
-from mirror.airgap.carrying import Postbox
+from mirror.airgap.carrying import OfflineEnroller
 from tests.unit.firedoor.halt.test_lease import AUTHORITY, FLEET, HALT_SEED
 from tests.unit.mirror.origin.test_rotation import NEW, delegate
 from tests.unit.origin_bench import NOW, Bench, release
@@ -42,7 +42,7 @@ def peer(number: int) -> PeerId:
 
 
 def test_a_renewal_waits_for_the_stick_and_is_handed_out_until_the_next_comes() -> None:
-    box, request = Postbox(b"ca"), make_request(b"\1" * 32)
+    box, request = OfflineEnroller(b"ca"), make_request(b"\1" * 32)
     asker = Peer(id_of_request(request), Role.AGENT, "branch")
     with pytest.raises(Unavailable, match="next stick"):
         asyncio.run(box.renew(request, asker))
@@ -58,14 +58,14 @@ def test_a_renewal_waits_for_the_stick_and_is_handed_out_until_the_next_comes() 
 
 
 def test_a_certificate_waits_for_a_machine_that_has_not_asked_since_the_mirror_started() -> None:
-    box, request = Postbox(b"ca"), make_request(b"\1" * 32)
+    box, request = OfflineEnroller(b"ca"), make_request(b"\1" * 32)
     asker = Peer(id_of_request(request), Role.AGENT, "branch")
     assert box.put(asker.id, b"pem")
     assert asyncio.run(box.renew(request, asker)) == b"pem"
 
 
 def test_a_mirror_keeps_certificates_for_one_site_and_no_more() -> None:
-    box = Postbox(b"ca")
+    box = OfflineEnroller(b"ca")
     assert all(box.put(peer(number), b"pem") for number in range(CARRIED_MAX))
     assert not box.put(peer(CARRIED_MAX), b"pem")
     assert box.put(peer(0), b"next")
@@ -73,7 +73,7 @@ def test_a_mirror_keeps_certificates_for_one_site_and_no_more() -> None:
 
 def test_nobody_is_enrolled_where_no_network_leads_to_the_origin() -> None:
     with pytest.raises(Unavailable, match="enrol where one does"):
-        asyncio.run(Postbox(b"ca").enrol(b"{}"))
+        asyncio.run(OfflineEnroller(b"ca").enrol(b"{}"))
 
 
 def test_a_stick_s_metadata_is_had_by_name_and_nothing_else() -> None:
@@ -195,7 +195,7 @@ def test_nobody_fills_a_stick_with_orders(tmp_path: Path) -> None:
 
 
 def test_junk_among_orders_keeps_no_other_order_back() -> None:
-    dock = Dock(cast("Any", None), FLEET, ("h", 1), peer(1), NOTHING)
+    dock = MirrorTarget(cast("Any", None), FLEET, ("h", 1), peer(1), NOTHING)
     assert list(_by_id(dock, [b"junk", halt(1), halt(2)[:-1], halt(3)]).values()) == [
         halt(1),
         halt(3),

@@ -11,7 +11,7 @@ import pytest
 from aiohttp import web
 
 from firedoor.cli.airgap.bundle import Stick
-from firedoor.cli.airgap.carry import Dock, _answer, _outbound
+from firedoor.cli.airgap.carry import MirrorTarget, _answer, _outbound
 from firedoor.cli.client.mirror_session import talking
 from firedoor.cli.client.peer_status import status_of
 from firedoor.errors import Malformed, Unavailable, Untrusted
@@ -59,7 +59,7 @@ def lease_over(nonce: bytes) -> bytes:
 
 
 @asynccontextmanager
-async def docked(serve: Serve | None, **answers: bytes) -> AsyncIterator[Dock]:
+async def docked(serve: Serve | None, **answers: bytes) -> AsyncIterator[MirrorTarget]:
     """A mirror that talks so, and answers GET /v1/stick with `stick`."""
 
     async def stick(request: web.Request) -> web.Response:
@@ -69,7 +69,7 @@ async def docked(serve: Serve | None, **answers: bytes) -> AsyncIterator[Dock]:
     more = [web.get("/v1/stick", stick)]
     async with site(Fake(talk=serve), agent=OPERATOR, more=more) as made:
         address = ("127.0.0.1", made.port)
-        yield Dock(made.client, FLEET, address, id_of(MIRROR_SEED), NOTHING)
+        yield MirrorTarget(made.client, FLEET, address, id_of(MIRROR_SEED), NOTHING)
 
 
 async def in_step(talk: Conversation) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from firedoor.dice import Dice
 from firedoor.identity import Peer, PeerId, Role
-from firedoor.runtime.host.connections import Line
+from firedoor.runtime.host.connections import Connection
 from firedoor.runtime.host.dialling import Neighbours
 from tests.unit.endpoint import Endpoint
 from tests.unit.origin_bench import Bench
@@ -25,12 +25,14 @@ class Looker:
 
     def __init__(self, one: Endpoint) -> None:
         self.me = one.host.settings.me
-        self._lines = one.host.lines.open
-        self._neighbours = Neighbours(one.host, one.host.lines, Dice(1), dialled_max=DIALLED_MAX)
+        self._connections = one.host.connections.open
+        self._neighbours = Neighbours(
+            one.host, one.host.connections, Dice(1), dialled_max=DIALLED_MAX
+        )
 
     def hold(self, peer: Peer, *, dialler: PeerId, is_upstream: bool = False) -> None:
         nothing = cast("Any", None)
-        self._lines[peer.id] = Line(
+        self._connections[peer.id] = Connection(
             peer, nothing, dialler, "127.0.0.1", 1, is_upstream, nothing, nothing
         )
 
@@ -50,7 +52,7 @@ def look(bench: Bench, tmp_path: Path) -> Look:
     def run(story: Callable[[Looker], None]) -> None:
         async def live(one: Endpoint) -> None:
             story(Looker(one))
-            one.host.lines.open.clear()
+            one.host.connections.open.clear()
             await one.host.client.close()
 
         Endpoint(bench, tmp_path / "endpoint").run(live)

@@ -17,7 +17,7 @@ from firedoor.runtime.keys.key_files import read_key_file
 from firedoor.runtime.keys.tls import credentials_of, peer_of_certificate
 from firedoor.runtime.network.hints import Hint, Hints
 from firedoor.runtime.program.renewal import Renewal
-from firedoor.runtime.program.startup import Person
+from firedoor.runtime.program.startup import ProgramIdentity
 from firedoor.runtime.settings import AgentSettings
 from firedoor.units import Instant
 from tests.unit.endpoint import PRODUCT, Endpoint
@@ -48,7 +48,7 @@ def follow(
         settings = AgentSettings("root.json", str(folder / "state"), "branch")
         key = read_key_file(bench.fleet / "origin" / "identity.key", str)
         credentials = credentials_of(key)
-        person = Person(
+        person = ProgramIdentity(
             peer_of_certificate(credentials.certificate, one.host.clock.unix()), credentials, key
         )
         renewal = Renewal(folder / "identity.key", one.host.client, one.host.clock)

@@ -1,31 +1,31 @@
-"""Which recorded orders an origin *logs*: names in its beacons, and counts in its leases.
+"""Which recorded orders an origin *commits*: names in its beacons, and counts in its leases.
 
-* Of one key it logs a burst that no operator types, and then one in ten seconds. What waits is
-  obeyed and passed on all the same; only the bound of S2 begins with the log.
-* As every peer holds few orders of a key that are not logged, a thief of a halt key cannot fill a
-  fleet's order set in seconds: its people have hours to revoke the key.
-* What a beacon has named before, or this node had recorded before it started, is logged at once: an
-  origin that was set back must not wait for what it had.
+* Of one key it commits a burst that no operator types, and then one in ten seconds. What waits is
+  obeyed and forwarded all the same; only the bound of S2 begins with the commit.
+* Every peer holds few uncommitted orders of a key, so a thief of a halt key cannot fill a fleet's
+  order set in seconds: its people have hours to revoke the key.
+* What a beacon has named before, or this node had recorded before it started, is committed at once:
+  an origin that was set back must not wait for what it had.
 
 Source: halt.md, Paths (bounds) and Authority (rate limits that hold are at the origin).
 """
 
 from collections.abc import Iterable
 
-from firedoor.limits import LOGGED_AT_ONCE_MAX
+from firedoor.limits import COMMITTED_AT_ONCE_MAX
 from firedoor.units import Instant, Span, after, between
 
 # With a burst of 64 it takes a thief nearly three hours to fill the share of a key.
-LOGGED_EACH_SPAN = Span(10.0)
+COMMITTED_EACH_SPAN = Span(10.0)
 
 
-class Logbook:
-    """The log of one node. `logged`: the ids in it."""
+class CommitQueue:
+    """The orders of one node that wait, and the ids of those that are `committed`."""
 
-    __slots__ = ("_used", "_waiting", "logged")
+    __slots__ = ("_used", "_waiting", "committed")
 
     def __init__(self) -> None:
-        self.logged: set[bytes] = set()
+        self.committed: set[bytes] = set()
         # By key id: how much of the burst was used, and when.
         self._used: dict[str, tuple[float, Instant]] = {}
         # By id: who has signed it, and how many of them it takes.
@@ -37,26 +37,26 @@ class Logbook:
         Returns those of them that waited here.
         """
         known = set(order_ids)
-        self.logged |= known
+        self.committed |= known
         held = [each for each in self._waiting if each in known]
         for each in held:
             del self._waiting[each]
         return held
 
     def enter(self, order_id: bytes, keyids: frozenset[str], *, threshold: int) -> None:
-        """This order, which these keys have signed, is recorded here; `wake` logs it.
+        """This order, which these keys have signed, is recorded here; `wake` commits it.
 
         `threshold`: so many of them are enough, so the busiest of the others do not hold it up.
         """
-        if order_id not in self.logged:
+        if order_id not in self.committed:
             self._waiting[order_id] = (keyids, threshold)
 
     def wake(self, now: Instant) -> list[bytes]:
-        """Log what may be logged now, the oldest first; the ids of those."""
+        """Commit what may be committed now, the oldest first; the ids of those."""
         done = [each for each, facts in [*self._waiting.items()] if self._takes(*facts, now)]
         for each in done:
             del self._waiting[each]
-        self.logged.update(done)
+        self.committed.update(done)
         return done
 
     def next_wakeup(self, now: Instant) -> Instant | None:
@@ -73,14 +73,16 @@ class Logbook:
     def _takes(self, keyids: frozenset[str], threshold: int, now: Instant) -> bool:
         idlest = self._idlest(keyids, threshold, now)
         used = {keyid: self._used_by(keyid, now) + 1 for keyid in idlest}
-        is_taken = max(used.values(), default=0) <= LOGGED_AT_ONCE_MAX
+        is_taken = max(used.values(), default=0) <= COMMITTED_AT_ONCE_MAX
         if is_taken:
             self._used |= {keyid: (count, now) for keyid, count in used.items()}
         return is_taken
 
     def _used_by(self, keyid: str, now: Instant) -> float:
         count, since = self._used.get(keyid, (0.0, now))
-        return max(0.0, count - between(since, now) / LOGGED_EACH_SPAN)
+        return max(0.0, count - between(since, now) / COMMITTED_EACH_SPAN)
 
     def _wait_of(self, keyid: str, now: Instant) -> float:
-        return max(0.0, (self._used_by(keyid, now) + 1 - LOGGED_AT_ONCE_MAX) * LOGGED_EACH_SPAN)
+        return max(
+            0.0, (self._used_by(keyid, now) + 1 - COMMITTED_AT_ONCE_MAX) * COMMITTED_EACH_SPAN
+        )
