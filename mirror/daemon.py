@@ -30,7 +30,7 @@ from firedoor.runtime.program.renewal import Renewal
 from firedoor.runtime.settings import split_address
 from firedoor.wire.messages import Announce, Health, Message, Receipts, Recorded
 from mirror.beacon_key import BeaconSigner
-from mirror.origin.attestation import certificate_of
+from mirror.origin.attestation import attestation_of
 from mirror.origin.incoming import keep_sweeping
 from mirror.origin.origin import Origin
 from mirror.telemetry.receipts import ReceiptCollector
@@ -214,7 +214,7 @@ class MirrorDaemon:
         """At the origin: the certificate of a halt as it stands; raises as `certificate_of`."""
         assert self._origin is not None
         heard = self._endpoints.heard()
-        return await certificate_of(
+        return await attestation_of(
             self._host, self._origin, self.collector.book, order=order, reports=heard
         )
 

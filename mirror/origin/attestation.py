@@ -1,10 +1,10 @@
-"""The origin's certificate of one halt: roster and receipts of the moment, signed."""
+"""The origin's attestation of one halt: roster and receipts of the moment, signed."""
 
 import asyncio
 from collections.abc import Iterable
 
 from firedoor.errors import Unavailable
-from firedoor.halt.certificate import FORMAT, CertificateFile, Expected, statement_of
+from firedoor.halt.attestation import FORMAT, AttestationFile, Expected, statement_of
 from firedoor.halt.order import Halt
 from firedoor.halt.receipt import ReceiptBook
 from firedoor.identity import PeerId
@@ -14,11 +14,11 @@ from firedoor.wire.codec import encode
 from firedoor.wire.messages import Report
 from mirror.origin.origin import Origin
 
-# What an endpoint last ran, as one line of a certificate.
+# What an endpoint last ran, as one line of an attestation.
 _LAST_MAX = 200
 
 
-async def certificate_of(
+async def attestation_of(
     host: Host,
     origin: Origin,
     book: ReceiptBook,
@@ -26,14 +26,14 @@ async def certificate_of(
     order: bytes,
     reports: Iterable[tuple[Report, UnixTime]],
 ) -> bytes:
-    """The certificate file of a halt or drill that is held here.
+    """The attestation file of a halt or drill that is held here.
 
     Raises:
         Unavailable: no such halt is held here.
     """
     halt = host.node.orders.get(order)
     if not isinstance(halt, Halt):
-        raise Unavailable(f"certificate of {order.hex()[:12]}", why="no such halt is held here")
+        raise Unavailable(f"attestation of {order.hex()[:12]}", why="no such halt is held here")
     # While a halt spreads nothing here may wait for a disk, or for whoever is being enrolled.
     enrolled, roots = await asyncio.to_thread(lambda: (origin.enrolled(), origin.later_roots()))
     heard = {report.id: (report, seen) for report, seen in reports}
@@ -50,7 +50,7 @@ async def certificate_of(
     statement = statement_of(
         order, times=times, expected=expected, receipts=receipts, clones=clones
     )
-    file = CertificateFile(
+    file = AttestationFile(
         FORMAT,
         roots,
         host.catalogue.top_file("targets"),

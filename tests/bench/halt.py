@@ -32,7 +32,7 @@ from typing import Any
 from firedoor.cli.client.order_delivery import give
 from firedoor.cli.demo.local_fleet import Program, Site, free_port, toml
 from firedoor.cli.orders.attestation import checked
-from firedoor.halt.certificate import Standing
+from firedoor.halt.attestation import Standing
 from firedoor.halt.envelope import seal
 from firedoor.halt.order import HaltPayload
 from firedoor.identity import FleetId, Role

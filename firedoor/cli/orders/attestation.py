@@ -1,4 +1,4 @@
-"""`firedoor certificate`: who has recorded and enforced a halt, live and as a file.
+"""`firedoor attestation`: who has recorded and enforced a halt, live and as a file.
 
 What the origin sends is checked here before it is shown or written, as `verify` checks it offline.
 """
@@ -16,7 +16,7 @@ from firedoor.cli.client.order_delivery import check_wait
 from firedoor.cli.client.origin import Origin, origin_of
 from firedoor.cli.client.peer_status import Order
 from firedoor.errors import Malformed, Untrusted
-from firedoor.halt.certificate import Certificate, CertificateFile, Row, Standing, check, read_file
+from firedoor.halt.attestation import Attestation, AttestationFile, Row, Standing, check, read_file
 from firedoor.identity import FleetId
 from firedoor.limits import CERTIFICATE_BYTES_MAX, METADATA_BYTES_MAX
 from firedoor.runtime.files import PUBLIC_MODE, durable_write
@@ -37,20 +37,20 @@ _ROWS_SHOWN = 20
 def watch_halt(
     halt: str, key_file: tuple[Path, Path | None], *, out: Path | None, wait_s: float, is_json: bool
 ) -> None:
-    """Show the certificate of a halt until all have enforced it or `wait_s` is over; write it.
+    """Show the attestation of a halt until all have enforced it or `wait_s` is over; write it.
 
     `halt`: its id or the beginning of it; empty for the newest in force.
 
     Raises:
         Malformed: no such halt, or `out` exists.
-        Unavailable, Untrusted: the origin does not answer, or its certificate does not verify.
+        Unavailable, Untrusted: the origin does not answer, or its attestation does not verify.
     """
     check_wait(wait_s)
     if out is not None and out.exists():
         raise Malformed("--out", wanted="a new file", got=f"{out}, which exists")
     key = open_key(*key_file)
 
-    async def work(client: PeerClient) -> tuple[bytes, Certificate]:
+    async def work(client: PeerClient) -> tuple[bytes, Attestation]:
         address = origin_of(key)
         origin = Origin(client, address)
         root = await origin.get("/v1/metadata/1.root.json", METADATA_BYTES_MAX)
@@ -78,7 +78,7 @@ def watch_halt(
 
 
 def verify_file(file: Path, root: Path, *, is_json: bool) -> None:
-    """Check a certificate against the fleet's first root.json, with no network, and show it.
+    """Check an attestation against the fleet's first root.json, with no network, and show it.
 
     Raises:
         Unavailable: a file cannot be read.
@@ -88,8 +88,8 @@ def verify_file(file: Path, root: Path, *, is_json: bool) -> None:
     _show(checked(data, first), is_json=is_json)
 
 
-def checked(data: bytes, root: bytes) -> Certificate:
-    """The certificate in a file, by the keys to which the fleet's first root leads.
+def checked(data: bytes, root: bytes) -> Attestation:
+    """The attestation in a file, by the keys to which the fleet's first root leads.
 
     Raises:
         TooLarge, Malformed, Untrusted: it does not verify.
@@ -99,21 +99,21 @@ def checked(data: bytes, root: bytes) -> Certificate:
     return check(file, _authority(file, root))
 
 
-def _authority(file: CertificateFile, first: bytes) -> Authority:
+def _authority(file: AttestationFile, first: bytes) -> Authority:
     fleet = fleet_of(first)
     try:
         root = Metadata[Root].from_bytes(first)
         for later in file.roots:
             fresh = Metadata[Root].from_bytes(later)
             if fresh.signed.version != root.signed.version + 1:
-                raise Untrusted("certificate's roots", wanted="one after the other", got="a gap")
+                raise Untrusted("attestation's roots", wanted="one after the other", got="a gap")
             root.signed.verify_delegate("root", fresh.signed_bytes, fresh.signatures)
             fresh.signed.verify_delegate("root", fresh.signed_bytes, fresh.signatures)
             root = fresh
         targets = Metadata[Targets].from_bytes(file.targets)
     except (RepositoryError, UnsignedMetadataError, ValueError) as error:
         got = str(error)[:200]
-        raise Untrusted("certificate's metadata", wanted="root's signatures", got=got) from error
+        raise Untrusted("attestation's metadata", wanted="root's signatures", got=got) from error
     return authority_of(root, targets, fleet=FleetId(fleet), now=UnixTime(0))
 
 
@@ -136,7 +136,7 @@ def _issued_at(row: Order) -> int:
     return row.issued_at
 
 
-def _line(found: Certificate) -> str:
+def _line(found: Attestation) -> str:
     words = [f"{found.count(Standing.ENFORCED)} enforced"]
     words += [f"{found.count(Standing.RECORDED)} recorded"]
     silent = found.count(Standing.PAST_BOUND, Standing.WITHIN_BOUND)
@@ -145,7 +145,7 @@ def _line(found: Certificate) -> str:
     return f"of {len(found.rows)} endpoints: {', '.join(words)}"
 
 
-def _show(found: Certificate, *, is_json: bool) -> None:
+def _show(found: Attestation, *, is_json: bool) -> None:
     clones = [row for row in found.rows if row.is_clone]
     if is_json:
         table = {

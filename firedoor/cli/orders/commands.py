@@ -1,4 +1,4 @@
-"""The commands of the brake: halt, drill, resume, revoke, ban, critical-fix, order, certificate."""
+"""The commands of the brake: halt, drill, resume, revoke, ban, critical-fix, order, attestation."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Optional
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from firedoor.cli.orders.resume import OrderRequest
 
 order_app = typer.Typer(no_args_is_help=True, help="Carry orders on a stick.")
-certificate_app = typer.Typer(invoke_without_command=True, help="Who obeys a halt, with proof.")
+attestation_app = typer.Typer(invoke_without_command=True, help="Who obeys a halt, with proof.")
 
 _SCOPES = "PRODUCT==VERSION, PRODUCT#N..M, PRODUCT, publisher:X, site:X, digest:HEX, everything"
 
@@ -27,7 +27,9 @@ def register(app: typer.Typer) -> None:
         app.command()(command)
     app.command("critical-fix")(critical_fix)
     app.add_typer(order_app, name="order")
-    app.add_typer(certificate_app, name="certificate")
+    app.add_typer(attestation_app, name="attestation")
+    # Its name in 0.1, when a machine's X.509 was a certificate too.
+    app.add_typer(attestation_app, name="certificate", hidden=True)
 
 
 def halt(
@@ -163,13 +165,13 @@ def import_orders(
     order_file.import_orders(file, (key, passphrase_file), to or [])
 
 
-@certificate_app.callback()
-def certificate(
+@attestation_app.callback()
+def attestation(
     context: typer.Context,
     *,
     halt: Annotated[str, typer.Option(help="id of the halt; the newest")] = "",
     key: Annotated[Optional[Path], typer.Option("--key", help="key file")] = None,  # noqa: UP045
-    out: Annotated[Optional[Path], typer.Option(help="write the certificate there")] = None,  # noqa: UP045
+    out: Annotated[Optional[Path], typer.Option(help="write the attestation there")] = None,  # noqa: UP045
     wait: Annotated[float, typer.Option(help="seconds to follow it")] = 10.0,
     json: bool = False,
     passphrase_file: PassphraseFile = None,
@@ -184,14 +186,14 @@ def certificate(
     watch_halt(halt, (key, passphrase_file), out=out, wait_s=wait, is_json=json)
 
 
-@certificate_app.command("verify")
-def verify_certificate(
+@attestation_app.command("verify")
+def verify_attestation(
     file: Path,
     *,
     root: Annotated[Path, typer.Option(help="the fleet's first root.json")],
     json: bool = False,
 ) -> None:
-    """Check a certificate's file, with no network."""
+    """Check the file of an attestation, with no network."""
     from firedoor.cli.orders.attestation import verify_file  # noqa: PLC0415  # keeps --help fast
 
     verify_file(file, root, is_json=json)

@@ -84,6 +84,14 @@ def test_the_version_is_said(capsys: pytest.CaptureFixture[str]) -> None:
     assert __version__ in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("name", ["attestation", "certificate"])
+def test_the_attestation_answers_to_its_name_of_0_1_too(
+    name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(name, "--help") == 0
+    assert "verify" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     "words", [["nonsense"], ["halt"], ["halt", "app", "--reason", "r", "--level", "x"], ["enrol"]]
 )

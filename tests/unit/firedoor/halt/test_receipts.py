@@ -10,10 +10,10 @@ from nacl.signing import SigningKey
 
 from firedoor.cli.orders.attestation import checked
 from firedoor.errors import Malformed, Refused, TooLarge, Untrusted
-from firedoor.halt.certificate import (
+from firedoor.halt.attestation import (
     FORMAT,
-    Certificate,
-    CertificateFile,
+    Attestation,
+    AttestationFile,
     Expected,
     Standing,
     read_file,
@@ -168,7 +168,7 @@ EXPECTED = (
 )
 
 
-def file_of(bench: Bench, kind: str = "halt", of: bytes = b"") -> CertificateFile:
+def file_of(bench: Bench, kind: str = "halt", of: bytes = b"") -> AttestationFile:
     """A certificate by a real fleet's keys: one enforced, one recorded, three silent.
 
     `of`: the order that its receipts are of, if not its own.
@@ -186,7 +186,7 @@ def file_of(bench: Bench, kind: str = "halt", of: bytes = b"") -> CertificateFil
     statement = statement_of(
         order, times=(NOW, NOW + 60), expected=EXPECTED, receipts=receipts, clones=clones
     )
-    return CertificateFile(
+    return AttestationFile(
         FORMAT,
         origin.later_roots(),
         (bench.fleet / "origin" / "metadata" / "1.targets.json").read_bytes(),
@@ -203,7 +203,7 @@ def root_of_fleet(fleet: Path) -> bytes:
 
 
 def test_a_certificate_says_how_everyone_stands(bench: Bench) -> None:
-    found: Certificate = checked(encode(file_of(bench)), root_of_fleet(bench.fleet))
+    found: Attestation = checked(encode(file_of(bench)), root_of_fleet(bench.fleet))
     assert [row.standing for row in found.rows] == [
         Standing.ENFORCED,
         Standing.RECORDED,
@@ -215,7 +215,7 @@ def test_a_certificate_says_how_everyone_stands(bench: Bench) -> None:
     assert (found.halt.scope.text, found.halt.level) == ("app==2", 6)
 
 
-CHANGES: dict[str, Callable[[CertificateFile], CertificateFile]] = {
+CHANGES: dict[str, Callable[[AttestationFile], AttestationFile]] = {
     "one endpoint fewer": lambda file: replace(file, expected=file.expected[:-1]),
     "another bound": lambda file: replace(
         file, expected=(replace(file.expected[0], lease_s=1), *file.expected[1:])
@@ -229,7 +229,7 @@ CHANGES: dict[str, Callable[[CertificateFile], CertificateFile]] = {
 
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
 def test_a_certificate_that_was_changed_does_not_verify(
-    bench: Bench, change: Callable[[CertificateFile], CertificateFile]
+    bench: Bench, change: Callable[[AttestationFile], AttestationFile]
 ) -> None:
     with pytest.raises(Refused):
         checked(encode(change(file_of(bench))), root_of_fleet(bench.fleet))

@@ -1,4 +1,4 @@
-"""The certificate of a halt: who was expected, who has recorded and enforced it, who is silent.
+"""The attestation of a halt: who was expected, who has recorded and enforced it, who is silent.
 
 * The origin signs who was expected at that moment and which receipts it has, each under a Merkle
   root. The receipts are signed by their endpoints, the halt by its keys, those by root: whoever has
@@ -62,7 +62,7 @@ class Expected:
 
 
 @dataclass(frozen=True, slots=True)
-class CertificatePayload:
+class AttestationPayload:
     """What the origin signs. Times are Unix; roots are over the lists of the file, in order."""
 
     version: Annotated[int, Meta(ge=1, le=1)]
@@ -75,7 +75,7 @@ class CertificatePayload:
 
 
 @dataclass(frozen=True, slots=True)
-class CertificateFile:
+class AttestationFile:
     """The file: everything that its check needs beside the fleet's first root.json."""
 
     format: Annotated[str, Meta(max_length=40)]
@@ -92,7 +92,7 @@ class CertificateFile:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One endpoint of a certificate."""
+    """One endpoint of an attestation."""
 
     endpoint: PeerId
     site: str
@@ -103,8 +103,8 @@ class Row:
 
 
 @dataclass(frozen=True, slots=True)
-class Certificate:
-    """A certificate that was checked."""
+class Attestation:
+    """An attestation that was checked."""
 
     halt: Halt
     logged_at: int
@@ -123,30 +123,30 @@ def statement_of(
     expected: Sequence[Expected],
     receipts: Sequence[bytes],
     clones: Sequence[str],
-) -> CertificatePayload:
+) -> AttestationPayload:
     """What the origin signs over these lists; `times`: committed, made."""
     roots = [
         root_of([encode(each) for each in expected]),
         root_of(receipts),
         root_of([each.encode() for each in clones]),
     ]
-    return CertificatePayload(1, order, *times, *roots)
+    return AttestationPayload(1, order, *times, *roots)
 
 
-def read_file(data: bytes) -> CertificateFile:
+def read_file(data: bytes) -> AttestationFile:
     """The file in `data`, unchecked.
 
     Raises:
         TooLarge, Malformed: it is none.
     """
-    file = decode(CertificateFile, data, what="certificate", limit=CERTIFICATE_BYTES_MAX)
+    file = decode(AttestationFile, data, what="attestation", limit=CERTIFICATE_BYTES_MAX)
     if file.format != FORMAT:
-        raise Malformed("certificate", wanted=FORMAT, got=repr(file.format))
+        raise Malformed("attestation", wanted=FORMAT, got=repr(file.format))
     return file
 
 
-def check(file: CertificateFile, authority: Authority) -> Certificate:
-    """The certificate in a file, by the keys of a fleet; `authority` comes from its own metadata.
+def check(file: AttestationFile, authority: Authority) -> Attestation:
+    """The attestation in a file, by the keys of a fleet; `authority` comes from its own metadata.
 
     Raises:
         Untrusted: a signature, a list or an order that is not what it must be.
@@ -154,20 +154,20 @@ def check(file: CertificateFile, authority: Authority) -> Certificate:
     """
     order = _order_in(file.order, authority)
     if not isinstance(order, Halt):
-        raise Untrusted("certificate", wanted="a halt or a drill", got=order.kind)
+        raise Untrusted("attestation", wanted="a halt or a drill", got=order.kind)
     envelope = open_envelope(file.statement, "certificate")
     verify(envelope, authority, what="certificate")
-    said = decode(CertificatePayload, envelope.payload, what="certificate", limit=ORDER_BYTES_MAX)
+    said = decode(AttestationPayload, envelope.payload, what="attestation", limit=ORDER_BYTES_MAX)
     lists = {"expected": file.expected, "receipts": file.receipts, "clones": file.clones}
     times = (said.logged_at, said.made_at)
     if said != statement_of(order.id, times=times, **lists):  # type: ignore[arg-type]  # its own lists
-        raise Untrusted("certificate", wanted="the lists that the origin signed", got="others")
+        raise Untrusted("attestation", wanted="the lists that the origin signed", got="others")
     found = [read_receipt(record, authority.fleet) for record in file.receipts]
     if any(receipt.order != order.id for receipt in found):
-        raise Untrusted("certificate", wanted="receipts of this halt", got="another's")
+        raise Untrusted("attestation", wanted="receipts of this halt", got="another's")
     receipts = {receipt.endpoint: receipt for receipt in found}
     rows = tuple(_row(each, receipts, said, file.clones) for each in file.expected)
-    return Certificate(order, said.logged_at, said.made_at, rows)
+    return Attestation(order, said.logged_at, said.made_at, rows)
 
 
 def _order_in(record: bytes, authority: Authority) -> Order:
@@ -183,7 +183,7 @@ def _order_in(record: bytes, authority: Authority) -> Order:
 def _row(
     expected: Expected,
     receipts: dict[PeerId, Receipt],
-    said: CertificatePayload,
+    said: AttestationPayload,
     clones: Sequence[str],
 ) -> Row:
     receipt = receipts.get(PeerId(expected.id))
