@@ -23,7 +23,7 @@ SURVIVORS_MAX = 48
 SIGNATURES_MAX = 8
 
 # Orders that no beacon has named yet, held for each signing key: a thief of one key cannot fill
-# memory, and an operator in the field will never type so many (halt.md, Paths).
+# memory, and an operator in the field will never type so many (halt/README.md, Paths).
 UNRECORDED_PER_KEY_MAX = 64
 
 # Halts by the controllers of all releases together, and of one release: a publisher names as many
@@ -92,7 +92,7 @@ FILES_MAX = 500_000
 # 4,096 bytes; a deep node_modules reaches 300.
 PATH_BYTES_MAX = 1024
 
-# The size of a file's pieces grows with the file so that a bitfield stays small (delivery.md).
+# The size of a file's pieces grows with the file so that a bitfield stays small (pieces/README.md).
 PIECE_BYTES_MIN = 256 * KIB
 PIECE_BYTES_MAX = 4 * MIB
 
@@ -126,11 +126,11 @@ ENDPOINTS_MAX = 65_536
 # Certificate requests are 300 bytes.
 ENROLMENT_BYTES_MAX = 8 * KIB
 
-# A gate is asked again before each so many bytes; it bounds what leaves after a halt (halt.md).
+# A gate is asked again before each so many bytes: what leaves after a halt (halt/README.md, Gates).
 GATE_BYTES = 64 * KIB
 
 # A range request asks for at least this much where it can: below 256 KiB Python's fixed cost of a
-# request (69 microseconds and a TLS record) dominates (facts.md).
+# request (69 microseconds and a TLS record) dominates (FACTS.md).
 BATCH_BYTES = 1 * MIB
 
 # Bytes that a receiver has and takes once more, where leaving them out would cost a request: what a

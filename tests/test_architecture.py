@@ -404,3 +404,53 @@ def test_the_locks_name_packages_only() -> None:
         if place.search(line)
     ]
     assert not wrong
+
+
+# --- documents ---------------------------------------------------------------------------------
+
+# `halt/README.md`, and after a comma the heading that is meant.
+REFERENCE = re.compile(r"(?<![\w./-])((?:[\w.-]+/)*[A-Za-z_]+\.md)\b(?:,\s+(?:#\s+)?([A-Z]\w*))?")
+
+
+def documents() -> Iterator[Path]:
+    """The texts in which documents are named."""
+    for package in PACKAGES:
+        yield from (ROOT / package).rglob("*.py")
+        yield from (ROOT / package).rglob("*.md")
+    yield from (ROOT / "tests").rglob("*.py")
+    yield from ROOT.glob("*.md")
+    yield from (ROOT / "deploy").rglob("*.md")
+
+
+def found_at(name: str, named_in: Path) -> Path | None:
+    """Where the document is: as seen from the text that names it, from a package or from here."""
+    places = (named_in.parent, ROOT / "firedoor", ROOT, ROOT / "tests")
+    return next((each / name for each in places if (each / name).is_file()), None)
+
+
+def test_every_reference_to_a_document_leads_to_it() -> None:
+    wrong = []
+    for path in documents():
+        if path == Path(__file__):
+            continue
+        for name, heading in REFERENCE.findall(path.read_text("utf-8")):
+            document = found_at(name, path)
+            where = f"{path.relative_to(ROOT)}: {name}"
+            if document is None:
+                wrong.append(f"{where} is nowhere")
+            elif heading and name == "halt/README.md":
+                text = document.read_text("utf-8")
+                wrong += [] if heading in text else [f"{where} has no {heading!r}"]
+    assert not wrong, "\n".join(wrong)
+
+
+def test_every_class_in_the_glossary_exists() -> None:
+    named = set(re.findall(r"`([A-Z]\w+)`", (ROOT / "firedoor" / "GLOSSARY.md").read_text("utf-8")))
+    classes = {
+        node.name
+        for _, tree in sources().values()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ClassDef)
+    }
+    assert named
+    assert not named - classes

@@ -9,7 +9,7 @@
 
 It reads what the agent has recorded: the order log, the copies of halts beside each product
 (tombstones), and the journal. Orders were verified before they were recorded; it verifies none.
-Source: halt.md, level 7, and It must not become the outage.
+Source: halt/README.md, level 7, and It must not become the outage.
 """
 
 import argparse

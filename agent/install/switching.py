@@ -7,7 +7,7 @@
 * The switch itself takes the same gates as any other activation.
 
 `firedoor-agent switch` tells it, and deploy/systemd/firedoor-switch.service does so at shutdown.
-Source: halt.md, Gates.
+Source: halt/README.md, Gates.
 """
 
 import asyncio

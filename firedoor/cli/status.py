@@ -29,7 +29,7 @@ _SHOWN_MAX = 8
 
 _FIND_S = 2.0
 
-# What was not drilled within this is not known to work (halt.md, Proof).
+# What was not drilled within this is not known to work (halt/README.md, Proof).
 DRILL_SPAN_S = 30 * 86400
 
 # An endpoint reports at least every 30 s (agent/daemon.py); two in a row missed is silence.

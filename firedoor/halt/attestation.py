@@ -7,7 +7,7 @@
 * A silent endpoint cannot newly activate once the span of its lease has gone by since the origin
   committed the halt (S2); until then it is named as within its bound.
 
-Source: halt.md, Proof.
+Source: halt/README.md, Proof.
 """
 
 from collections.abc import Sequence

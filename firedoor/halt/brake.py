@@ -7,7 +7,7 @@
 * A release's controller halts that release by name, and not its bytes under other names.
 * A drill denies nothing. A release with a pass goes through halts of everything, and no others.
 
-It holds no order; the order set does. Source: halt.md, Levels and Authority.
+It holds no order; the order set does. Source: halt/README.md, Levels and Authority.
 """
 
 from collections.abc import Collection, Iterable
@@ -27,7 +27,7 @@ UNPLACED = Place()
 
 
 class Gate(IntEnum):
-    """What is asked for, with the level that first denies it (halt.md, Levels)."""
+    """What is asked for, with the level that first denies it (halt/README.md, Levels)."""
 
     SERVE = 1
     FETCH = 2

@@ -7,7 +7,7 @@
   must lead to what the origin signed.
 * Whoever is away when the stick comes home gets its answer when it asks the next time.
 
-Source: halt.md, The lease (24 h for an air-gapped site, fed by stick).
+Source: halt/README.md, The lease (24 h for an air-gapped site, fed by stick).
 """
 
 from collections.abc import Iterable

@@ -7,7 +7,7 @@
 * What a beacon has named before, or this node had recorded before it started, is committed at once:
   an origin that was set back must not wait for what it had.
 
-Source: halt.md, Paths (bounds) and Authority (rate limits that hold are at the origin).
+Source: halt/README.md, Paths (bounds) and Authority (rate limits that hold are at the origin).
 """
 
 from collections.abc import Iterable

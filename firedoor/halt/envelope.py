@@ -5,7 +5,7 @@
 * A kind is signed by one role of the fleet's metadata, by as many keys as that role asks for.
 
 What a payload means is the readers' business: order.py, lease.py, certificate.py.
-Source: halt.md, Records.
+Source: halt/README.md, Records.
 """
 
 from collections.abc import Mapping

@@ -7,8 +7,8 @@
   under one at most `move` old, so that a flapping WAN does not stop the LAN.
 * A lost lease stops nothing that runs, and no step back.
 
-It draws no nonce (the host does) and batches none (nonces.py does). Source: halt.md, The lease;
-Roughtime (draft-ietf-ntp-roughtime) for nonces under one signature.
+It draws no nonce (the host does) and batches none (nonces.py does). Source: halt/README.md,
+The lease; Roughtime (draft-ietf-ntp-roughtime) for nonces under one signature.
 """
 
 from collections.abc import Collection
@@ -67,7 +67,7 @@ class LeaseTerms:
         return Span(min(ASK_AGAIN_SPAN_MAX, max(ASK_AGAIN_SPAN, self.start / 60)))
 
 
-# Source: halt.md. The start of the first is the bound that a partition gives after a halt.
+# Source: halt/README.md. The start of the first is the bound that a partition gives after a halt.
 STANDARD = LeaseTerms(Span(30.0), Span(3600.0))
 THIN_WAN = LeaseTerms(Span(600.0), Span(3600.0))
 AIR_GAPPED = LeaseTerms(Span(86400.0), Span(86400.0), is_carried=True)

@@ -6,7 +6,7 @@
 * A relay can withhold or delay an answer, which makes a lease older, but it can mint none.
 * One nonce is open for each peer; a newer one takes its place.
 
-Source: halt.md, The lease.
+Source: halt/README.md, The lease.
 """
 
 from firedoor.errors import Malformed, Untrusted

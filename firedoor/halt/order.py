@@ -8,7 +8,7 @@
   everything at level 4: doubt stops. The same bytes unsigned are junk and count as nothing.
 * Signatures by nobody are taken off at once, so that the keys in a record are those that signed it.
 
-Nothing here keeps state; orderset.py does. Source: halt.md, Records and Authority.
+Nothing here keeps state; orderset.py does. Source: halt/README.md, Records and Authority.
 """
 
 from dataclasses import dataclass, replace
@@ -49,7 +49,7 @@ LEVEL_MAX = 7
 LEVEL_IN_DOUBT = 4
 
 # Quarantine, roll back and rescue change what an endpoint runs; a wide one could push a fleet onto
-# an old hole, so they take a scope that names bytes or versions (halt.md, Authority).
+# an old hole, so they take a scope that names bytes or versions (halt/README.md, Authority).
 LEVEL_NARROW = 5
 NARROW = frozenset({ScopeKind.RELEASE, ScopeKind.DIGEST, ScopeKind.RANGE})
 

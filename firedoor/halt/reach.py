@@ -8,7 +8,7 @@
 * Each release that a halt names is kept once, whatever the number of halts: so that its bytes stay
   halted under other names, and for the boot guard, which reads no signed metadata.
 
-Source: halt.md, Authority, and its notes of 28 Nov 2026.
+Source: halt/README.md, Authority, and its notes of 28 Nov 2026.
 """
 
 from collections.abc import Collection, Iterable, Sequence

@@ -2,7 +2,7 @@
 
 A receipt is a claim, not a proof of truth: it proves who said it. The key is that of the endpoint's
 certificate, so its id is the digest of the public key that stands in the receipt.
-Source: halt.md, Records.
+Source: halt/README.md, Records.
 """
 
 from dataclasses import dataclass

@@ -8,7 +8,7 @@
   serving meanwhile, fetches nothing, and brings nobody up to date before it has heard its upstream,
   or has a lease by stick.
 
-Source: halt.md, Paths and S1.
+Source: halt/README.md, Paths and S1.
 """
 
 from dataclasses import dataclass, field

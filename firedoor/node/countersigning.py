@@ -13,7 +13,7 @@
 * A newer record takes the place of an open one, and a witness that comes is asked for what is open:
   nothing here waits for a time.
 
-It holds no key: the host signs. Source: halt.md, Authority (a stolen beacon key).
+It holds no key: the host signs. Source: halt/README.md, Authority (a stolen beacon key).
 """
 
 from collections.abc import Iterable

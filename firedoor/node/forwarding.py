@@ -6,8 +6,9 @@
 * So a site of n endpoints costs one message each, and not one for each pair of neighbours.
 * A lying mirror's roster can put such a repeat off by two seconds, and never prevent it.
 
-Source: halt.md, Paths (b); Trickle (RFC 6206) for falling silent once the others have it. Measured
-with 200 endpoints on two cores: 4.5 times less CPU for an order, recorded p99 from 973 to 401 ms.
+Source: halt/README.md, Paths (b); Trickle (RFC 6206) for falling silent once the others have it.
+Measured with 200 endpoints on two cores: 4.5 times less CPU for an order, recorded p99 from 973 to
+401 ms.
 """
 
 from collections.abc import Collection

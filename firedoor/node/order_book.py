@@ -1,6 +1,6 @@
 """The orders of one node on their way: admitted, forwarded, recorded, compacted.
 
-A new order closes the brake, cuts transfers and is forwarded before it is recorded (halt.md,
+A new order closes the brake, cuts transfers and is forwarded before it is recorded (halt/README.md,
 Paths). halt/orderset.py has the set itself, enforcement.py what it stops.
 """
 

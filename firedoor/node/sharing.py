@@ -1,7 +1,7 @@
 """What a node tells others of its pieces, and what it gives and asks for, gate by gate.
 
 Pieces move only in the name of a release that both sides know and that is not halted here; the
-swarm decides from whom. Source: halt.md, Scope; delivery.md.
+swarm decides from whom. Source: halt/README.md, Scope; swarm/README.md.
 """
 
 from collections.abc import Collection, Iterable, Mapping

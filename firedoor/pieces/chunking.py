@@ -1,7 +1,7 @@
 """Pieces from bytes and bytes from pieces.
 
-Fixed-size slices: content-defined ones save nothing on recompiled programs (delivery.md). A piece
-is named by the digest of what is stored and moved, so it is verified before it is decoded.
+Fixed-size slices: content-defined ones save nothing on recompiled programs (pieces/README.md). A
+piece is named by the digest of what is stored and moved, so it is verified before it is decoded.
 """
 
 import sys

@@ -3,7 +3,7 @@
 * Paths are relative, plain and unique even where case or Unicode form does not count, so that one
   tree means the same on every system; nothing leaves the tree, not through a link either.
 * The content digest covers paths, modes, sizes and file digests; neither product nor version, so
-  that the same bytes are the same release under any name (delivery.md).
+  that the same bytes are the same release under any name (pieces/README.md).
 
 It does not fetch, cut or write anything.
 """
@@ -67,7 +67,7 @@ class FileEntry:
 
 @dataclass(frozen=True, slots=True)
 class Patch:
-    """Reserved: how to make one file from an older one (delivery.md, Patches)."""
+    """Reserved: how to make one file from an older one (pieces/README.md, Patches)."""
 
     old: Digest
     new: Digest

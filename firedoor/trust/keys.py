@@ -5,7 +5,7 @@
 * A threshold below 1, one key under two ids, or a key of another kind is refused.
 
 It does not fetch or keep metadata: trust_client.py does.
-Source: halt.md, Authority; TUF specification 4.
+Source: halt/README.md, Authority; TUF specification 4.
 """
 
 from collections.abc import Mapping
@@ -37,7 +37,7 @@ SURVIVORS = "x-firedoor-survivors"
 class NaclKey(Key):
     """An Ed25519 public key of TUF metadata, verified by libsodium.
 
-    The libsodium key is made at the first verification and kept: 63 µs against 84 (facts.md).
+    The libsodium key is made at the first verification and kept: 63 µs against 84 (FACTS.md).
     """
 
     def __init__(

@@ -1,7 +1,7 @@
 """The signed metadata of a fleet: made once at `init`, grown at each publish, turned at rotation.
 
 Top-level targets has root's keys and threshold, stays offline, and holds nothing but delegations;
-so whoever signs releases cannot touch the brake (halt.md, Authority). Pure: dates are given.
+so whoever signs releases cannot touch the brake (halt/README.md, Authority). Pure: dates are given.
 """
 
 from collections.abc import Callable, Mapping, Sequence

@@ -1,7 +1,7 @@
 """Signatures over domain-separated bytes: fleet and kind are part of what is signed.
 
 It does not know thresholds' meaning or any record: halt/order.py counts what is returned here.
-Source: halt.md, Records.
+Source: halt/README.md, Records.
 """
 
 from collections.abc import Sequence

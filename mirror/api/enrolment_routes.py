@@ -1,7 +1,7 @@
 """Enrolment and renewal at any mirror: the origin answers, others hand up or wait for a stick.
 
 Renewal takes the certificate being renewed, or that of whoever carries the request; forwarded
-enrolments take a mirror's. Enrolment itself has a listener of its own (facts.md: one port with
+enrolments take a mirror's. Enrolment itself has a listener of its own (FACTS.md: one port with
 optional client certificates leaves every route one forgotten check from open).
 """
 

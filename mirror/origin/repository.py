@@ -40,7 +40,7 @@ from firedoor.trust.repository import meta_of
 from firedoor.units import UnixTime
 from mirror.origin.release_lists import check_bytes, check_list, check_order
 
-# A frozen mirror is found out after a day at most (halt.md, the lease: expiry of 24 h or less).
+# A frozen mirror is found out after a day at most (expiry of 24 h or less).
 TIMESTAMP_SPAN_S = 24 * 3600
 
 # The snapshot changes with each release anyway; a week bounds a stolen old one.

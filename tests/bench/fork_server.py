@@ -1,6 +1,6 @@
 """One warm process that forks all others, so that a thousand of them fit on one machine.
 
-A forked process has about 5 MB of its own where one that starts by itself has 45 (facts.md,
+A forked process has about 5 MB of its own where one that starts by itself has 45 (FACTS.md,
 Footprint). It is an operating system's process like any other: own sockets, threads, files.
 
 Protocol, a line each way: a JSON table `{"kind", "index", ...}` starts a child, the answer is its

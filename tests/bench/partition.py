@@ -44,7 +44,7 @@ FROZEN = "frozen"
 KINDS = ("right", "year-ahead", "year-behind", "boot-jump", FROZEN)
 WALL_S = {"year-ahead": YEAR_S, "year-behind": -YEAR_S}
 
-# halt.md, H6: what a switch that was let through may still take.
+# halt/README.md, H6: what a switch that was let through may still take.
 SLACK_S = 0.5
 BOUND_S = STANDARD.start + SLACK_S
 THAW_S = BOUND_S + 0.5

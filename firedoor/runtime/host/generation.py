@@ -5,7 +5,7 @@ lease that was granted to another life. Its boot-time clock may not have noticed
 of ACPI changes, and newer versions of Linux tell it as an event of the `vmgenid` driver.
 
 Elsewhere there is no such word: there clocks that jump void a lease (host.py), and a certificate
-shows clones. Source: halt.md, Gates.
+shows clones. Source: halt/README.md, Gates.
 """
 
 import asyncio

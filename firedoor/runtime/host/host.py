@@ -82,7 +82,7 @@ IDLE_SPAN = Span(1.0)
 DATES_S = 60.0
 
 # Wall clock and boot-time clock may differ by so much more than when the nonce was drawn: beyond
-# it, one of them has jumped, or the machine stood still (halt.md, Gates).
+# it, one of them has jumped, or the machine stood still (halt/README.md, Gates).
 CLOCKS_APART_S = 5.0
 
 

@@ -7,7 +7,7 @@
   and the connections carry the same bytes all the while.
 * It is a hint of another kind than mDNS: what comes proves itself, whoever sent it.
 
-IPv4 alone; the interfaces are those of mDNS. Source: halt.md, Paths (c); RFC 6206.
+IPv4 alone; the interfaces are those of mDNS. Source: halt/README.md, Paths (c); RFC 6206.
 """
 
 import asyncio
@@ -31,7 +31,7 @@ from firedoor.units import Span
 GROUP = "239.255.70.68"
 PORT = 7446
 
-# halt.md, Paths.
+# halt/README.md, Paths.
 FIRST_S = 0.05
 REPEATS_S = (0.05, 0.15, 0.35)
 HEARD_ENOUGH = 2

@@ -1,7 +1,7 @@
 """The fleet's own certificate authority: Ed25519, names by role and id, seven days a leaf.
 
 A certificate says who a peer is (id, role, site, ring) and nothing about what it may do now; orders
-reach expired ones too. Source: halt.md, Authority; facts.md, mTLS.
+reach expired ones too. Source: halt/README.md, Authority; FACTS.md, mTLS.
 """
 
 import time
@@ -18,7 +18,7 @@ from firedoor.errors import Malformed, Untrusted
 from firedoor.identity import RING_DEFAULT, PeerId, Role, checked_name
 from firedoor.units import UnixTime
 
-# A banned machine that the origin cannot reach stops being current within a week (halt.md).
+# A banned machine that the origin cannot reach stops being current within a week (halt/README.md).
 CERTIFICATE_DAYS = 7
 
 # An operator's or publisher's, and the origin's own: orders reach the fleet past its dates too.

@@ -154,7 +154,7 @@ def is_sealed(path: Path) -> bool:
 
 
 def _seal(secret: bytes, role: str, passphrase: str) -> Sealed:
-    # Root keys are used rarely and matter most; a halt key must open fast at 4 a.m. (facts.md).
+    # Root keys are used rarely and matter most; a halt key must open fast at 4 a.m. (FACTS.md).
     is_root = role == "root"
     opslimit = kdf.OPSLIMIT_MODERATE if is_root else kdf.OPSLIMIT_INTERACTIVE
     memlimit = kdf.MEMLIMIT_MODERATE if is_root else kdf.MEMLIMIT_INTERACTIVE

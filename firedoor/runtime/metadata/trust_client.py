@@ -5,7 +5,7 @@
 * Dates stop releases and resumes, never halts: `refresh_authority` takes newer keys from a targets
   file that the root has signed, whatever the date.
 
-Blocking, so callers use a thread; no two share a folder. Source: TUF specification 5; facts.md.
+Blocking, so callers use a thread; no two share a folder. Source: TUF specification 5; FACTS.md.
 """
 
 import json

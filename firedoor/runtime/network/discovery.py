@@ -82,7 +82,7 @@ class Discovery:
         self._info = self._service()
         await self._zeroconf.async_register_service(self._info, cooperating_responders=True)
         # Endpoints learn of each other from the mirror's roster; a thousand that browsed for each
-        # other would drown in announcements (facts.md, zeroconf).
+        # other would drown in announcements (FACTS.md, zeroconf).
         wanted = TYPE if self._role is Role.MIRROR else MIRROR_TYPE
         self._browser = AsyncServiceBrowser(
             self._zeroconf.zeroconf, [wanted], handlers=[self._changed]

@@ -1,7 +1,7 @@
 """Signs of life on standing connections, and when one counts as dead.
 
 * One way: a mirror beats each second to endpoints and to mirrors below it; of two endpoints the one
-  that was dialled, each ten. In both directions a second costs 207 bytes of IP (halt.md, Paths).
+  that was dialled, each ten. In both directions a second costs 207 bytes of IP.
 * A peer that should beat is dead after three beats of silence, or three times the round trip that
   its dial took. Who only listens is found dead by the kernel, which has beats to deliver.
 * Time in which this program itself stood still is nobody's silence.
@@ -15,7 +15,7 @@ from firedoor.identity import Role
 from firedoor.runtime.network.conversation import Conversation
 from firedoor.units import Instant, Span
 
-# halt.md, Paths.
+# halt/README.md, Paths.
 MIRROR_BEAT = Span(1.0)
 NEIGHBOUR_BEAT = Span(10.0)
 BEATS_MISSED = 3

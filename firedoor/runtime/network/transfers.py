@@ -1,7 +1,7 @@
 """The transfers that this program serves, and how to cut them.
 
 A cut is a reset. `close()` and even `abort()` let megabytes more arrive, for the kernel goes on to
-send its queue; SO_LINGER with zero seconds throws the queue away (delivery.md has the figures).
+send its queue; SO_LINGER with zero seconds throws the queue away (swarm/README.md has the figures).
 """
 
 import asyncio

@@ -44,7 +44,7 @@ from firedoor.runtime.storage.piece_store import PieceStore
 from firedoor.runtime.terminal import plain
 
 # mallopt(3) parameters: keep piece buffers on the heap, where glibc would map and unmap each one,
-# the largest single cost of a Python HTTP client (facts.md: 0.77 to 0.34 CPU-seconds a GB).
+# the largest single cost of a Python HTTP client (FACTS.md: 0.77 to 0.34 CPU-seconds a GB).
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3
 _MIB = 1 << 20
 
