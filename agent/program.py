@@ -10,7 +10,7 @@ from typing import Any
 from agent.checks.isolation import Checks, uid_of
 from agent.daemon import AgentDaemon
 from agent.fetch import fetch_release
-from agent.handlers.files import FilesHandler
+from agent.handlers.registry import make_handler
 from agent.install.installer import Installer
 from agent.install.journal import Journal
 from agent.install.switching import SWITCH_PATH, switch_route
@@ -127,7 +127,7 @@ async def _run(
                 name,
                 product,
                 journal=journal,
-                handler=FilesHandler(Path(product.root).expanduser()),
+                handler=make_handler(product.handler, Path(product.root).expanduser()),
                 checks=checks,
                 on_change=on_change,
             )

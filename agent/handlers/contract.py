@@ -4,11 +4,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
+from firedoor.pieces.handlers import Capabilities
 from firedoor.pieces.manifest import Manifest
 
 
 class Handler(Protocol):
     """Installs the releases of one product. A release is known by (version, manifest id)."""
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """What this handler promises."""
 
     def check_root(self, *, links_alone: bool = False) -> None:
         """Nothing, if nobody else can lead what is done below the root elsewhere; else Refused."""

@@ -18,6 +18,7 @@ from pathlib import Path
 from firedoor.errors import Malformed, NoRoom, Unavailable
 from firedoor.identity import NAME
 from firedoor.limits import STAGED_LEFT_FREE_BYTES, STAGED_LEFT_FREE_PART
+from firedoor.pieces.handlers import HANDLERS
 from firedoor.pieces.manifest import Manifest
 from firedoor.runtime.files import PUBLIC_MODE, durable_write, sync_folder
 from firedoor.runtime.storage.tree import write_tree
@@ -28,6 +29,8 @@ _HALF = ".half-"
 
 class FilesHandler:
     """The versions of one product under one root."""
+
+    capabilities = HANDLERS["files"]
 
     def __init__(self, root: Path) -> None:
         self._root = root

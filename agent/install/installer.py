@@ -92,7 +92,7 @@ class Installer:
         self._told: dict[str, tuple[int, int]] = {}
         self._manifests: dict[str, Manifest] = {}
         self._tombstones = Tombstones(Path(settings.root).expanduser())
-        self._offers = Offers(host, product, settings.version, journal=journal, handler=handler)
+        self._offers = Offers(host, product, settings, journal=journal, handler=handler)
         self.arming = Arming()
         self.counts = Counts()
 
@@ -214,7 +214,7 @@ class Installer:
             staged,
             levels={each: node.level_of(each) for each in known},
             contents={each: node.releases[each].content for each in known},
-            may_run=frozenset(each for each in known if self._may_run(each)),
+            may_run=frozenset(filter(self._may_run, known)),
             candidate=self._candidate() if with_candidate else None,
             hindrance=self._hindrance(active[1]) if active is not None and is_checking else "",
             neighbours=neighbourhood(node.sessions),
@@ -265,8 +265,8 @@ class Installer:
 
     def _may_run(self, manifest: str) -> bool:
         subject = self._host.node.releases.get(manifest)
-        if subject is None:
-            return False  # Nobody can say which orders cover it.
+        if subject is None or not self._handler.capabilities.can_step_back:
+            return False  # Nobody can say which orders cover it, or lead back to it.
         is_failed = (
             subject.content in self._journal.failed(self.product) or subject.counter < self._floor()
         )
@@ -368,13 +368,19 @@ class Installer:
         if manifest is None:
             raise Unavailable(f"the manifest of {release.version}", why="it is not here any more")
         await asyncio.to_thread(self._handler.check_root)
+
+        def may_go_on() -> None:
+            # What cannot be aborted runs out; it is not activated then.
+            if self._handler.capabilities.can_abort:
+                host.node.require(Gate.INSTALL, release.manifest)
+
         try:
             await asyncio.to_thread(
                 self._handler.stage,
                 manifest,
                 release.manifest,
                 store_get=host.store.get,
-                may_go_on=lambda: host.node.require(Gate.INSTALL, release.manifest),
+                may_go_on=may_go_on,
             )
         except NoRoom:
             raise

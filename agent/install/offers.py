@@ -7,17 +7,25 @@ from firedoor.errors import Refused
 from firedoor.halt.brake import Gate
 from firedoor.pieces.manifest import Manifest
 from firedoor.runtime.host.host import Host
+from firedoor.runtime.settings import ProductSettings
 
 
 class Offers:
-    """The offers of one product. `wanted`: "newest" or one version."""
+    """The offers of one product, as its settings want them."""
 
     def __init__(
-        self, host: Host, product: str, wanted: str, *, journal: Journal, handler: Handler
+        self,
+        host: Host,
+        product: str,
+        settings: ProductSettings,
+        *,
+        journal: Journal,
+        handler: Handler,
     ) -> None:
         self._host = host
         self._product = product
-        self._wanted = wanted
+        self._wanted = settings.version
+        self._handler_name = settings.handler
         self._journal = journal
         self._handler = handler
         self._counters: dict[str, int] = {}
@@ -38,6 +46,8 @@ class Offers:
             )
             for entry in self._host.catalogue.releases
             if entry.product == self._product and entry.manifest in node.releases
+            # Another handler would make something else of the same files.
+            if entry.handler == self._handler_name
         ]
         return choose(
             self._wanted,

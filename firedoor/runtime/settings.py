@@ -16,6 +16,7 @@ from msgspec import Meta
 
 from firedoor.errors import Malformed, Unavailable
 from firedoor.identity import checked_name
+from firedoor.pieces.handlers import checked_handler
 from firedoor.runtime.folders import read_named
 from firedoor.units import MIB
 from firedoor.wire.codec import record
@@ -214,8 +215,7 @@ def check_interfaces(what: str, mdns: tuple[str, ...]) -> None:
 
 
 def _check_product(what: str, product: ProductSettings) -> None:
-    if product.handler != "files":
-        raise Malformed(f"{what}.handler", wanted='"files"', got=repr(product.handler))
+    checked_handler(f"{what}.handler", product.handler)
     if not product.root:
         raise Malformed(f"{what}.root", wanted="a folder", got="an empty text")
     checked_name(f"{what}.version", product.version)

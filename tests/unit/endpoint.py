@@ -53,12 +53,14 @@ class Endpoint:
         self.host: Host
         self.installer: Installer
 
-    def publish(self, version: str, *checks: str, floor: int = 0) -> None:
+    def publish(self, version: str, *checks: str, floor: int = 0, handler: str = "files") -> None:
         """Publish a release of one file, `version` in it; its pieces are here at once."""
         raw = f"content of {version}".encode()
         made = release(self._bench.store, version, raw)
         counter = int(version.partition(".")[0])
-        manifest = dataclasses.replace(made, counter=counter, checks=checks, floor=floor)
+        manifest = dataclasses.replace(
+            made, counter=counter, checks=checks, floor=floor, handler=handler
+        )
         self._bench.publish(manifest)
         self._published.append((raw, manifest))
 
@@ -201,6 +203,8 @@ class Cut:
 
     def __getattr__(self, name: str) -> Any:
         method = getattr(self._thing, name)
+        if not callable(method):
+            return method
 
         def step(*args: Any, **named: Any) -> Any:
             self._cut(f"before {name}")

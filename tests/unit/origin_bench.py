@@ -14,6 +14,7 @@ from firedoor.pieces.chunking import pack_piece
 from firedoor.pieces.manifest import FileEntry, Manifest, content_digest, encode_manifest, facts_of
 from firedoor.runtime.keys.key_files import read_key_file
 from firedoor.runtime.metadata.trust_client import TrustClient, fleet_of
+from firedoor.runtime.storage.contract import PieceStorage
 from firedoor.runtime.storage.piece_store import PieceStore
 from firedoor.trust.keys import register
 from firedoor.trust.repository import add_release, signed_by
@@ -87,7 +88,7 @@ class Bench:
         return TrustClient(folder, fleet_of(root), fetch, root)
 
 
-def release(store: PieceStore | None, version: str = "1.0", raw: bytes = b"content") -> Manifest:
+def release(store: PieceStorage | None, version: str = "1.0", raw: bytes = b"content") -> Manifest:
     """A release of one file; its piece goes to `store`, if there is one."""
     piece, stored = pack_piece(raw)
     if store is not None:

@@ -20,6 +20,7 @@ from firedoor.cli.client.origin import Origin, verified, with_origin
 from firedoor.errors import Denied, FiredoorError, Malformed, Unavailable
 from firedoor.halt.scope import ScopeKind, parse_scope
 from firedoor.identity import FleetId, checked_name
+from firedoor.pieces.handlers import checked_handler
 from firedoor.pieces.manifest import (
     FileEntry,
     Manifest,
@@ -173,8 +174,7 @@ async def _upload(origin: Origin, files: tuple[FileEntry, ...], staging: Path) -
 def _check(wish: PublishRequest) -> None:
     checked_name("product", wish.product)
     checked_name("version", wish.version)
-    if wish.handler != "files":
-        raise Malformed("handler", wanted="files", got=repr(wish.handler))
+    checked_handler("handler", wish.handler)
     if parse_scope(wish.product).kind is ScopeKind.EVERYTHING:
         raise Malformed("product", wanted="a name that is no scope", got="everything")
     if wish.controller:

@@ -16,7 +16,7 @@ from firedoor.runtime.host.connections import Connections
 from firedoor.runtime.host.contract import Driver
 from firedoor.runtime.logs import log
 from firedoor.runtime.network.peer_client import PeerClient
-from firedoor.runtime.storage.piece_store import PieceStore
+from firedoor.runtime.storage.contract import PieceStorage
 
 
 @dataclass(slots=True)
@@ -35,7 +35,7 @@ class Fetching:
     """The fetches under way of one host. `no_room`: why a release's fetch was given up."""
 
     def __init__(
-        self, driver: Driver, client: PeerClient, connections: Connections, store: PieceStore
+        self, driver: Driver, client: PeerClient, connections: Connections, store: PieceStorage
     ) -> None:
         self._driver = driver
         self._client = client

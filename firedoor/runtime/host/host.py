@@ -54,6 +54,7 @@ from firedoor.runtime.metadata.catalogue import Catalogue, Get
 from firedoor.runtime.metadata.release_entries import ReleaseEntry
 from firedoor.runtime.network.peer_client import PeerClient
 from firedoor.runtime.network.transfers import Transfers
+from firedoor.runtime.storage.contract import PieceStorage
 from firedoor.runtime.storage.order_log import (
     ACTED,
     BEACON,
@@ -65,7 +66,6 @@ from firedoor.runtime.storage.order_log import (
     Entry,
     OrderLog,
 )
-from firedoor.runtime.storage.piece_store import PieceStore
 from firedoor.runtime.storage.recorder import Recorder
 from firedoor.units import Instant, Span
 from firedoor.wire.messages import (
@@ -105,7 +105,7 @@ class HostParts:
     clock: Clock
     client: PeerClient
     catalogue: Catalogue
-    store: PieceStore
+    store: PieceStorage
     order_log: OrderLog
     interfaces: tuple[str, ...] = ()
     signer: Callable[[], Signer | None] = lambda: None

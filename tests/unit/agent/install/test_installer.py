@@ -72,6 +72,14 @@ def test_a_release_that_fails_its_check_is_taken_back_and_not_tried_again(
     assert endpoint.installer.counts.activations == 0
 
 
+def test_a_release_for_another_handler_is_passed_over(endpoint: Endpoint) -> None:
+    endpoint.publish("1.0")
+    endpoint.publish("2.0", handler="feed")
+    endpoint.run(runs("1.0"))
+    endpoint.run(rests)
+    assert endpoint.state == ("1.0", "idle")
+
+
 def test_the_first_release_ever_is_left_running_though_it_fails(endpoint: Endpoint) -> None:
     endpoint.publish("1.0", FAILS)
 
