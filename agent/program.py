@@ -17,6 +17,7 @@ from agent.install.switching import SWITCH_PATH, switch_route
 from firedoor import __version__
 from firedoor.errors import FiredoorError, Malformed, Unavailable
 from firedoor.identity import PeerId, Role
+from firedoor.limits import STATUS_BYTES_MAX
 from firedoor.runtime import logs
 from firedoor.runtime.clocks import Clock
 from firedoor.runtime.network.discovery import Discovery
@@ -36,9 +37,6 @@ from firedoor.runtime.settings import AgentSettings, read_agent, split_address
 from firedoor.runtime.storage.piece_store import PieceStore
 from firedoor.runtime.terminal import plain
 from firedoor.wire.json_text import json_map
-
-# What a status answer may weigh: a few hundred bytes a release and an endpoint.
-STATUS_BYTES_MAX = 64 << 20
 
 
 def main() -> int:

@@ -219,3 +219,6 @@ OWNER_PATIENCE = Span(1.0)
 
 # A peer that was asked too early (its side of the sync is still on its way) is asked again then.
 RETRY_SPAN = Span(0.1)
+
+# What a status may weigh: a few hundred bytes for each release and endpoint.
+STATUS_BYTES_MAX = 64 * MIB

@@ -10,7 +10,7 @@ from typing import Annotated, Optional
 import typer
 
 from firedoor import __version__
-from firedoor.cli.client.common import fail
+from firedoor.cli.client.answers import fail
 from firedoor.cli.fleet import authority as authority_commands
 from firedoor.cli.options import AnyFleet, AnyKey, Fleet, Key, PassphraseFile, To
 from firedoor.cli.orders import commands

@@ -13,8 +13,11 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from firedoor.cli.client.common import first_status, open_key, peers_to_try, say, with_client
+from firedoor.cli.client.answers import say
+from firedoor.cli.client.key_opening import open_key
+from firedoor.cli.client.peer_search import peers_to_try
 from firedoor.cli.client.peer_status import Answer, Endpoint, Order, PeerStatus, Product, Release
+from firedoor.cli.client.requests import first_status, with_client
 from firedoor.errors import Malformed
 from firedoor.halt.order import LEVEL_MAX, LEVEL_NARROW, NARROW
 from firedoor.halt.scope import ScopeKind, parse_scope

@@ -13,8 +13,8 @@ from typing import Any, TypeVar
 from blake3 import blake3
 from tuf.api.metadata import Metadata, Targets
 
-from firedoor.cli.client.common import with_client
 from firedoor.cli.client.origin import Origin, origin_of, verified
+from firedoor.cli.client.requests import with_client
 from firedoor.errors import FiredoorError
 from firedoor.identity import FleetId
 from firedoor.pieces.chunking import pack_piece

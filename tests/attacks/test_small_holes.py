@@ -13,7 +13,7 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
 
-from firedoor.cli.client.common import open_key
+from firedoor.cli.client.key_opening import open_key
 from firedoor.limits import ENROLMENT_BYTES_MAX
 from firedoor.runtime.keys.key_files import read_key_file, write_key_file
 from firedoor.runtime.keys.tls import client_context, credentials_of

@@ -12,11 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from firedoor.cli.airgap.bundle import RESERVE_BYTES, Stick
-from firedoor.cli.client.common import open_key, say, status_at, with_client
+from firedoor.cli.client.answers import say
+from firedoor.cli.client.key_opening import open_key
 from firedoor.cli.client.mirror_session import MirrorSession, talking
 from firedoor.cli.client.order_delivery import give
 from firedoor.cli.client.origin import ANSWER_BYTES_MAX, origin_of
 from firedoor.cli.client.peer_status import PeerStatus
+from firedoor.cli.client.requests import status_at, with_client
 from firedoor.errors import Denied, FiredoorError, Malformed, Refused, Unavailable, Untrusted
 from firedoor.halt.carried import root_of_questions
 from firedoor.halt.envelope import Envelope, id_of

@@ -10,7 +10,7 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 
-from firedoor.cli.client.common import say
+from firedoor.cli.client.answers import say
 from firedoor.errors import Denied, FiredoorError, Malformed, Unavailable
 from firedoor.identity import Role
 from firedoor.runtime.network.conversation import Conversation

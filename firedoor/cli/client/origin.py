@@ -5,9 +5,10 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from firedoor.cli.client.common import open_key, status_at, with_client
+from firedoor.cli.client.key_opening import open_key
 from firedoor.cli.client.order_delivery import collect_orders
 from firedoor.cli.client.peer_status import Answer
+from firedoor.cli.client.requests import status_at, with_client
 from firedoor.errors import FiredoorError, Malformed, Unavailable
 from firedoor.identity import FleetId, Role
 from firedoor.limits import METADATA_BYTES_MAX, PIECES_MAX

@@ -16,6 +16,7 @@ from typing import Any
 
 from firedoor.errors import FiredoorError, Unavailable
 from firedoor.identity import RING_DEFAULT, Role
+from firedoor.limits import STATUS_BYTES_MAX
 from firedoor.runtime.clocks import Clock
 from firedoor.runtime.keys.key_files import read_key_file
 from firedoor.runtime.keys.tls import credentials_of
@@ -25,8 +26,6 @@ from firedoor.runtime.settings import split_address
 
 # One command, enrolment included, on a busy machine with cold imports.
 COMMAND_SPAN_S = 60.0
-
-STATUS_BYTES_MAX = 64 << 20
 
 # Programs that start at once share two cores; more would only slow each other's imports.
 STARTS_AT_ONCE = 3

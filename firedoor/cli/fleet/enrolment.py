@@ -17,8 +17,10 @@ import aiohttp
 import msgspec
 from msgspec import Meta
 
-from firedoor.cli.client.common import peers_to_try, say, with_client
+from firedoor.cli.client.answers import say
 from firedoor.cli.client.origin import Origin, with_origin
+from firedoor.cli.client.peer_search import peers_to_try
+from firedoor.cli.client.requests import with_client
 from firedoor.errors import (
     FiredoorError,
     Malformed,

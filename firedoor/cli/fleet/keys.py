@@ -7,7 +7,8 @@ from pathlib import Path
 
 from tuf.api.metadata import Metadata, Root, Targets
 
-from firedoor.cli.client.common import new_passphrase, open_key, say
+from firedoor.cli.client.answers import say
+from firedoor.cli.client.key_opening import new_passphrase, open_key
 from firedoor.cli.client.origin import Origin, verified, with_origin
 from firedoor.errors import Malformed
 from firedoor.identity import FleetId, Role, checked_name

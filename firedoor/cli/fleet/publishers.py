@@ -10,8 +10,10 @@ from pathlib import Path
 
 from tuf.api.metadata import Metadata, Snapshot, Targets
 
-from firedoor.cli.client.common import new_passphrase, open_key, say, with_client
+from firedoor.cli.client.answers import say
+from firedoor.cli.client.key_opening import new_passphrase, open_key
 from firedoor.cli.client.origin import Origin, origin_of, verified
+from firedoor.cli.client.requests import with_client
 from firedoor.cli.fleet.rotation import (
     in_days,
     new_key,

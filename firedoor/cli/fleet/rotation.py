@@ -21,10 +21,12 @@ from typing import Any
 
 from tuf.api.metadata import Metadata, Root, Targets
 
-from firedoor.cli.client.common import checked_public, new_passphrase, open_key, say, with_client
+from firedoor.cli.client.answers import say
 from firedoor.cli.client.evidence import lines_of
+from firedoor.cli.client.key_opening import checked_public, new_passphrase, open_key
 from firedoor.cli.client.order_delivery import give
 from firedoor.cli.client.origin import Origin, origin_of, verified
+from firedoor.cli.client.requests import with_client
 from firedoor.errors import Absent, Malformed, Refused
 from firedoor.halt.envelope import Envelope, Signature, id_of, only_by, role_of, threshold_of
 from firedoor.halt.order import Order, Revoke, read_order

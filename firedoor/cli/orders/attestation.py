@@ -11,10 +11,12 @@ from pathlib import Path
 from tuf.api.exceptions import RepositoryError, UnsignedMetadataError
 from tuf.api.metadata import Metadata, Root, Targets
 
-from firedoor.cli.client.common import open_key, say, status_at, with_client
+from firedoor.cli.client.answers import say
+from firedoor.cli.client.key_opening import open_key
 from firedoor.cli.client.order_delivery import check_wait
 from firedoor.cli.client.origin import Origin, origin_of
 from firedoor.cli.client.peer_status import Order
+from firedoor.cli.client.requests import status_at, with_client
 from firedoor.errors import Malformed, Untrusted
 from firedoor.halt.attestation import Attestation, AttestationFile, Row, Standing, check, read_file
 from firedoor.identity import FleetId

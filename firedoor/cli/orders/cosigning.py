@@ -8,9 +8,12 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from firedoor.cli.client.common import open_key, peers_to_try, say, with_client
+from firedoor.cli.client.answers import say
 from firedoor.cli.client.evidence import Evidence
+from firedoor.cli.client.key_opening import open_key
 from firedoor.cli.client.order_delivery import check_wait, each_of, hand_over
+from firedoor.cli.client.peer_search import peers_to_try
+from firedoor.cli.client.requests import with_client
 from firedoor.errors import Malformed
 from firedoor.halt.envelope import Envelope, Signature, id_of, role_of
 from firedoor.identity import FleetId

@@ -7,8 +7,11 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from firedoor.cli.client.common import first_status, open_key, peers_as_found, say, with_client
+from firedoor.cli.client.answers import say
+from firedoor.cli.client.key_opening import open_key
 from firedoor.cli.client.order_delivery import check_wait, hand_over
+from firedoor.cli.client.peer_search import peers_as_found
+from firedoor.cli.client.requests import first_status, with_client
 from firedoor.errors import FiredoorError, Malformed
 from firedoor.halt.brake import SIGNERS_NARROW
 from firedoor.halt.envelope import CONTROLLER_HALT, seal

@@ -9,8 +9,11 @@ from typing import Annotated
 
 from msgspec import Meta
 
-from firedoor.cli.client.common import open_key, peers_to_try, say, with_client
+from firedoor.cli.client.answers import say
+from firedoor.cli.client.key_opening import open_key
 from firedoor.cli.client.order_delivery import collect_orders, give
+from firedoor.cli.client.peer_search import peers_to_try
+from firedoor.cli.client.requests import with_client
 from firedoor.errors import Denied, FiredoorError, Malformed, Unavailable
 from firedoor.halt.envelope import Envelope, id_of
 from firedoor.identity import FleetId

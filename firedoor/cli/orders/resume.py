@@ -5,8 +5,8 @@ import re
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
-from firedoor.cli.client.common import open_key
 from firedoor.cli.client.evidence import Evidence
+from firedoor.cli.client.key_opening import open_key
 from firedoor.cli.client.origin import Origin, origin_of, verified
 from firedoor.cli.orders.cosigning import Draft, SigningSession, cosign
 from firedoor.errors import Malformed, Unavailable

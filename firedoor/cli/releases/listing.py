@@ -3,7 +3,7 @@
 import json
 from typing import Any
 
-from firedoor.cli.client.common import say
+from firedoor.cli.client.answers import say
 from firedoor.cli.client.origin import Origin, verified, with_origin
 from firedoor.errors import Malformed, Unavailable
 from firedoor.identity import FleetId

@@ -15,7 +15,8 @@ from pathlib import Path
 
 from tuf.api.metadata import Metadata, Targets
 
-from firedoor.cli.client.common import checked_public, say
+from firedoor.cli.client.answers import say
+from firedoor.cli.client.key_opening import checked_public
 from firedoor.cli.client.origin import Origin, verified, with_origin
 from firedoor.errors import Denied, FiredoorError, Malformed, Unavailable
 from firedoor.halt.scope import ScopeKind, parse_scope

@@ -13,7 +13,7 @@ import pytest
 
 from firedoor import __version__
 from firedoor.cli import main, status
-from firedoor.cli.client import common, order_delivery
+from firedoor.cli.client import key_opening, order_delivery, peer_search, requests
 from firedoor.cli.client.origin import chosen_key
 from firedoor.cli.client.peer_status import PeerStatus, status_of
 from firedoor.cli.fleet import enrolment
@@ -196,16 +196,16 @@ def test_sealed_keys_open_with_their_passphrase_only(tmp_path: Path) -> None:
     counts = ["--halt-keys", "1", "--resume-keys", "1", "--resume-threshold", "1"]
     assert run("init", tmp_path / "fleet", "--passphrase-file", words, *counts) == 0
     path = tmp_path / "fleet" / "keys" / "halt-1.key"
-    assert common.open_key(path, words).role == "halt"
+    assert key_opening.open_key(path, words).role == "halt"
     assert read_key_file(path, lambda: "correct horse").secret not in path.read_text()
     words.write_text("battery staple\n")
     with pytest.raises(Untrusted, match="passphrase"):
-        common.open_key(path, words)
+        key_opening.open_key(path, words)
 
 
 def test_a_passphrase_file_that_is_not_there_is_said(tmp_path: Path) -> None:
     with pytest.raises(Unavailable, match="nowhere"):
-        common.passphrase_of(tmp_path / "nowhere")()
+        key_opening.passphrase_of(tmp_path / "nowhere")()
 
 
 # --- token and enrol -------------------------------------------------------------------------
@@ -527,22 +527,24 @@ def test_no_reason_and_no_detail_can_forge_a_line() -> None:
 @pytest.mark.parametrize(
     "ask",
     [
-        lambda key, client: common.peers_to_try(client, key, ["nonsense"], 1),
-        lambda key, client: common.peers_to_try(client, key, [], 1),
+        lambda key, client: peer_search.peers_to_try(client, key, ["nonsense"], 1),
+        lambda key, client: peer_search.peers_to_try(client, key, [], 1),
     ],
 )
 def test_without_an_address_there_is_a_sentence(tmp_path: Path, ask: Callable[[Any], Any]) -> None:
     assert run("init", tmp_path / "fleet", "--no-passphrase") == 0
     key = read_key_file(tmp_path / "fleet" / "keys" / "halt-1.key", str)
     with pytest.raises(FiredoorError, match="HOST:PORT"):
-        common.with_client(key, partial(ask, key))
+        requests.with_client(key, partial(ask, key))
 
 
 def test_named_addresses_come_before_all_others(fleet: Path) -> None:
     key = read_key_file(fleet / "keys" / "halt-1.key", str)
 
     def asked(*to: str) -> list[tuple[str, int]]:
-        return common.with_client(key, lambda client: common.peers_to_try(client, key, [*to], 1))
+        return requests.with_client(
+            key, lambda client: peer_search.peers_to_try(client, key, [*to], 1)
+        )
 
     assert asked("h:1", "[::1]:2") == [("h", 1), ("::1", 2)]
     assert asked() == [("127.0.0.1", 1)]
@@ -567,7 +569,7 @@ def test_status_says_what_bound_holds_and_what_was_drilled() -> None:
 @pytest.mark.parametrize("text", ["", "ab" * 31, "ab" * 33, "AB" * 32, "zz" * 32, "../" + "a" * 61])
 def test_a_public_key_that_is_none_is_refused_by_its_option(text: str) -> None:
     with pytest.raises(Malformed, match="--with: wanted a public key, 64 hex digits"):
-        common.checked_public("--with", text)
+        key_opening.checked_public("--with", text)
 
 
 def test_a_controller_key_takes_an_operator_s_identity_and_a_new_file(
