@@ -125,7 +125,8 @@ class Install:
         effects = self._recover(seen)
         self._stuck = set()
         self._leaves_at = {each: at for each, at in self._leaves_at.items() if seen.is_active(each)}
-        for release in seen.staged:
+        # What runs comes first: what follows takes time, and a halt of the way back may come in it.
+        for release in sorted(seen.staged, key=lambda each: not seen.is_active(each.manifest)):
             level = seen.level(release.manifest)
             is_active = seen.is_active(release.manifest)
             if is_active and level < Gate.KEEP:
@@ -186,7 +187,7 @@ class Install:
         self.armed = ""
         if not is_permitted:
             halted = Halted(release.manifest[:12], level=Gate.ACTIVATE)
-            return [*undone, Unstage(release), Disarm(halted), Report(str(halted))]
+            return [*undone, Disarm(halted), Unstage(release), Report(str(halted))]
         why = Unavailable("the switch", why=lease_error)
         return [*undone, Disarm(why), Report(lease_error), LookAgain(TRY_AGAIN)]
 
@@ -230,9 +231,11 @@ class Install:
         self._is_recovered = False
         self._resting.on_failure(error, now)
         said = Report(f"{type(error).__name__}: {error}")
-        given_up = [Disarm(error)] if isinstance(error, FiredoorError) and self.armed else []
+        why = error
+        if not isinstance(why, FiredoorError):
+            why = Unavailable("the switch", why=str(error))
         self.armed = ""
-        return [*given_up, said, LookAgain(TRY_AGAIN)]
+        return [Disarm(why), said, LookAgain(TRY_AGAIN)]
 
     # --- inside ---------------------------------------------------------------------------------
 
@@ -271,8 +274,9 @@ class Install:
         good = way_back(manifest, self.entry.kept, staged=staged, permits=permits)
         if good is None:
             # What runs because nothing else can is left running.
-            is_done = self.phase is Phase.IDLE
-            return [] if is_done else [Note(self.entry.moved(Phase.IDLE), is_vital=False)]
+            # A phase of another release goes on: the fix of what is halted comes that way.
+            is_over = self.phase in {Phase.CHECKING, Phase.ROLLING_BACK}
+            return [Note(self.entry.moved(Phase.IDLE), is_vital=False)] if is_over else []
         back = self.entry.moved(Phase.ROLLING_BACK, manifest=manifest)
         done = back.moved(Phase.IDLE, manifest=good, good=good)
         release = by_manifest[good]
@@ -304,8 +308,13 @@ class Install:
     def _approach(self, chosen: Candidate, seen: Sight) -> list[InstallEffect]:
         """One step towards the candidate: its pieces, its place beside what runs, the switch."""
         if chosen.lease_error:
+            # What is staged and waits for its switch is worth another look soon.
+            span = TRY_AGAIN if self._is_ready(chosen) else LOOK_AGAIN
             gone = self._disarm() if self.armed else []
-            return [*gone, Report(chosen.lease_error), LookAgain(LOOK_AGAIN)]
+            return [*gone, Report(chosen.lease_error), LookAgain(span)]
+        if not chosen.is_whole and self.phase is Phase.STAGED:
+            # A piece is gone or rotten since it was staged: it is fetched and staged again.
+            return self._disarm() if self.armed else [Note(self.entry.moved(Phase.IDLE))]
         if not chosen.is_whole:
             return [*self._download(chosen), LookAgain(LOOK_AGAIN)]
         if chosen.hindrance:

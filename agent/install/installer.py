@@ -9,6 +9,7 @@
 import asyncio
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import assert_never
 
@@ -144,7 +145,7 @@ class Installer:
     def has_to_obey(self) -> bool:
         """Whether a halt asks for something here that is not done yet, and can be."""
         # Before it is settled, what lies here is not known to the brake yet.
-        return not self._is_settled or self._install.has_to_obey(self._look())
+        return not self._is_settled or self._install.has_to_obey(self._levels_alone())
 
     def staged(self) -> list[str]:
         """The manifests of what is on this disk."""
@@ -162,15 +163,25 @@ class Installer:
     async def _round(self) -> Span | None:
         """Do what is due; when to look again, None: at once."""
         await self._settle()
-        waits = [await self._perform(self._install.obey(self._look()))]
+        waits = [await self._obey()]
+        self._handler.check_root()
         for _, manifest in self._handler.staged():
             self._tell_guard(manifest)
         why = self._host.fetching.no_room.pop(self._install.entry.manifest, None)
         if why is not None:
             await self._perform(self._install.no_room(why, self._host.clock.now()))
-        await self._read_manifest()
+        if self._install.phase not in {Phase.CHECKING, Phase.ROLLING_BACK}:
+            await self._read_manifest()
         waits.append(await self._perform(self._install.plan(self._look(with_candidate=True))))
         return None if waits[-1] is None else min(each for each in waits if each is not None)
+
+    async def _obey(self) -> Span | None:
+        before = self._install.phase
+        effects = self._install.obey(self._look())
+        if self._install.phase is not before:
+            # It recovered, which writes nothing.
+            self._on_change()
+        return await self._perform(effects)
 
     async def _settle(self) -> None:
         """Obey what the log says, then take in what lies here, before anything begins."""
@@ -178,11 +189,10 @@ class Installer:
         # Four looks at names take less than the way to a thread and back.
         self._handler.check_root(links_alone=True)
         if self._is_settled:
-            self._handler.check_root()
             return
         await self._learn_what_is_here()
         # Nothing that lies beside the product may delay this.
-        await self._perform(self._install.obey(self._look()))
+        await self._obey()
         self._handler.check_root()
         await admit_tombstones(self._tombstones, self._host, self.product)
         try:
@@ -204,21 +214,32 @@ class Installer:
 
     def _look(self, *, with_candidate: bool = False) -> Sight:
         """The world at this instant; nothing is awaited, so that no order comes in between."""
+        seen, node = self._levels_alone(), self._host.node
+        active, phase = seen.active, self._install.phase
+        is_judged = phase in {Phase.ACTIVATING, Phase.CHECKING, Phase.ROLLING_BACK}
+        is_halted = active is not None and seen.level(active.manifest) >= Gate.KEEP
+        is_checking = active is not None and phase is Phase.CHECKING
+        return replace(
+            seen,
+            contents={each: node.releases[each].content for each in seen.levels},
+            # The journal is asked only where something may step back: it may be damaged.
+            may_run=frozenset(filter(self._may_run, seen.levels if is_judged or is_halted else ())),
+            candidate=self._candidate() if with_candidate else None,
+            hindrance=self._hindrance(active.manifest) if active and is_checking else "",
+            neighbours=neighbourhood(node.sessions),
+            is_told=self.arming.is_told,
+        )
+
+    def _levels_alone(self) -> Sight:
+        """What is on the disk, and how far it is halted: enough to say what is left to obey."""
         node, active = self._host.node, self._handler.active()
         staged = tuple(Release(*each) for each in self._handler.staged())
         known = {each.manifest for each in staged} & node.releases.keys()
-        is_checking = self._install.phase is Phase.CHECKING
         return Sight(
             self._host.clock.now(),
             Release(*active) if active is not None else None,
             staged,
             levels={each: node.level_of(each) for each in known},
-            contents={each: node.releases[each].content for each in known},
-            may_run=frozenset(filter(self._may_run, known)),
-            candidate=self._candidate() if with_candidate else None,
-            hindrance=self._hindrance(active[1]) if active is not None and is_checking else "",
-            neighbours=neighbourhood(node.sessions),
-            is_told=self.arming.is_told,
         )
 
     def _candidate(self) -> Candidate | None:
@@ -356,7 +377,7 @@ class Installer:
         """Write an entry; on the way back a full disk must stop nothing."""
         try:
             self._journal.write(self.product, note.entry)
-        except Unavailable as error:
+        except FiredoorError as error:
             if note.is_vital:
                 raise
             log("journal-full", level="error", why=str(error), do="free disk space")
@@ -429,7 +450,7 @@ class Installer:
         # What fails goes back even when the disk can take no note of it.
         try:
             self._journal.add_failed(self.product, content)
-        except Unavailable as error:
+        except FiredoorError as error:
             log("journal-full", level="error", why=str(error), do="free disk space")
 
     def _tell_guard(self, manifest: str) -> None:

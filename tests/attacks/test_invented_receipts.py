@@ -48,7 +48,7 @@ def carrying(collector: ReceiptCollector) -> Carrying:
     carried = SimpleNamespace(questions=lambda: ())
     host = SimpleNamespace(
         settings=SimpleNamespace(me="b" * 32),
-        node=SimpleNamespace(leasing=SimpleNamespace(carried=carried)),
+        node=SimpleNamespace(carried=carried),
     )
     renewal = SimpleNamespace(due_request=lambda: None)
     return Carrying(cast("Any", host), OfflineEnroller(b""), cast("Any", renewal), collector)

@@ -204,6 +204,27 @@ def test_nothing_good_to_go_back_to_leaves_it_running_and_says_so() -> None:
     assert not made.has_to_obey(seen)
 
 
+def test_the_fix_of_what_is_halted_comes_though_there_is_no_way_back() -> None:
+    made = machine(Entry(Phase.IDLE, OLD.manifest, OLD.manifest))
+    seen = halted(OLD, 6, replace(BOTH, candidate=WHOLE, may_run=frozenset({NEW.manifest})))
+    done: list[InstallEffect] = []
+    for _ in range(2):
+        done += perform(made, made.obey(seen))
+        done += perform(made, made.plan(seen))
+    assert Stage(NEW) in done
+    assert Activate(NEW) in done
+
+
+def test_what_runs_steps_back_before_anything_that_takes_time() -> None:
+    aside = Release("0.9", "0" * 64)
+    made = machine(Entry(Phase.IDLE, NEW.manifest, NEW.manifest, OLD.manifest))
+    levels = {aside.manifest: 6, NEW.manifest: 6}
+    seen = replace(BOTH, active=NEW, staged=(aside, OLD, NEW), levels=levels, neighbours=0)
+    effects = perform(made, made.obey(seen))
+    assert effects[0] == StepBack(OLD)
+    assert effects[-1] == Quarantine(aside)
+
+
 def test_a_halt_of_level_3_removes_what_is_staged_and_was_never_proved() -> None:
     assert machine().obey(halted(NEW, 3)) == [Unstage(NEW)]
     assert machine().has_to_obey(halted(NEW, 3))
@@ -227,6 +248,47 @@ def test_the_brake_that_aborts_a_staging_is_no_failure() -> None:
     made.noted(Entry(Phase.STAGING, NEW.manifest, OLD.manifest))
     effects = made.failed(Halted(NEW.manifest[:12], level=3), T)
     assert [type(effect) for effect in effects] == [Disarm, Note, Report]
+
+
+@pytest.mark.parametrize("error", [OSError("disk"), Unavailable("the lease", why="it ran out")])
+def test_any_failure_ends_the_wait_for_a_switch(error: Exception) -> None:
+    made = machine(switches_when_told=True)
+    made.armed = NEW.manifest
+    [disarm, *_] = made.failed(error, T)
+    assert isinstance(disarm, Disarm)
+    assert "disk" in str(disarm.why) or "ran out" in str(disarm.why)
+    assert not made.armed
+
+
+@pytest.mark.parametrize("is_armed", [False, True])
+def test_a_piece_that_is_gone_since_staging_is_fetched_again(*, is_armed: bool) -> None:
+    made = machine(switches_when_told=True)
+    made.noted(Entry(Phase.STAGED, NEW.manifest, OLD.manifest))
+    made.armed = NEW.manifest if is_armed else ""
+    gone = replace(BOTH, candidate=Candidate(NEW, is_whole=False))
+    perform(made, made.plan(gone))
+    assert Download(NEW) in made.plan(gone)
+
+
+@pytest.mark.parametrize("phase", list(Phase))
+@pytest.mark.parametrize("level", range(8))
+def test_no_phase_and_no_sight_lead_where_the_table_does_not(phase: Phase, level: int) -> None:
+    candidates = [None] + [
+        Candidate(release, is_whole=is_whole, is_fetching=is_fetching, lease_error=lease)
+        for release in (OLD, NEW)
+        for is_whole, is_fetching in ((True, False), (False, True), (False, False))
+        for lease in ("", "it ran out")
+    ]
+    for candidate in candidates:
+        for active in (None, OLD, NEW):
+            made = Install("app", Entry(phase, NEW.manifest, OLD.manifest), Dice(1), T)
+            levels = {OLD.manifest: level, NEW.manifest: level}
+            seen = replace(BOTH, active=active, candidate=candidate, levels=levels, neighbours=0)
+            for _ in range(4):
+                perform(made, made.obey(seen))
+                perform(made, made.plan(seen))
+                if made.phase is Phase.ACTIVATING:
+                    perform(made, made.activated(NEW, OLD, is_permitted=True, lease_error=""))
 
 
 def test_a_crash_between_switch_and_note_is_found_by_the_switch() -> None:
