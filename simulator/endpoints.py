@@ -57,7 +57,8 @@ ORIGIN = PeerId("f" * 32)
 PRODUCT = "app"
 SEEDS = {"halt": bytes([1]) * 32, "resume": bytes([2]) * 32, "beacon": bytes([3]) * 32}
 
-# A local disk, a release's way to its place, and one round of checks.
+# How long these take: an order to the disk, a release to its place, one round of checks, and all
+# pieces of a release.
 RECORDING = Span(0.005)
 STAGING = Span(0.4)
 CHECKING = Span(1.0)
@@ -94,7 +95,7 @@ SUBJECTS = {OLD.manifest: OLD_SUBJECT, NEW.manifest: NEW_SUBJECT}
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What came of it. `activated`: endpoints that ran 2.0; `on_old`: that run 1.0 at the end.
+    """What came of it. `activated`: endpoints that switched to 2.0; `on_old`: that end with 1.0.
 
     `halted_s`, `back_s`: from the halt until the last endpoint had admitted it, and was back.
     """

@@ -28,7 +28,7 @@ class Candidate:
     """The release to move to, which no order keeps from its next step.
 
     `lease_error`: why no lease covers that step, empty if one does; `hindrance`: why its checks
-    cannot run on this machine, empty if they can or it is not whole.
+    cannot run on this machine; empty if they can, or while it is not whole or has no lease.
     """
 
     release: Release
@@ -42,10 +42,11 @@ class Candidate:
 class Sight:
     """The world at one instant.
 
-    `staged`: every release on the disk, the active one included; `levels`, `contents`: of these, by
-    manifest, the level in force and the content digest; `may_run`: those that may be stepped back
-    to; `hindrance`: why the checks of the active release cannot run; `neighbours`: endpoints of
-    the site; `is_told`: somebody waits for the switch to what is armed.
+    `staged`: every release on the disk, the active one included; `levels`, `contents`: of those
+    that the node knows, by manifest, the level in force and the content digest; `may_run`: those
+    that may be stepped back to, where something may step back; `hindrance`: why the checks of the
+    active release cannot run, in phase CHECKING only; `neighbours`: endpoints of the site;
+    `is_told`: somebody waits for the switch to what is armed.
     """
 
     now: Instant
@@ -123,7 +124,7 @@ class Check:
 
 @dataclass(frozen=True, slots=True)
 class MarkFailed:
-    """Remember that this content is never installed again here; a full disk stops nothing."""
+    """Never install this content again for this product; if the disk is full, go on."""
 
     content: bytes
 

@@ -1,6 +1,6 @@
 """What an endpoint does with one product: what it sees in, effects out, over the lifecycle's table.
 
-* Orders come first: `obey` takes back, quarantines and removes what is halted, whatever `plan`
+* Orders come first: `obey` steps back from, quarantines and removes what is halted, whatever `plan`
   would do. It needs no lease and no room on the disk.
 * A phase is noted before the side effect that it names. A `Note` on the way back may fail.
 * What must not be torn apart stands in one list: the host executes `Note(ACTIVATING)` and
@@ -48,9 +48,11 @@ LOOK_AGAIN = Span(30.0)
 # An armed release's lease is looked at this often: a sixth of the 30 s that one counts for a start.
 LOOK_ARMED = Span(5.0)
 
-# What a site's payloads, their databases and their users bear of restarts at one time; and no
-# endpoint waits longer than this.
+# At most so many endpoints of a site step back each second: their payloads, databases and users
+# bear no more restarts.
 ROLL_BACKS_PER_S = 20.0
+
+# No endpoint waits longer than this for its turn.
 ROLL_BACK_SPREAD = Span(30.0)
 
 
@@ -99,7 +101,7 @@ class Install:
 
     @property
     def failed_contents(self) -> frozenset[bytes]:
-        """What has failed since the start, be the journal full or not."""
+        """Contents that failed since the start, also those that the journal had no room to note."""
         return frozenset(self._failed)
 
     def has_to_obey(self, seen: Sight) -> bool:
@@ -121,7 +123,7 @@ class Install:
         self.entry = entry
 
     def obey(self, seen: Sight) -> list[InstallEffect]:
-        """Enforce levels 3, 5 and 6 on what is on the disk."""
+        """Recover, then enforce halts: from level 3 remove, from 5 step back and quarantine."""
         effects = self._recover(seen)
         self._stuck = set()
         self._leaves_at = {each: at for each, at in self._leaves_at.items() if seen.is_active(each)}

@@ -7,17 +7,22 @@ in the real host (runtime/host/host.py) and in the transcripts of the tests.
 A host must do this, in this order:
 
 1. Start: make `Node`, then load signed metadata and call `trust`, then `restore` with what the
-   order log holds, then `learn` with every listed release. No conversation begins before `trust`.
+   order log holds, then `learn` with every listed release. No conversation begins before
+   `restore`: `connected` sends the digest of the order set.
 2. For each connection: `connected` first, then `receive` with each message, then `disconnected`. A
    `Refused` from `receive` ends the connection.
-3. After every call: execute the effects in the order of the list, before the next call.
+3. After every call: execute the effects in the order of the list before the next call. Two
+   exceptions: `DrawNonce` and `SignLease` make their call at once, and its effects come before the
+   rest of the list.
    * `Cut` at once: transfers that the brake no longer permits end before anything is awaited.
    * `Send` queues a message and does not wait for it. A peer whose queue is full is dropped.
    * `Keep`, `KeepBeacon`, `KeepActed`, `KeepForgotten`, `KeepDecision`, `KeepKnown` and
-     `KeepVouched` go to the order log, one write for one list. When `Keep` is on the disk, call
-     `recorded`; only then may an operator be told so, and only then `AddSignature` is answered.
-   * `Fetch` starts a request and `Cancel` ends one. Report pieces by `fetched`, the end by
-     `finished` or `failed`. Store a piece before it is reported.
+     `KeepVouched` go to the order log: the records of one list in one write, and several lists may
+     share a write. When `Keep` is on the disk, call `recorded`; operators are told only then.
+     Answer `AddSignature` only when all that was given to the log up to then is on the disk.
+   * `Fetch` starts a request and `Cancel` ends one. Store a piece before you report it
+     by `fetched`. Report the end by `finished` or `failed`; if the disk has no room, call
+     `forget_pieces` instead; after `Cancel` report nothing.
    * `DrawNonce`: draw 32 random bytes *after* reading the clock, and call `ask_lease`.
    * `SignLease`: sign, and call `answer`.
    * `Drop` closes the connection; `Complete` tells the program; `Tell` becomes a log line, last.

@@ -47,7 +47,7 @@ class Enforcement:
         return [*effects, *self._stop_fetches(now)]
 
     def refuses(self, peer: PeerId) -> bool:
-        """Whether this machine is banned; an operator's conversations differ by a suffix."""
+        """Whether `peer` is banned; the suffix of an operator's conversation is ignored."""
         return peer.partition(".")[0] in self._banned
 
     def _stop_fetches(self, now: Instant) -> list[Effect]:

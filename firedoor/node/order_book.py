@@ -57,7 +57,7 @@ class OrderBook:
         self.refusals: dict[str, int] = {}
 
     def restore(self, kept: Kept, authority: Authority) -> None:
-        """Take back what an earlier run recorded."""
+        """Load what an earlier run recorded."""
         orders = self._orders
         self.durable |= {orders.restore(record, authority).id for record in kept.orders}
         self.forgotten |= orders.forget_all(kept.forgotten)
@@ -109,7 +109,7 @@ class OrderBook:
         return effects
 
     def record(self, order_id: bytes, authority: Authority) -> list[Effect]:
-        """The host has made this order durable; the operator who handed it over is told."""
+        """The host has made this order durable: tell connected operators, and sign what can be."""
         self.durable.add(order_id)
         self._issuing.recorded(self._orders.get(order_id), authority)
         told = order_progress.tell_operators(self._sessions.values(), Recorded((order_id,)))

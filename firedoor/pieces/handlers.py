@@ -10,7 +10,7 @@ from firedoor.errors import Malformed
 
 @dataclass(frozen=True, slots=True)
 class Capabilities:
-    """What a handler promises. What it does not promise is not asked of it.
+    """What a handler can do. The agent reads `can_abort` and `can_step_back`, not yet the others.
 
     `is_atomic`: what runs is the old release or the new one, never a mixture; `can_abort`: a
     staging can be stopped at any piece; `can_step_back`: an older release can be made current

@@ -1,4 +1,4 @@
-"""The two ports of a host: `Program` above it, `Driver` for the parts that it is made of.
+"""The ports of a host: `Program` above it, `Driver` for its parts, `Signer` for a beacon key.
 
 A daemon implements `Program` and passes itself to `Host.run`. Connections, fetches, multicast and
 metadata sources get a `Driver`, never the whole `Host`, so that no file imports the one above it.
@@ -21,7 +21,10 @@ class Program(Protocol):
     """What a daemon adds to the host. Nothing here may block; the host calls it in its loop."""
 
     def on_message(self, message: Message, sender: PeerId) -> None:
-        """An announcement, a report, a receipt, a roster or a recorded notice came."""
+        """An announcement, a report, a receipt, a roster or a recorded notice came.
+
+        When this node itself has recorded an order, `sender` is its own id.
+        """
 
     def on_synced(self, peer: PeerId) -> None:
         """Nothing is undelivered between this node and `peer`."""
@@ -30,7 +33,7 @@ class Program(Protocol):
         """A standing connection has ended."""
 
     def on_cut(self) -> None:
-        """An order has come: less may move or run here."""
+        """An order of any kind was admitted; if it is a halt, less may move or run from now on."""
 
     def on_changed(self) -> None:
         """What may move here has changed other than by an order that came just now.
