@@ -1,6 +1,7 @@
 """One product's life: its phases, what remembers them, and what judges a fresh release."""
 
 import asyncio
+import os
 import shlex
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -12,6 +13,7 @@ import pytest
 
 from agent.checks.command import LocalChecks
 from agent.checks.contract import CheckResult
+from agent.decisions import lifecycle
 from agent.decisions.lifecycle import NEXT, RECOVERS_TO, Entry, Phase, advance
 from agent.decisions.verdict import Verdict, verdict
 from agent.install.journal import Journal
@@ -35,6 +37,32 @@ def test_every_phase_is_reached_from_idle_and_leads_back_to_it() -> None:
 
     assert reached(Phase.IDLE) == set(Phase)
     assert all(Phase.IDLE in reached(phase) for phase in Phase)
+
+
+def diagram() -> str:
+    """The lifecycle's tables as a Mermaid state diagram."""
+    lines = ["stateDiagram-v2", "    [*] --> idle"]
+    for here in Phase:
+        there = [each for each in Phase if each in NEXT[here] and each is not here]
+        lines += [f"    {name_of(here)} --> {name_of(each)}" for each in there]
+    for phase, recovered in RECOVERS_TO.items():
+        if recovered not in {phase, Phase.IDLE}:
+            lines.append(f"    {name_of(phase)} --> {name_of(recovered)}: recovers, if active")
+    return "\n".join(lines)
+
+
+def name_of(phase: Phase) -> str:
+    return phase.value.replace("-", "_")
+
+
+def test_the_diagram_in_the_readme_is_drawn_from_the_table() -> None:
+    """`REWRITE=1` draws it anew."""
+    path = Path(lifecycle.__file__).parent / "README.md"
+    before, fence, _ = path.read_text("utf-8").partition("```mermaid\n")
+    drawn = f"{before}{fence}{diagram()}\n```\n"
+    if os.environ.get("REWRITE"):
+        path.write_text(drawn, "utf-8")
+    assert path.read_text("utf-8") == drawn
 
 
 def test_a_crash_resumes_only_where_the_table_leads() -> None:
