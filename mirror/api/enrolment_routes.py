@@ -11,7 +11,7 @@ from typing import Protocol
 
 from aiohttp import web
 
-from firedoor.errors import FiredoorError, TooLarge, Unavailable, Untrusted
+from firedoor.errors import TooLarge, Unavailable, Untrusted
 from firedoor.identity import Peer, PeerId, Role
 from firedoor.limits import (
     CERTIFICATE_DER_BYTES_MAX,
@@ -20,6 +20,7 @@ from firedoor.limits import (
 )
 from firedoor.runtime.keys.authority import id_of_request
 from firedoor.runtime.keys.tls import certificate_of_peer
+from firedoor.runtime.network.first_answer import first_answer
 from firedoor.runtime.network.peer_client import PeerClient
 from firedoor.runtime.network.peer_server import read_body, say_errors
 from firedoor.runtime.settings import split_address
@@ -90,16 +91,12 @@ class Forwarder:
             self._waiting -= 1
 
     async def _ask(self, path: str, body: bytes, headers: dict[str, str] | None) -> bytes:
-        last: FiredoorError = Unavailable(path, why="no upstream is configured")
-        for text in self._upstream:
-            host, port = split_address(text)
-            try:
-                return await self._client.post(
-                    host, port, path, body, limit=METADATA_BYTES_MAX, headers=headers
-                )
-            except Unavailable as error:
-                last = error
-        raise last
+        post, limit = self._client.post, METADATA_BYTES_MAX
+        return await first_answer(
+            map(split_address, self._upstream),
+            lambda at: post(*at, path, body, limit=limit, headers=headers),
+            nobody=Unavailable(path, why="no upstream is configured"),
+        )
 
 
 def forward_routes(enroller: Enroller, is_banned: Callable[[PeerId], bool]) -> list[web.RouteDef]:

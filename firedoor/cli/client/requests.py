@@ -2,11 +2,11 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
 from typing import TYPE_CHECKING, TypeVar
 
 from firedoor.errors import FiredoorError, Unavailable
 from firedoor.limits import STATUS_BYTES_MAX
+from firedoor.runtime.network.first_answer import first_answer
 
 if TYPE_CHECKING:
     from firedoor.cli.client.peer_status import Answer
@@ -43,19 +43,19 @@ async def status_at(client: "PeerClient", address: tuple[str, int]) -> "Answer":
     from firedoor.cli.client.peer_status import answer_of  # noqa: PLC0415  # keeps --help fast
     from firedoor.identity import Role  # noqa: PLC0415
 
-    for role in (Role.MIRROR, Role.AGENT):
-        try:
-            body = await client.get(*address, "/v1/status", role=role, limit=STATUS_BYTES_MAX)
-        except Unavailable as error:
-            last = error
-        else:
-            return answer_of(body, f"the status of {address[0]}:{address[1]}")
-    raise last
+    body = await first_answer(
+        (Role.MIRROR, Role.AGENT),
+        lambda role: client.get(*address, "/v1/status", role=role, limit=STATUS_BYTES_MAX),
+        nobody=Unavailable("status", why="nobody answers"),
+    )
+    return answer_of(body, f"the status of {address[0]}:{address[1]}")
 
 
 async def first_status(client: "PeerClient", addresses: list[tuple[str, int]]) -> "Answer":
     """The status of the first of these peers that answers with one; raises as `status_at`."""
-    for address in addresses[:-1]:
-        with suppress(FiredoorError):
-            return await status_at(client, address)
-    return await status_at(client, addresses[-1])
+    return await first_answer(
+        addresses,
+        lambda address: status_at(client, address),
+        nobody=Unavailable("status", why="no peer is known"),
+        passed_over=FiredoorError,
+    )

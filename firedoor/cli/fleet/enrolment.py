@@ -43,6 +43,7 @@ from firedoor.runtime.keys.key_files import (
 )
 from firedoor.runtime.keys.tls import blind_context, der_of, leaf_of, pinned_context, role_name
 from firedoor.runtime.metadata.trust_client import fleet_of
+from firedoor.runtime.network.first_answer import first_answer
 from firedoor.runtime.network.peer_client import PeerClient
 from firedoor.runtime.program.renewal import checked_renewal
 from firedoor.runtime.settings import split_address
@@ -214,15 +215,12 @@ def renew(state: Path, to: list[str]) -> None:
     request = make_request(key.tls_seed)
 
     async def ask(client: PeerClient) -> bytes:
-        last: FiredoorError = Unavailable("no mirror", why="name one with --to HOST:PORT")
-        for host, port in await peers_to_try(client, key, to, 3.0):
-            try:
-                return await client.post(
-                    host, port, "/v1/renew", request, limit=ENROLMENT_BYTES_MAX
-                )
-            except FiredoorError as error:
-                last = error
-        raise last
+        return await first_answer(
+            await peers_to_try(client, key, to, 3.0),
+            lambda at: client.post(*at, "/v1/renew", request, limit=ENROLMENT_BYTES_MAX),
+            nobody=Unavailable("no mirror", why="name one with --to HOST:PORT"),
+            passed_over=FiredoorError,
+        )
 
     certificate = checked_renewal(key, with_client(key, ask), Clock().unix())
     replace_certificate(path, certificate)

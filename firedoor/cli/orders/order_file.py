@@ -20,6 +20,7 @@ from firedoor.identity import FleetId
 from firedoor.limits import ORDER_BYTES_MAX, ORDERS_MAX
 from firedoor.runtime.files import PUBLIC_MODE, durable_write
 from firedoor.runtime.folders import read_named
+from firedoor.runtime.network.first_answer import first_answer
 from firedoor.runtime.network.peer_client import PeerClient
 from firedoor.wire.codec import decode, encode
 from firedoor.wire.messages import Record
@@ -51,13 +52,12 @@ def export_orders(file: Path, key_file: tuple[Path, Path | None], to: list[str])
     key = open_key(*key_file)
 
     async def work(client: PeerClient) -> list[bytes]:
-        last: FiredoorError = Unavailable("no peer", why="none is known")
-        for address in await peers_to_try(client, key, to, _FIND_S):
-            try:
-                return await collect_orders(client, address)
-            except FiredoorError as error:
-                last = error
-        raise last
+        return await first_answer(
+            await peers_to_try(client, key, to, _FIND_S),
+            lambda address: collect_orders(client, address),
+            nobody=Unavailable("no peer", why="none is known"),
+            passed_over=FiredoorError,
+        )
 
     records = with_client(key, work)
     durable_write(file, encode(OrderFile(FORMAT, key.fleet, tuple(records))), PUBLIC_MODE)

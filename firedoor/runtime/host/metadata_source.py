@@ -12,6 +12,7 @@ from firedoor.limits import METADATA_BYTES_MAX, STRANGERS_DIALLED_MAX
 from firedoor.runtime.host.connections import Connections
 from firedoor.runtime.host.contract import Driver
 from firedoor.runtime.host.sources import Sources
+from firedoor.runtime.network.first_answer import first_answer
 from firedoor.runtime.network.peer_client import CONNECT_S, PeerClient
 from firedoor.units import Instant
 
@@ -111,15 +112,12 @@ class FirstContact:
 
     async def __call__(self, path: str, limit: int) -> bytes:
         """The body at `path`; raises Unavailable or Refused."""
-        last = Unavailable(path, why="no mirror is known")
-        for each in self._places:
-            try:
-                return await self._client.get(
-                    each.host, each.port, path, role=each.role, limit=limit
-                )
-            except Unavailable as error:
-                last = error
-        raise last
+        get = self._client.get
+        return await first_answer(
+            self._places,
+            lambda each: get(each.host, each.port, path, role=each.role, limit=limit),
+            nobody=Unavailable(path, why="no mirror is known"),
+        )
 
 
 async def answering(client: PeerClient, places: Iterable[Place]) -> AsyncIterator[Place]:
