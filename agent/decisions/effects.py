@@ -43,10 +43,10 @@ class Sight:
     """The world at one instant.
 
     `staged`: every release on the disk, the active one included; `levels`, `contents`: of those
-    that the node knows, by manifest, the level in force and the content digest; `may_run`: those
-    that may be stepped back to, where something may step back; `hindrance`: why the checks of the
-    active release cannot run, in phase CHECKING only; `neighbours`: endpoints of the site;
-    `is_told`: somebody waits for the switch to what is armed.
+    and of the phase's release, as far as the node knows them, the level in force and the content
+    digest by manifest; `may_run`: those that may be stepped back to, where something may step back;
+    `hindrance`: why the checks of the active release cannot run, in phase CHECKING only;
+    `neighbours`: endpoints of the site; `is_told`: somebody waits for the switch to what is armed.
     """
 
     now: Instant

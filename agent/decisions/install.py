@@ -100,6 +100,11 @@ class Install:
         return self.entry.phase
 
     @property
+    def wants_candidate(self) -> bool:
+        """Whether `plan` looks at a candidate; not before a check or a step back is over."""
+        return self.phase not in {Phase.CHECKING, Phase.ROLLING_BACK}
+
+    @property
     def failed_contents(self) -> frozenset[bytes]:
         """Contents that failed since the start, also those that the journal had no room to note."""
         return frozenset(self._failed)
@@ -176,9 +181,9 @@ class Install:
         run out. Doubt undoes the activation.
         """
         facts = (("product", self.product), ("version", release.version))
+        self.armed = ""
         if is_permitted and not lease_error:
             checking = Note(self.entry.moved(Phase.CHECKING))
-            self.armed = ""
             return [Tell("activated", facts), Switched(release), checking]
         back = self.entry.moved(Phase.ROLLING_BACK)
         undone: list[InstallEffect] = [
@@ -186,7 +191,6 @@ class Install:
             Undo(before),
             Note(back.moved(Phase.IDLE), is_vital=False),
         ]
-        self.armed = ""
         if not is_permitted:
             halted = Halted(release.manifest[:12], level=Gate.ACTIVATE)
             return [*undone, Disarm(halted), Unstage(release), Report(str(halted))]
@@ -275,16 +279,16 @@ class Install:
         staged = frozenset(by_manifest)
         good = way_back(manifest, self.entry.kept, staged=staged, permits=permits)
         if good is None:
-            # What runs because nothing else can is left running.
-            # A phase of another release goes on: the fix of what is halted comes that way.
+            # What runs because nothing else can is left running. A phase of another release goes
+            # on: the fix of what is halted comes that way.
             is_over = self.phase in {Phase.CHECKING, Phase.ROLLING_BACK}
             return [Note(self.entry.moved(Phase.IDLE), is_vital=False)] if is_over else []
         back = self.entry.moved(Phase.ROLLING_BACK, manifest=manifest)
         done = back.moved(Phase.IDLE, manifest=good, good=good)
         release = by_manifest[good]
         tell = Tell("rolled-back", (("product", self.product), ("version", release.version)))
-        notes = Note(back, is_vital=False), Note(done, is_vital=False)
-        return [notes[0], StepBack(release), notes[1], tell]
+        noted = Note(done, is_vital=False)
+        return [Note(back, is_vital=False), StepBack(release), noted, tell]
 
     def _roll_back(self, seen: Sight) -> list[InstallEffect]:
         """Finish a step back that a crash or the disk cut short."""

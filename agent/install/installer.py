@@ -170,9 +170,11 @@ class Installer:
         why = self._host.fetching.no_room.pop(self._install.entry.manifest, None)
         if why is not None:
             await self._perform(self._install.no_room(why, self._host.clock.now()))
-        if self._install.phase not in {Phase.CHECKING, Phase.ROLLING_BACK}:
+        has_candidate = self._install.wants_candidate
+        if has_candidate:
             await self._read_manifest()
-        waits.append(await self._perform(self._install.plan(self._look(with_candidate=True))))
+        seen = self._look(with_candidate=has_candidate)
+        waits.append(await self._perform(self._install.plan(seen)))
         return None if waits[-1] is None else min(each for each in waits if each is not None)
 
     async def _obey(self) -> Span | None:
@@ -234,7 +236,9 @@ class Installer:
         """What is on the disk, and how far it is halted: enough to say what is left to obey."""
         node, active = self._host.node, self._handler.active()
         staged = tuple(Release(*each) for each in self._handler.staged())
-        known = {each.manifest for each in staged} & node.releases.keys()
+        # What is being staged is not on the disk yet.
+        meant = {each.manifest for each in staged} | {self._install.entry.manifest}
+        known = meant & node.releases.keys()
         return Sight(
             self._host.clock.now(),
             Release(*active) if active is not None else None,

@@ -231,6 +231,13 @@ def test_a_halt_of_level_3_removes_what_is_staged_and_was_never_proved() -> None
     assert machine(replace(RUNS_OLD, good=NEW.manifest)).obey(halted(NEW, 3)) == []
 
 
+def test_a_staging_of_what_is_halted_is_still_to_be_stopped() -> None:
+    made = machine()
+    made.noted(Entry(Phase.STAGING, NEW.manifest, OLD.manifest))
+    assert made.has_to_obey(halted(NEW, 3, alone()))
+    assert not made.has_to_obey(halted(NEW, 2, alone()))
+
+
 def test_a_site_takes_turns_to_step_back() -> None:
     made = machine(Entry(Phase.IDLE, NEW.manifest, NEW.manifest, OLD.manifest))
     crowd = replace(halted(NEW, 6, replace(BOTH, active=NEW)), neighbours=200)

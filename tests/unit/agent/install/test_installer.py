@@ -1,5 +1,6 @@
 """One product on one endpoint: what is installed, checked, taken back, and what a crash leaves."""
 
+import asyncio
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from pathlib import Path
@@ -13,7 +14,7 @@ from firedoor.halt.brake import Gate
 from firedoor.halt.order import Halt
 from firedoor.halt.scope import parse_scope
 from firedoor.units import Span
-from tests.unit.endpoint import Endpoint
+from tests.unit.endpoint import DEADLINE_S, Endpoint
 from tests.unit.origin_bench import Bench, PowerCutError
 
 # Well or not by what the release holds, as a kiosk's own check would be.
@@ -153,6 +154,28 @@ def test_a_halt_of_a_release_that_was_well_takes_it_back_to_the_one_before(
 
     endpoint.run(story)
     endpoint.run(runs("1.0"))
+
+
+def test_an_endpoint_has_to_obey_while_it_stages_what_is_halted(endpoint: Endpoint) -> None:
+    endpoint.publish("1.0")
+    pending: list[bool] = []
+
+    def halt(step: str) -> None:
+        if step == "before stage" and not pending:
+            wait = asyncio.run_coroutine_threadsafe(endpoint.halt("app==1.0", 3), loops[0])
+            wait.result(DEADLINE_S)
+            pending.append(endpoint.installer.has_to_obey())
+
+    loops: list[asyncio.AbstractEventLoop] = []
+
+    async def story(one: Endpoint) -> None:
+        loops.append(asyncio.get_running_loop())
+        await one.until(lambda: bool(pending))
+        await one.until(lambda: not one.installer.has_to_obey())
+
+    endpoint.run(story, cut_power=halt)
+    assert pending == [True]
+    assert endpoint.state == ("", "idle")
 
 
 @pytest.mark.parametrize("level", [3, 4])
