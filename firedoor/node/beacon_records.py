@@ -10,14 +10,13 @@ from firedoor.effects import Effect
 from firedoor.errors import Refused
 from firedoor.halt.orderset import OrderSet
 from firedoor.identity import PeerId
-from firedoor.node import order_progress
 from firedoor.node.beacons import Naming
 from firedoor.node.countersigning import is_short
 from firedoor.node.enforcement import Enforcement
 from firedoor.node.issuing import Issuing
 from firedoor.node.leasing import Leasing
 from firedoor.node.order_book import OrderBook
-from firedoor.node.session import Session, sync_for_room
+from firedoor.node.session import Session, sync_for_room, tell_committed
 from firedoor.trust.keys import Authority
 from firedoor.units import Instant
 from firedoor.wire.messages import LeaseGiven
@@ -79,7 +78,7 @@ class BeaconRecords:
         if session is not None:
             session.sync.has_untrusted_beacon = False
         told = [*news, *self._issuing.named(self._orders.named)]
-        told += order_progress.tell_committed(sessions, self._orders, authority)
+        told += tell_committed(sessions, self._orders, authority)
         acts = self._enforcement.apply(authority, now) if news else []
         again = sync_for_room(sessions) if news and self._orders.lacks_named() else []
         return [*acts, *told, *self._book.vouch(authority), *again]

@@ -30,8 +30,7 @@ from firedoor.node.forwarding import Spreading
 from firedoor.node.gates import Gates
 from firedoor.node.issuing import Issuing
 from firedoor.node.leasing import Leasing
-from firedoor.node.order_book import OrderBook
-from firedoor.node.restored import Kept
+from firedoor.node.order_book import Kept, OrderBook
 from firedoor.node.rosters import Rosters, roster_after
 from firedoor.node.session import Session
 from firedoor.node.settings import NodeSettings

@@ -4,21 +4,38 @@ A new order closes the brake, cuts transfers and is forwarded before it is recor
 Paths). halt/orderset.py has the set itself, enforcement.py what it stops.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
 
 from firedoor.effects import Cut, Effect, Keep, KeepForgotten, Tell
 from firedoor.errors import Refused
 from firedoor.halt.orderset import Admission, OrderSet
 from firedoor.identity import PeerId
-from firedoor.node import order_progress
 from firedoor.node.enforcement import Enforcement
 from firedoor.node.forwarding import Spreading
 from firedoor.node.issuing import Issuing
-from firedoor.node.restored import Kept
-from firedoor.node.session import Session
+from firedoor.node.session import Session, note_handed, tell_committed, tell_operators
 from firedoor.trust.keys import Authority
 from firedoor.units import Instant
 from firedoor.wire.messages import Obeyed, OrderRefused, Orders, Recorded
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """What an earlier run of a node has recorded: orders, the last beacon, and ids.
+
+    `acted`: of what lifts and has begun to; `forgotten`: of what a compaction left out since it was
+    recorded; `vouched`: for what this node, a witness, has signed; `decided`: records of what halts
+    reach here; `known`: of releases that a halt names.
+    """
+
+    orders: tuple[bytes, ...] = ()
+    beacon: bytes = b""
+    acted: tuple[bytes, ...] = ()
+    forgotten: Collection[bytes] = ()
+    vouched: Collection[bytes] = ()
+    decided: tuple[bytes, ...] = ()
+    known: tuple[bytes, ...] = ()
 
 
 class OrderBook:
@@ -77,18 +94,18 @@ class OrderBook:
         admission, order = self._orders.admit(record, authority)
         given_by = [self._sessions[sender]] if sender is not None else []
         for session in given_by:
-            order_progress.note_handed(session, order.id)
+            note_handed(session, order.id)
         if admission is Admission.SIGNED_ANEW:
             return [*self._forward(order.record, sender, now), Keep(order.id, order.record)]
         if admission is Admission.KNOWN:
             self._spreading.heard(record, self._sessions.get(sender or PeerId("")), now)
             done = Recorded((order.id,))
-            said = order_progress.tell_operators(given_by, done) if order.id in self.durable else []
-            return [*said, *order_progress.tell_committed(given_by, self._orders, authority)]
+            said = tell_operators(given_by, done) if order.id in self.durable else []
+            return [*said, *tell_committed(given_by, self._orders, authority)]
         cut = self._enforcement.apply(authority, now)
         forward = self._forward(order.record, sender, now)
         tell = Tell(f"{order.kind}-admitted", (("order", order.id.hex()),))
-        said = order_progress.tell_operators(given_by, Obeyed((order.id,)))
+        said = tell_operators(given_by, Obeyed((order.id,)))
         return [Cut(order.id), *cut, *forward, *said, Keep(order.id, order.record), tell]
 
     def admit_all(
@@ -102,7 +119,7 @@ class OrderBook:
             except Refused as error:
                 self.count(error)
                 session = self._sessions[sender]
-                effects += order_progress.tell_operators([session], OrderRefused(str(error)[:400]))
+                effects += tell_operators([session], OrderRefused(str(error)[:400]))
                 effects += session.sync.refuse(error)
                 if session.sync.is_spent:
                     break  # The rest would cost a verification each, for nobody.
@@ -112,7 +129,7 @@ class OrderBook:
         """The host has made this order durable: tell connected operators, and sign what can be."""
         self.durable.add(order_id)
         self._issuing.recorded(self._orders.get(order_id), authority)
-        told = order_progress.tell_operators(self._sessions.values(), Recorded((order_id,)))
+        told = tell_operators(self._sessions.values(), Recorded((order_id,)))
         return [*told, *self.vouch(authority)]
 
     def vouch(self, authority: Authority) -> list[Effect]:

@@ -14,7 +14,7 @@ from firedoor.halt.order import HaltPayload
 from firedoor.halt.reach import Decision
 from firedoor.halt.scope import Subject
 from firedoor.identity import FleetId
-from firedoor.node.restored import Kept
+from firedoor.node.order_book import Kept
 from firedoor.runtime.keys.key_files import read_key_file
 from firedoor.runtime.storage.order_log import DECIDED, ORDER, OrderLog
 from firedoor.wire.codec import encode

@@ -19,7 +19,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from firedoor.errors import Malformed, Unavailable
-from firedoor.node.restored import Kept
+from firedoor.node.order_book import Kept
 from firedoor.runtime.files import durable_write
 from firedoor.runtime.folders import read_regular
 from firedoor.runtime.logs import log
